@@ -1,0 +1,5 @@
+//! Parse, run, exit code: nothing else.
+
+fn main() -> std::process::ExitCode {
+    assay::cli::main()
+}
