@@ -1,1 +1,172 @@
-//! backend
+//! Where op instances run: one executor over one [`Device`] interface.
+//!
+//! A [`Device`] is one memory space that can run launches. There are three: the CPU emulator, CUDA, and the proxy to
+//! a confined worker process that hosts either of the two. The oracle is not a device: it is computed by the executor
+//! in host memory, where the plan places it.
+//!
+//! Devices know nothing of ops. They get compiled modules, buffers and [`Launch`]es whose argument struct is a list of
+//! [`Field`]s; the layout of that struct in memory is [`pack`]'s alone, and the generated C header's
+//! (`ops::header`) must agree with it: pointers first, then 32-bit scalars.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+
+/// A device buffer, as named by the device that allocated it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct BufferId(pub u32);
+
+/// A loaded module, as named by the device that loaded it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ModuleId(pub u32);
+
+/// What kind of place ran a kernel. Only `Device` can turn a node green.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Placement {
+    Device,
+    Emulator,
+    Oracle,
+}
+
+/// What a device says of itself. Informative: digests bind the architecture alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceInfo {
+    pub placement: Placement,
+    /// `sm_90` for an H200; `emulator` for the emulator.
+    pub arch: String,
+    /// Marketing name, e.g. `NVIDIA H200`; the host compiler's version line for the emulator.
+    pub name: String,
+    /// CUDA driver version, e.g. `13.0`; empty for the emulator.
+    pub driver: String,
+    /// Bytes of memory that can be allocated in all.
+    pub memory: u64,
+    /// Most dynamic shared memory a block may ask for (opt-in limit), bytes.
+    pub shared_max: u32,
+}
+
+/// What a device loads: a cubin for CUDA, the path of a shared object for the emulator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Module {
+    Cubin(#[serde(with = "serde_bytes_b64")] Vec<u8>),
+    SharedObject(std::path::PathBuf),
+}
+
+/// One member of a kernel's argument struct, in the struct's order.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Field {
+    /// Address of `buffer` plus `offset` bytes.
+    Pointer { buffer: BufferId, offset: u64 },
+    /// An optional argument that this instance does not have.
+    Null,
+    I32(i32),
+    F32(f32),
+}
+
+/// One kernel launch. `name` is for traces and error messages (`blk.3.attn_q_a: matmul_q8_0`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Launch {
+    pub name: String,
+    pub module: ModuleId,
+    pub entry: String,
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    /// Dynamic shared memory, bytes.
+    pub shared: u32,
+    pub args: Vec<Field>,
+}
+
+/// What the device saw itself run, to be compared with what the schedule asked for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Traced {
+    pub entry: String,
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    pub shared: u32,
+}
+
+/// One memory space that can run launches, in order.
+///
+/// Every method returns errors with the launch's or buffer's name in them. After a sticky CUDA error every later call
+/// fails with the same code; the caller drops the device (and with it the worker process).
+pub trait Device {
+    fn info(&self) -> &DeviceInfo;
+
+    /// Allocates `bytes` (> 0), 256-byte aligned, contents undefined. The emulator puts an inaccessible page right
+    /// behind the last byte, so `bytes` must be what the kernel may touch and no more.
+    fn alloc(&mut self, bytes: u64) -> Result<BufferId>;
+    fn free(&mut self, buffer: BufferId) -> Result<()>;
+    fn write(&mut self, buffer: BufferId, offset: u64, bytes: &[u8]) -> Result<()>;
+    fn read(&mut self, buffer: BufferId, offset: u64, bytes: &mut [u8]) -> Result<()>;
+    /// Repeats the 32-bit `pattern` over the whole buffer (rounded down to 4 bytes).
+    fn fill(&mut self, buffer: BufferId, pattern: u32) -> Result<()>;
+
+    fn load(&mut self, module: &Module) -> Result<ModuleId>;
+
+    /// Enqueues a launch on the device's one stream. The emulator runs it before it returns.
+    fn launch(&mut self, launch: &Launch) -> Result<()>;
+    /// Waits for everything enqueued, and reports the first failure with the launch's name.
+    fn sync(&mut self) -> Result<()>;
+    /// The launches since the last call, as the device saw them.
+    fn take_trace(&mut self) -> Result<Vec<Traced>>;
+
+    /// Stage 7: captures `launches` into a graph, reads its kernel nodes back through the driver, replays it once and
+    /// returns the nodes. `None` where there is no such thing (the emulator).
+    fn replay_graph(&mut self, launches: &[Launch]) -> Result<Option<Vec<Traced>>>;
+}
+
+/// Lays out an argument struct as the C compiler does: fields in order, pointers 8-byte and scalars 4-byte aligned,
+/// the whole padded to 8 bytes. `address` resolves a buffer to its device address.
+pub fn pack(fields: &[Field], mut address: impl FnMut(BufferId) -> Result<u64>) -> Result<Vec<u8>> {
+    let mut out = Vec::with_capacity(fields.len() * 8);
+    for field in fields {
+        match *field {
+            Field::Pointer { buffer, offset } => {
+                out.resize(out.len().next_multiple_of(8), 0);
+                out.extend_from_slice(&(address(buffer)? + offset).to_ne_bytes());
+            }
+            Field::Null => {
+                out.resize(out.len().next_multiple_of(8), 0);
+                out.extend_from_slice(&0u64.to_ne_bytes());
+            }
+            Field::I32(v) => out.extend_from_slice(&v.to_ne_bytes()),
+            Field::F32(v) => out.extend_from_slice(&v.to_ne_bytes()),
+        }
+    }
+    out.resize(out.len().next_multiple_of(8), 0);
+    Ok(out)
+}
+
+mod serde_bytes_b64 {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<u8>, D::Error> {
+        STANDARD.decode(String::deserialize(d)?).map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packing_puts_pointers_on_eight_bytes() {
+        let fields = [
+            Field::Pointer { buffer: BufferId(1), offset: 16 },
+            Field::Null,
+            Field::I32(7),
+            Field::F32(1.0),
+            Field::I32(-1),
+        ];
+        let bytes = pack(&fields, |b| Ok(u64::from(b.0) * 256)).unwrap();
+        assert_eq!(bytes.len(), 32);
+        assert_eq!(bytes[0..8], 272u64.to_ne_bytes());
+        assert_eq!(bytes[16..20], 7i32.to_ne_bytes());
+        assert_eq!(bytes[24..28], (-1i32).to_ne_bytes());
+    }
+}
