@@ -56,7 +56,10 @@ pub enum Module {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Field {
     /// Address of `buffer` plus `offset` bytes.
-    Pointer { buffer: BufferId, offset: u64 },
+    Pointer {
+        buffer: BufferId,
+        offset: u64,
+    },
     /// An optional argument that this instance does not have.
     Null,
     I32(i32),

@@ -1,1 +1,3 @@
-//! model
+//! The model file.
+mod grid;
+pub mod quant;

@@ -1,1 +1,90 @@
-//! ops
+//! What a kernel must do: one file per op, each with its contract and its oracle.
+//!
+//! An op's file, its kernel (`kernels/<op>.cu`), manifest (`kernels/<op>.toml`) and generated header
+//! (`kernels/args/<op>.h`) share one stem. The oracle is plain f32 with f64 or fixed-lane sums; it computes a prefill,
+//! a chunk at any position and a decode step alike, since counts and positions are arguments.
+
+mod attention;
+mod attention_indexed;
+mod attention_mixed;
+mod attention_raw;
+mod call;
+pub mod compressor_prefill;
+pub mod compressor_state;
+pub mod contract;
+mod embed;
+pub mod expr;
+mod fp8_kv_round_trip;
+mod hadamard_fp4_round_trip;
+mod hc_expand;
+mod hc_split;
+mod hc_weighted_sum;
+mod head_rms_norm;
+pub mod header;
+mod indexer_scores;
+mod indexer_topk;
+pub mod math;
+mod matmul;
+mod matmul_grouped;
+mod moe;
+mod moe_down;
+mod moe_gate_up;
+mod node;
+mod output_hc_weights;
+mod rms_norm;
+pub mod rope_tail;
+pub mod router;
+mod router_hash;
+mod router_topk;
+mod store_rows;
+mod swiglu;
+mod take_rows;
+
+pub use call::{Call, Slot, Weight};
+pub use contract::{Access, Comparison, Contract, Elem, Rounding};
+pub use node::Node;
+
+use crate::error::Result;
+
+/// A primitive computation of the model.
+pub trait Op: Sync {
+    fn contract(&self) -> &'static Contract;
+
+    /// Computes the op in host memory, with the operands rounded as `call.rounding` says.
+    fn oracle(&self, call: &mut Call<'_>) -> Result<()>;
+}
+
+/// Every op, in the order of a prefill.
+pub static OPS: &[&dyn Op] = &[
+    &embed::Embed,
+    &rms_norm::RmsNorm,
+    &matmul::Matmul,
+    &hc_split::HcSplit,
+    &hc_weighted_sum::HcWeightedSum,
+    &head_rms_norm::HeadRmsNorm,
+    &rope_tail::RopeTail,
+    &fp8_kv_round_trip::Fp8KvRoundTrip,
+    &store_rows::StoreRows,
+    &compressor_prefill::CompressorPrefill,
+    &compressor_state::CompressorState,
+    &hadamard_fp4_round_trip::HadamardFp4RoundTrip,
+    &indexer_scores::IndexerScores,
+    &indexer_topk::IndexerTopk,
+    &attention_raw::AttentionRaw,
+    &attention_mixed::AttentionMixed,
+    &attention_indexed::AttentionIndexed,
+    &matmul_grouped::MatmulGrouped,
+    &hc_expand::HcExpand,
+    &router_hash::RouterHash,
+    &router_topk::RouterTopk,
+    &moe_gate_up::MoeGateUp,
+    &moe_down::MoeDown,
+    &swiglu::Swiglu,
+    &take_rows::TakeRows,
+    &output_hc_weights::OutputHcWeights,
+];
+
+/// The op of this name.
+pub fn find(name: &str) -> Option<&'static dyn Op> {
+    OPS.iter().copied().find(|op| op.contract().op == name)
+}

@@ -1,0 +1,40 @@
+//! What the three attention ops share: one joint softmax with a sink over window rows and compressed rows
+//! (docs/model.md §12).
+
+use super::math;
+
+/// Output of one head: `o[d] = Σ_j exp(s_j − m)·kv_j / (exp(sink − m) + Σ_j exp(s_j − m))`, s_j = q·kv_j·scale.
+///
+/// Keys are the values too. The sink takes part in the maximum and the sum, and has no value.
+pub(super) fn head<'r>(
+    q: &[f32],
+    rows: impl Iterator<Item = &'r [f32]> + Clone,
+    sink: f32,
+    scale: f32,
+    out: &mut [f32],
+) {
+    let scores: Vec<f32> = rows.clone().map(|kv| math::dot(q, kv) * scale).collect();
+    let max = scores.iter().copied().fold(sink, f32::max);
+    let mut denominator = f64::from(sink - max).exp();
+    out.fill(0.0);
+    for (s, kv) in scores.iter().zip(rows) {
+        let weight = (s - max).exp();
+        denominator += f64::from(weight);
+        for (o, v) in out.iter_mut().zip(kv) {
+            *o += weight * v;
+        }
+    }
+    let inverse = (1.0 / denominator) as f32;
+    out.iter_mut().for_each(|o| *o *= inverse);
+}
+
+/// Window rows of the token at `position`: ring rows of positions max(0, position − window + 1) ..= position.
+pub(super) fn window<'r>(
+    ring: &'r [f32],
+    cap: usize,
+    d: usize,
+    position: usize,
+    window: usize,
+) -> impl Iterator<Item = &'r [f32]> + Clone {
+    ((position + 1).saturating_sub(window)..position + 1).map(move |q| &ring[q % cap * d..][..d])
+}

@@ -1,0 +1,57 @@
+use rayon::prelude::*;
+
+use super::contract::*;
+use super::{Call, Op, attention, math};
+use crate::error::Result;
+
+static CONTRACT: Contract = Contract {
+    op: "attention_indexed",
+    summary: "attention of each token over its window and the compressed rows that the indexer chose, with sinks (docs/model.md §11, §12)",
+    ops_ids: &["P27", "M4"],
+    aliases: &["attention_indexed_mixed_batch_heads"],
+    args: &[
+        read("q", &["T", "H", "D"], "queries"),
+        read("ring", &["cap", "D"], "key = value rows; position p stands in row p mod cap"),
+        read("comp", &["C", "D"], "compressed rows"),
+        read("ids", &["T", "k"], "chosen rows; −1 is none, and rows not visible yet are left out").i32(),
+        write("o", &["T", "H", "D"], "outputs, not yet rotated back"),
+    ],
+    weights: &[weight("sinks", F32_ONLY, &["H"], "a logit per head that has no value")],
+    steps: &["T", "pos0"],
+    dims: &["H", "D", "cap", "C", "k", "window", "ratio"],
+    scalars: &[scalar("scale", "1/sqrt(D)")],
+    roundings: &[Rounding::F16, Rounding::Bf16],
+    comparison: Comparison::Tolerance,
+};
+
+/// Attention over window and selected compressed rows.
+pub struct AttentionIndexed;
+
+impl Op for AttentionIndexed {
+    fn contract(&self) -> &'static Contract {
+        &CONTRACT
+    }
+
+    fn oracle(&self, call: &mut Call<'_>) -> Result<()> {
+        let (t, pos0) = (call.step("T")?, call.step("pos0")?);
+        let (h, d, cap, c, k) = (call.dim("H")?, call.dim("D")?, call.dim("cap")?, call.dim("C")?, call.dim("k")?);
+        let (window, ratio) = (call.dim("window")?, call.dim("ratio")?);
+        let scale = call.scalar("scale")? as f32;
+        let sinks = call.weight("sinks")?.to_vec();
+        let q = math::round_rows(&call.f32("q")?[..t * h * d], d, call.rounding);
+        let ring = math::round_rows(call.f32("ring")?, d, call.rounding);
+        let rows_most = ((pos0 + t) / ratio).min(c);
+        let comp = math::round_rows(&call.f32("comp")?[..rows_most * d], d, call.rounding);
+        let ids = call.i32("ids")?;
+        let o = call.f32_mut("o")?;
+        o[..t * h * d].par_chunks_exact_mut(d).enumerate().for_each(|(i, o)| {
+            let (token, position) = (i / h, pos0 + i / h);
+            let visible = ((position + 1) / ratio).min(c);
+            let chosen =
+                ids[token * k..][..k].iter().filter_map(|id| usize::try_from(*id).ok()).filter(|w| *w < visible);
+            let rows = attention::window(&ring, cap, d, position, window).chain(chosen.map(|w| &comp[w * d..][..d]));
+            attention::head(&q[i * d..][..d], rows, sinks[i % h], scale, o);
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,58 @@
+use rayon::prelude::*;
+
+use super::contract::*;
+use super::{Call, Op, attention, math};
+use crate::error::Result;
+
+static CONTRACT: Contract = Contract {
+    op: "attention_mixed",
+    summary: "attention of each token over its window and every compressed row w < (pos + 1)/ratio, with sinks (docs/model.md §12)",
+    ops_ids: &["P24", "P25", "P26", "M128", "M4"],
+    aliases: &[
+        "attention_prefill_static_mixed_heads",
+        "attention_prefill_masked_mixed_heads",
+        "attention_decode_mixed_batch_heads",
+        "attention_decode_heads",
+    ],
+    args: &[
+        read("q", &["T", "H", "D"], "queries"),
+        read("ring", &["cap", "D"], "key = value rows; position p stands in row p mod cap"),
+        read("comp", &["C", "D"], "compressed rows"),
+        write("o", &["T", "H", "D"], "outputs, not yet rotated back"),
+    ],
+    weights: &[weight("sinks", F32_ONLY, &["H"], "a logit per head that has no value")],
+    steps: &["T", "pos0"],
+    dims: &["H", "D", "cap", "C", "window", "ratio"],
+    scalars: &[scalar("scale", "1/sqrt(D)")],
+    roundings: &[Rounding::F16, Rounding::Bf16],
+    comparison: Comparison::Tolerance,
+};
+
+/// Attention over window and all visible compressed rows.
+pub struct AttentionMixed;
+
+impl Op for AttentionMixed {
+    fn contract(&self) -> &'static Contract {
+        &CONTRACT
+    }
+
+    fn oracle(&self, call: &mut Call<'_>) -> Result<()> {
+        let (t, pos0) = (call.step("T")?, call.step("pos0")?);
+        let (h, d, cap, c) = (call.dim("H")?, call.dim("D")?, call.dim("cap")?, call.dim("C")?);
+        let (window, ratio) = (call.dim("window")?, call.dim("ratio")?);
+        let scale = call.scalar("scale")? as f32;
+        let sinks = call.weight("sinks")?.to_vec();
+        let q = math::round_rows(&call.f32("q")?[..t * h * d], d, call.rounding);
+        let ring = math::round_rows(call.f32("ring")?, d, call.rounding);
+        let rows_most = ((pos0 + t) / ratio).min(c);
+        let comp = math::round_rows(&call.f32("comp")?[..rows_most * d], d, call.rounding);
+        let o = call.f32_mut("o")?;
+        o[..t * h * d].par_chunks_exact_mut(d).enumerate().for_each(|(i, o)| {
+            let position = pos0 + i / h;
+            let visible = ((position + 1) / ratio).min(c);
+            let rows = attention::window(&ring, cap, d, position, window).chain(comp[..visible * d].chunks_exact(d));
+            attention::head(&q[i * d..][..d], rows, sinks[i % h], scale, o);
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,42 @@
+use super::contract::*;
+use super::{Call, Op};
+use crate::error::Result;
+
+static CONTRACT: Contract = Contract {
+    op: "embed",
+    summary: "H[t, s, :] = table[ids[t], :] for every stream s (docs/model.md §4)",
+    ops_ids: &["P2", "S2"],
+    aliases: &["embed_token_hc", "embed_tokens_hc"],
+    args: &[read("ids", &["T"], "token ids, each < V").i32(), write("h", &["T", "S", "D"], "residual streams")],
+    weights: &[weight("table", DENSE, &["D", "V"], "token embedding")],
+    steps: &["T"],
+    dims: &["D", "S", "V"],
+    scalars: &[],
+    roundings: &[],
+    comparison: Comparison::Exact,
+};
+
+/// Embedding row copied into all streams.
+pub struct Embed;
+
+impl Op for Embed {
+    fn contract(&self) -> &'static Contract {
+        &CONTRACT
+    }
+
+    fn oracle(&self, call: &mut Call<'_>) -> Result<()> {
+        let (t, d, s, v) = (call.step("T")?, call.dim("D")?, call.dim("S")?, call.dim("V")?);
+        let table = call.weight("table")?;
+        let ids = call.i32("ids")?;
+        let h = call.f32_mut("h")?;
+        for (token, out) in ids[..t].iter().zip(h.chunks_exact_mut(s * d)) {
+            // Ids are checked where a prompt enters; here an id past the table reads row 0, as upstream's CUDA does.
+            let row = usize::try_from(*token).ok().filter(|r| *r < v).unwrap_or(0);
+            table.row(row, &mut out[..d]);
+            for stream in 1..s {
+                out.copy_within(..d, stream * d);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,77 @@
+use super::contract::*;
+use super::{Call, Op};
+use crate::error::Result;
+
+static CONTRACT: Contract = Contract {
+    op: "fp8_kv_round_trip",
+    summary: "rounds the first D − P dims to E4M3 with a power-of-two scale per 64; the P rotary dims stay (docs/model.md §8.1)",
+    ops_ids: &["P14", "A12", "C2", "D3"],
+    aliases: &["dsv4_fp8_kv_quantize", "kv_fp8_store_raw"],
+    args: &[update("x", &["R", "D"], "key/value rows or compressed rows")],
+    weights: &[],
+    steps: &["R"],
+    dims: &["D", "P"],
+    scalars: &[],
+    roundings: &[],
+    comparison: Comparison::Exact,
+};
+
+const BLOCK: usize = 64;
+
+/// fp8 round trip of key/value rows, in place.
+pub struct Fp8KvRoundTrip;
+
+impl Op for Fp8KvRoundTrip {
+    fn contract(&self) -> &'static Contract {
+        &CONTRACT
+    }
+
+    fn oracle(&self, call: &mut Call<'_>) -> Result<()> {
+        let (r, d, p) = (call.step("R")?, call.dim("D")?, call.dim("P")?);
+        for row in call.f32_mut("x")?[..r * d].chunks_exact_mut(d) {
+            for block in row[..d - p].chunks_mut(BLOCK) {
+                let amax = block.iter().fold(0.0f32, |m, v| m.max(v.abs())).max(1e-4);
+                let scale = power_of_two_at_least(amax / 448.0);
+                for v in block {
+                    *v = e4m3((*v / scale).clamp(-448.0, 448.0)) * scale;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The smallest power of two ≥ `x`, for positive normal `x`: exact, where `exp2(ceil(log2(x)))` may not be.
+pub(super) fn power_of_two_at_least(x: f32) -> f32 {
+    let bits = x.to_bits();
+    f32::from_bits(if bits & 0x007f_ffff == 0 { bits } else { (bits & 0x7f80_0000) + 0x0080_0000 })
+}
+
+/// Nearest E4M3FN value of |x| ≤ 448, ties to even: 3 mantissa bits, subnormal step 2^-9.
+fn e4m3(x: f32) -> f32 {
+    let exponent = ((x.to_bits() >> 23) & 0xff) as i32 - 127;
+    let step = f32::from_bits(((exponent.max(-6) - 3 + 127) as u32) << 23);
+    (x / step).round_ties_even() * step
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn e4m3_values() {
+        for (x, y) in [
+            (0.0, 0.0),
+            (448.0, 448.0),
+            (1.0625, 1.0),
+            (1.1875, 1.25),
+            (0.001, 0.001953125),
+            (0.0009, 0.0),
+            (-17.0, -16.0),
+        ] {
+            assert_eq!(e4m3(x), y, "{x}");
+        }
+        assert_eq!(power_of_two_at_least(1.0), 1.0);
+        assert_eq!(power_of_two_at_least(1.0000001), 2.0);
+    }
+}

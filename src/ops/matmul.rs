@@ -1,0 +1,47 @@
+use super::contract::*;
+use super::{Call, Op, math};
+use crate::error::Result;
+
+static CONTRACT: Contract = Contract {
+    op: "matmul",
+    summary: "y[t, n] = Σ_k w[n][k] · x[t, k] (docs/model.md §2.4 for the blocks)",
+    ops_ids: &[
+        "P4", "P5", "P6", "P7", "A2", "A5", "A6", "A8", "C1", "I1", "I2", "I4", "P29", "F2", "F5", "F6", "O2", "O6",
+    ],
+    aliases: &[
+        "matmul_q8_0",
+        "matmul_q8_0_pair",
+        "matmul_f16",
+        "matmul_f16_pair",
+        "matmul_f32",
+        "matmul_q8_0_hc_expand",
+        "attention_output_q8_batch",
+        "shared_gate_up_swiglu_q8_0",
+        "shared_down_hc_expand_q8_0",
+    ],
+    args: &[read("x", &["T", "K"], "activations"), write("y", &["T", "N"], "products")],
+    weights: &[weight("w", DENSE, &["K", "N"], "projection")],
+    steps: &["T"],
+    dims: &["K", "N"],
+    scalars: &[],
+    roundings: &[Rounding::F16, Rounding::Bf16, Rounding::Q8_0],
+    comparison: Comparison::Tolerance,
+};
+
+/// Dense projection without bias.
+pub struct Matmul;
+
+impl Op for Matmul {
+    fn contract(&self) -> &'static Contract {
+        &CONTRACT
+    }
+
+    fn oracle(&self, call: &mut Call<'_>) -> Result<()> {
+        let (t, k, n) = (call.step("T")?, call.dim("K")?, call.dim("N")?);
+        let w = call.weight("w")?;
+        let x = math::round_rows(&call.f32("x")?[..t * k], k, call.rounding);
+        let y = call.f32_mut("y")?;
+        math::matmul(&w, 0, n, &x, k, y, n);
+        Ok(())
+    }
+}

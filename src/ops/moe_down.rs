@@ -1,0 +1,63 @@
+use rayon::prelude::*;
+
+use super::contract::*;
+use super::{Call, Op, math};
+use crate::error::Result;
+
+static CONTRACT: Contract = Contract {
+    op: "moe_down",
+    summary: "y[t, :] = Σ_u down of expert sel[t, u] times mid[t, u, :] (docs/model.md §13)",
+    ops_ids: &["P32", "P33", "F4"],
+    aliases: &["routed_moe_one", "routed_moe_batch"],
+    args: &[
+        read("mid", &["T", "U", "F"], "weighted hidden activations"),
+        read("sel", &["T", "U"], "experts, each < E").i32(),
+        write("y", &["T", "N"], "sum over the chosen experts"),
+    ],
+    weights: &[weight("down", EXPERT, &["F", "N", "E"], "down projections, experts outermost")],
+    steps: &["T"],
+    dims: &["F", "N", "E", "U"],
+    scalars: &[],
+    roundings: &[Rounding::F16, Rounding::Bf16, Rounding::Q8_0, Rounding::Q8K],
+    comparison: Comparison::Tolerance,
+};
+
+/// Second half of the routed experts.
+pub struct MoeDown;
+
+impl Op for MoeDown {
+    fn contract(&self) -> &'static Contract {
+        &CONTRACT
+    }
+
+    fn oracle(&self, call: &mut Call<'_>) -> Result<()> {
+        let (t, f, n) = (call.step("T")?, call.dim("F")?, call.dim("N")?);
+        let (e, u) = (call.dim("E")?, call.dim("U")?);
+        let down = call.weight("down")?;
+        let mid = math::round_rows(&call.f32("mid")?[..t * u * f], f, call.rounding);
+        let sel = call.i32("sel")?;
+        let y = call.f32_mut("y")?;
+        let results: Vec<(Vec<usize>, Vec<f32>)> = super::moe::by_expert(&sel[..t * u], e)
+            .into_par_iter()
+            .map(|(expert, pairs)| {
+                let inputs: Vec<f32> = pairs.iter().flat_map(|pair| &mid[pair * f..][..f]).copied().collect();
+                let mut out = vec![0.0; pairs.len() * n];
+                math::matmul(&down, expert * n, n, &inputs, f, &mut out, n);
+                (pairs, out)
+            })
+            .collect();
+        // Every pair's product first, then the sum in the order of u: the same bits whatever tokens share a batch.
+        let mut products = vec![0.0f32; t * u * n];
+        for (pairs, out) in results {
+            for (i, pair) in pairs.iter().enumerate() {
+                products[pair * n..][..n].copy_from_slice(&out[i * n..][..n]);
+            }
+        }
+        y[..t * n].par_chunks_exact_mut(n).enumerate().for_each(|(token, y)| {
+            for (i, y) in y.iter_mut().enumerate() {
+                *y = (0..u).map(|slot| products[(token * u + slot) * n + i]).sum();
+            }
+        });
+        Ok(())
+    }
+}

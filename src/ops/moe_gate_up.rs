@@ -1,0 +1,68 @@
+use rayon::prelude::*;
+
+use super::contract::*;
+use super::{Call, Op, math, swiglu};
+use crate::error::Result;
+
+static CONTRACT: Contract = Contract {
+    op: "moe_gate_up",
+    summary: "mid[t, u, :] = silu(min(g, clamp)) · clamp(u, ±clamp) · w[t, u], g and u = gate and up of expert sel[t, u] times x[t] \
+              (docs/model.md §13)",
+    ops_ids: &["P31", "P32", "P33", "F4"],
+    aliases: &["routed_moe_one", "routed_moe_batch"],
+    args: &[
+        read("x", &["T", "K"], "normed sublayer input"),
+        read("sel", &["T", "U"], "experts, each < E").i32(),
+        read("w", &["T", "U"], "router weights"),
+        write("mid", &["T", "U", "F"], "weighted hidden activations, one row for each token and chosen expert"),
+    ],
+    weights: &[
+        weight("gate", EXPERT, &["K", "F", "E"], "gate projections, experts outermost"),
+        weight("up", EXPERT, &["K", "F", "E"], "up projections").same_type_as("gate"),
+    ],
+    steps: &["T"],
+    dims: &["K", "F", "E", "U"],
+    scalars: &[scalar("clamp", "SwiGLU clamp")],
+    roundings: &[Rounding::F16, Rounding::Bf16, Rounding::Q8_0, Rounding::Q8K],
+    comparison: Comparison::Tolerance,
+};
+
+/// First half of the routed experts.
+pub struct MoeGateUp;
+
+impl Op for MoeGateUp {
+    fn contract(&self) -> &'static Contract {
+        &CONTRACT
+    }
+
+    fn oracle(&self, call: &mut Call<'_>) -> Result<()> {
+        let (t, k, f) = (call.step("T")?, call.dim("K")?, call.dim("F")?);
+        let (e, u) = (call.dim("E")?, call.dim("U")?);
+        let clamp = call.scalar("clamp")? as f32;
+        let (gate, up) = (call.weight("gate")?, call.weight("up")?);
+        let x = math::round_rows(&call.f32("x")?[..t * k], k, call.rounding);
+        let (sel, w) = (call.i32("sel")?, call.f32("w")?);
+        let mid = call.f32_mut("mid")?;
+        let results: Vec<(Vec<usize>, Vec<f32>)> = super::moe::by_expert(&sel[..t * u], e)
+            .into_par_iter()
+            .map(|(expert, pairs)| {
+                let inputs: Vec<f32> = pairs.iter().flat_map(|pair| &x[pair / u * k..][..k]).copied().collect();
+                let (mut g, mut h) = (vec![0.0; pairs.len() * f], vec![0.0; pairs.len() * f]);
+                math::matmul(&gate, expert * f, f, &inputs, k, &mut g, f);
+                math::matmul(&up, expert * f, f, &inputs, k, &mut h, f);
+                for (i, pair) in pairs.iter().enumerate() {
+                    for j in i * f..(i + 1) * f {
+                        h[j] = swiglu::activate(g[j], h[j], clamp) * w[*pair];
+                    }
+                }
+                (pairs, h)
+            })
+            .collect();
+        for (pairs, h) in results {
+            for (i, pair) in pairs.iter().enumerate() {
+                mid[pair * f..][..f].copy_from_slice(&h[i * f..][..f]);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,36 @@
+//! What the two routers share: the score and the normalised weights (docs/model.md §13).
+
+use super::Call;
+use crate::error::Result;
+
+/// sqrt(softplus(x)); past 20 softplus is x itself.
+pub(super) fn score(x: f32) -> f32 {
+    let softplus = if x > 20.0 { x } else { x.exp().ln_1p() };
+    softplus.sqrt()
+}
+
+/// The least divisor of router weights: 2^-14.
+pub const FLOOR: f32 = 6.103_515_6e-5;
+
+pub(super) struct Weigh {
+    scale: f32,
+    floor: f32,
+    normalise: bool,
+}
+
+impl Weigh {
+    pub(super) fn of(call: &Call<'_>) -> Result<Weigh> {
+        Ok(Weigh {
+            scale: call.scalar("scale")? as f32,
+            floor: call.scalar("floor")? as f32,
+            normalise: call.scalar("normalise")? != 0.0,
+        })
+    }
+
+    pub(super) fn write(&self, scores: impl Iterator<Item = f32> + Clone, out: &mut [f32]) {
+        let sum = if self.normalise { scores.clone().sum::<f32>().max(self.floor) } else { 1.0 };
+        for (out, p) in out.iter_mut().zip(scores) {
+            *out = p / sum * self.scale;
+        }
+    }
+}

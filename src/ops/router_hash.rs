@@ -1,0 +1,55 @@
+use super::contract::*;
+use super::{Call, Op, router};
+use crate::error::Result;
+use crate::model::quant::DType;
+
+static CONTRACT: Contract = Contract {
+    op: "router_hash",
+    summary: "sel = table[ids[t]]; w = P[sel] / Σ · scale, P = sqrt(softplus(logits)) (docs/model.md §13)",
+    ops_ids: &["P30", "F3"],
+    aliases: &["router_select", "router_select_batch"],
+    args: &[
+        read("logits", &["T", "E"], "router products"),
+        read("ids", &["T"], "token ids, each < V").i32(),
+        write("sel", &["T", "U"], "experts in the table's order").i32(),
+        write("w", &["T", "U"], "their weights"),
+    ],
+    weights: &[weight("table", &[DType::I32], &["U", "V"], "experts of every token id")],
+    steps: &["T"],
+    dims: &["E", "U", "V"],
+    scalars: &[
+        scalar("scale", "of the normalised weights"),
+        scalar("floor", "least divisor"),
+        scalar_i32("normalise", "1: divide by the sum"),
+    ],
+    roundings: &[],
+    comparison: Comparison::Tolerance,
+};
+
+/// Expert choice by token id.
+pub struct RouterHash;
+
+impl Op for RouterHash {
+    fn contract(&self) -> &'static Contract {
+        &CONTRACT
+    }
+
+    fn oracle(&self, call: &mut Call<'_>) -> Result<()> {
+        let (t, e, u, v) = (call.step("T")?, call.dim("E")?, call.dim("U")?, call.dim("V")?);
+        let table = call.weight("table")?;
+        let weigh = router::Weigh::of(call)?;
+        let (logits, ids) = (call.f32("logits")?, call.i32("ids")?);
+        let (sel, w) = (call.i32_mut("sel")?, call.f32_mut("w")?);
+        for token in 0..t {
+            let row = usize::try_from(ids[token]).ok().filter(|r| *r < v).unwrap_or(0);
+            let sel = &mut sel[token * u..][..u];
+            for (i, slot) in sel.iter_mut().enumerate() {
+                // A table entry outside 0..E would make every later read wild; it is expert 0 for all implementations.
+                let expert = table.i32_at(row * u + i);
+                *slot = if (0..e as i32).contains(&expert) { expert } else { 0 };
+            }
+            weigh.write(sel.iter().map(|s| router::score(logits[token * e + *s as usize])), &mut w[token * u..][..u]);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,54 @@
+use super::contract::*;
+use super::{Call, Op, router};
+use crate::error::Result;
+
+static CONTRACT: Contract = Contract {
+    op: "router_topk",
+    summary: "sel = the U largest of P + bias, P = sqrt(softplus(logits)); w = P[sel] / Σ · scale (docs/model.md §13)",
+    ops_ids: &["P30", "F3"],
+    aliases: &["router_select", "router_select_batch"],
+    args: &[
+        read("logits", &["T", "E"], "router products"),
+        write("sel", &["T", "U"], "experts, best first; of equals the lower wins").i32(),
+        write("w", &["T", "U"], "their weights, from P without bias"),
+    ],
+    weights: &[weight("bias", F32_ONLY, &["E"], "added for the selection alone").optional()],
+    steps: &["T"],
+    dims: &["E", "U"],
+    scalars: &[
+        scalar("scale", "of the normalised weights"),
+        scalar("floor", "least divisor"),
+        scalar_i32("normalise", "1: divide by the sum"),
+    ],
+    roundings: &[],
+    comparison: Comparison::Tolerance,
+};
+
+/// Expert choice by learned scores.
+pub struct RouterTopk;
+
+impl Op for RouterTopk {
+    fn contract(&self) -> &'static Contract {
+        &CONTRACT
+    }
+
+    fn oracle(&self, call: &mut Call<'_>) -> Result<()> {
+        let (t, e, u) = (call.step("T")?, call.dim("E")?, call.dim("U")?);
+        let bias = call.weight_opt("bias")?.map(|b| b.to_vec());
+        let weigh = router::Weigh::of(call)?;
+        let logits = call.f32("logits")?;
+        let (sel, w) = (call.i32_mut("sel")?, call.f32_mut("w")?);
+        for token in 0..t {
+            let p: Vec<f32> = logits[token * e..][..e].iter().map(|x| router::score(*x)).collect();
+            let key = |i: usize| p[i] + bias.as_ref().map_or(0.0, |b| b[i]);
+            let mut order: Vec<usize> = (0..e).collect();
+            order.sort_by(|a, b| key(*b).total_cmp(&key(*a)).then(a.cmp(b)));
+            order.truncate(u);
+            for (slot, expert) in sel[token * u..][..u].iter_mut().zip(&order) {
+                *slot = *expert as i32;
+            }
+            weigh.write(order.iter().map(|i| p[*i]), &mut w[token * u..][..u]);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,46 @@
+use half::f16;
+
+use super::contract::*;
+use super::{Call, Op};
+use crate::error::Result;
+
+static CONTRACT: Contract = Contract {
+    op: "store_rows",
+    summary: "cache[(row0 + i) mod cap, :] = x[i, :], rounded to f16 values when round_f16 (docs/model.md §8, §17.4)",
+    ops_ids: &["P16", "A13", "D3"],
+    aliases: &["store_raw_kv", "store_raw_kv_batch", "kv_fp8_store_raw"],
+    args: &[
+        read("x", &["R", "D"], "new rows"),
+        update("cache", &["cap", "D"], "ring of key/value rows, or list of compressed rows"),
+    ],
+    weights: &[],
+    steps: &["R", "row0"],
+    dims: &["D", "cap"],
+    scalars: &[scalar_i32("round_f16", "1: values pass through f16, round to nearest even")],
+    roundings: &[],
+    comparison: Comparison::Exact,
+};
+
+/// Rows into a cache. When R > cap, the last row that falls on a slot stays.
+pub struct StoreRows;
+
+impl Op for StoreRows {
+    fn contract(&self) -> &'static Contract {
+        &CONTRACT
+    }
+
+    fn oracle(&self, call: &mut Call<'_>) -> Result<()> {
+        let (r, row0) = (call.step("R")?, call.step("row0")?);
+        let (d, cap) = (call.dim("D")?, call.dim("cap")?);
+        let round = call.scalar("round_f16")? != 0.0;
+        let x = call.f32("x")?;
+        let cache = call.f32_mut("cache")?;
+        for (i, row) in x.chunks_exact(d).take(r).enumerate() {
+            let out = &mut cache[(row0 + i) % cap * d..][..d];
+            for (out, v) in out.iter_mut().zip(row) {
+                *out = if round { f16::from_f32(*v).to_f32() } else { *v };
+            }
+        }
+        Ok(())
+    }
+}

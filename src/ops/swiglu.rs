@@ -1,0 +1,45 @@
+use super::contract::*;
+use super::{Call, Op, math};
+use crate::error::Result;
+
+static CONTRACT: Contract = Contract {
+    op: "swiglu",
+    summary: "h = silu(min(g, clamp)) · clamp(u, ±clamp) (docs/model.md §13, shared expert)",
+    ops_ids: &["P34", "P35", "F5"],
+    aliases: &["swiglu", "shared_gate_up_swiglu_q8_0"],
+    args: &[
+        read("g", &["T", "F"], "gate products"),
+        read("u", &["T", "F"], "up products"),
+        write("h", &["T", "F"], "hidden activations"),
+    ],
+    weights: &[],
+    steps: &["T"],
+    dims: &["F"],
+    scalars: &[scalar("clamp", "of gate (above) and up (both sides)")],
+    roundings: &[],
+    comparison: Comparison::Tolerance,
+};
+
+/// The clamped SwiGLU of the shared expert.
+pub struct Swiglu;
+
+impl Op for Swiglu {
+    fn contract(&self) -> &'static Contract {
+        &CONTRACT
+    }
+
+    fn oracle(&self, call: &mut Call<'_>) -> Result<()> {
+        let (t, f, clamp) = (call.step("T")?, call.dim("F")?, call.scalar("clamp")? as f32);
+        let (g, u) = (call.f32("g")?, call.f32("u")?);
+        let h = call.f32_mut("h")?;
+        for i in 0..t * f {
+            h[i] = activate(g[i], u[i], clamp);
+        }
+        Ok(())
+    }
+}
+
+/// silu(min(g, clamp)) · clamp(u, ±clamp).
+pub(super) fn activate(g: f32, u: f32, clamp: f32) -> f32 {
+    math::silu(g.min(clamp)) * u.clamp(-clamp, clamp)
+}

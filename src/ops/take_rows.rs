@@ -1,0 +1,33 @@
+use super::contract::*;
+use super::{Call, Op};
+use crate::error::Result;
+
+static CONTRACT: Contract = Contract {
+    op: "take_rows",
+    summary: "y = the last R of the T rows of x: the head computes no more than is asked for (docs/model.md §14)",
+    ops_ids: &["O1"],
+    aliases: &[],
+    args: &[read("x", &["T", "D"], "residual streams of all tokens"), write("y", &["R", "D"], "those of the last R")],
+    weights: &[],
+    steps: &["T", "R"],
+    dims: &["D"],
+    scalars: &[],
+    roundings: &[],
+    comparison: Comparison::Exact,
+};
+
+/// The rows that the output head works on.
+pub struct TakeRows;
+
+impl Op for TakeRows {
+    fn contract(&self) -> &'static Contract {
+        &CONTRACT
+    }
+
+    fn oracle(&self, call: &mut Call<'_>) -> Result<()> {
+        let (t, r, d) = (call.step("T")?, call.step("R")?, call.dim("D")?);
+        let x = call.f32("x")?;
+        call.f32_mut("y")?[..r * d].copy_from_slice(&x[(t - r) * d..t * d]);
+        Ok(())
+    }
+}
