@@ -94,7 +94,7 @@ def forward(m, watch, ids):
     dev = next(m.parameters()).device
     lg = m(input_ids=torch.tensor([ids], device=dev), use_cache=False).logits[0].float().cpu(); im, rm = watch.take(len(ids))
     top = lg.topk(2, -1).values; am = (top[:, 0] - top[:, 1]) / lg.std(-1)
-    fl = (im == 0) * 1 + (im <= NOISE) * 2 + (rm <= NOISE) * 4 + (am <= 1e-3) * 8
+    fl = (im == 0) * 1 + ((im > 0) & (im <= NOISE)) * 2 + (rm <= NOISE) * 4 + (am <= 1e-3) * 8
     return lg, fl.to(torch.uint8), dict(min_indexer=float(im.min()), min_router=float(rm.min()), indexer=float(im[-1]), router=float(rm[-1]), argmax=float(am[-1]))
 
 
@@ -121,8 +121,8 @@ def write(m, cfg, prompts, out):
         index.append(e)
     import transformers
     json.dump(dict(schema=1, source=f"transformers {transformers.__version__} deepseek_v4, eager, f32, CPU", numerics="exact",
-                   noise=NOISE, flags={"1": "indexer: selection boundary exactly tied (lower index taken)", "2": "indexer: margin within noise", "4": "router: margin within noise", "8": "argmax within noise"},
-                   clean="no selection at any position within noise: logits must agree to float accuracy", prompts=index), open(f"{out}/golden.json", "w"), indent=1, ensure_ascii=False)
+                   noise=NOISE, flags={"1": "indexer: selection boundary exactly tied (lower index taken)", "2": "indexer: margin within noise, not zero", "4": "router: margin within noise", "8": "argmax within noise"},
+                   clean="no selection at any position within noise (exact ties follow the rule): logits must agree to float accuracy", prompts=index), open(f"{out}/golden.json", "w"), indent=1, ensure_ascii=False)
     return index
 
 

@@ -1,0 +1,598 @@
+//! The plan of a model: every op of a step in execution order (docs/ops.md §1, §2).
+
+use serde::Serialize;
+
+use super::{Buffer, BufferIx, Extent, Guard, Instance, Numerics, PLAN_SIZE, PLAN_TYPE, Plan, Role, StepField};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::ops::compressor_state::EMPTY_SCORE;
+use crate::ops::rope_tail::{Yarn, inverse_frequencies};
+use crate::ops::{self, Elem, Node, router};
+
+/// What a plan is sized for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct PlanOptions {
+    pub numerics: Numerics,
+    /// Most tokens of one step: the prefill chunk.
+    pub max_tokens: usize,
+    /// Most logits rows of one step.
+    pub max_outputs: usize,
+    /// Positions that the caches hold.
+    pub context: usize,
+}
+
+pub(super) fn build(model: &Model, options: PlanOptions) -> Result<Plan> {
+    let PlanOptions { max_tokens, context, .. } = options;
+    if max_tokens == 0 || max_tokens > context || context > 1 << 20 {
+        return Err(Error::new(&PLAN_SIZE, "the chunk or the context is out of range")
+            .expected("1 ≤ chunk ≤ context ≤ 1048576")
+            .found(format!("chunk {max_tokens}, context {context}")));
+    }
+    let mut b = Builder { model, options, buffers: Vec::new(), instances: Vec::new(), layer: None };
+    let c = &model.config;
+    let (hidden, streams) = (c.hidden, c.streams);
+    let t = StepField::NTokens;
+
+    let tokens = b.buffer("tokens", Elem::I32, Role::Input, &[Extent::Step(t)]);
+    let h = b.temp("h", t, streams * hidden);
+    b.op("embed", "token_embd", Guard::Always)
+        .arg("ids", tokens)
+        .arg("h", h)
+        .weight("table", "token_embd.weight")
+        .step("T", t)
+        .dims(&[("D", hidden), ("S", streams), ("V", c.vocab)])
+        .push()?;
+    for layer in 0..c.layers {
+        b.layer = Some(layer);
+        b.attention_half(layer, h)?;
+        b.ffn_half(layer, h, tokens)?;
+    }
+    b.layer = None;
+    let logits = b.head(h)?;
+    Ok(Plan { numerics: options.numerics, options, top_k: c.indexer_top_k, buffers: b.buffers, instances: b.instances, tokens, logits })
+}
+
+struct Builder<'m> {
+    model: &'m Model,
+    options: PlanOptions,
+    buffers: Vec<Buffer>,
+    instances: Vec<Instance>,
+    layer: Option<usize>,
+}
+
+impl<'m> Builder<'m> {
+    fn buffer(&mut self, name: &str, elem: Elem, role: Role, shape: &[Extent]) -> BufferIx {
+        // Temporaries of one name and shape are shared by all layers.
+        if let Some(i) = self.buffers.iter().position(|b| b.name == name && b.shape == shape) {
+            return BufferIx(i);
+        }
+        self.buffers.push(Buffer { name: name.into(), elem, role, shape: shape.into() });
+        BufferIx(self.buffers.len() - 1)
+    }
+
+    fn temp(&mut self, name: &str, rows: StepField, width: usize) -> BufferIx {
+        self.buffer(name, Elem::F32, Role::Temporary, &[Extent::Step(rows), Extent::Fixed(width)])
+    }
+
+    fn temp_i32(&mut self, name: &str, rows: StepField, width: usize) -> BufferIx {
+        self.buffer(name, Elem::I32, Role::Temporary, &[Extent::Step(rows), Extent::Fixed(width)])
+    }
+
+    fn cache(&mut self, name: &str, rows: usize, width: usize, initial: f32) -> BufferIx {
+        let name = self.tensor(name);
+        self.buffer(&name, Elem::F32, Role::Cache { initial }, &[Extent::Fixed(rows), Extent::Fixed(width)])
+    }
+
+    /// `blk.3.` + leaf within a layer.
+    fn tensor(&self, leaf: &str) -> String {
+        match self.layer {
+            Some(layer) => format!("blk.{layer}.{leaf}"),
+            None => leaf.into(),
+        }
+    }
+
+    fn op(&mut self, op: &'static str, label: &str, guard: Guard) -> Pending<'_, 'm> {
+        let label = self.tensor(label);
+        Pending { b: self, op, label, guard, args: vec![], weights: vec![], steps: vec![], dims: vec![], scalars: vec![] }
+    }
+
+    fn rms_norm(&mut self, label: &str, rows: StepField, x: BufferIx, y: BufferIx, d: usize, w: Option<&str>) -> Result<()> {
+        let eps = f64::from(self.model.config.rms_eps);
+        let w = w.map(|w| self.tensor(w));
+        let p = self.op("rms_norm", label, Guard::Always).arg("x", x).arg("y", y).step("R", rows).dims(&[("D", d)]).scalar("eps", eps);
+        match w {
+            Some(w) => p.weight("w", &w).push(),
+            None => p.push(),
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)] // label, where from, where to, and the two sizes
+    fn matmul(&mut self, w: &str, guard: Guard, rows: StepField, x: BufferIx, y: BufferIx, k: usize, n: usize) -> Result<()> {
+        let weight = self.tensor(&format!("{w}.weight"));
+        self.op("matmul", w, guard)
+            .arg("x", x)
+            .arg("y", y)
+            .weight("w", &weight)
+            .step("T", rows)
+            .dims(&[("K", k), ("N", n)])
+            .push()
+    }
+
+    /// Inverse frequencies of a layer's rope, as a constant buffer shared by all layers of its kind.
+    fn inv_freq(&mut self, ratio: u32) -> BufferIx {
+        let c = &self.model.config;
+        let (name, values) = if ratio == 0 {
+            ("inv_freq", inverse_frequencies(c.rope_dim, f64::from(c.rope_base), None))
+        } else {
+            let yarn = Yarn {
+                factor: f64::from(c.rope_scale),
+                original_context: c.rope_orig_ctx as f64,
+                beta_fast: f64::from(c.yarn_beta_fast),
+                beta_slow: f64::from(c.yarn_beta_slow),
+            };
+            ("inv_freq_compressed", inverse_frequencies(c.rope_dim, f64::from(c.compress_rope_base), Some(yarn)))
+        };
+        let n = values.len();
+        self.buffer(name, Elem::F32, Role::Constant(values), &[Extent::Fixed(n)])
+    }
+
+    fn rope(&mut self, label: &str, guard: Guard, x: BufferIx, heads: usize, d: usize, ratio: u32, inverse: bool) -> Result<()> {
+        let (inv_freq, p) = (self.inv_freq(ratio), self.model.config.rope_dim);
+        self.op("rope_tail", label, guard)
+            .arg("x", x)
+            .arg("inv_freq", inv_freq)
+            .step("T", StepField::NTokens)
+            .step("pos0", StepField::Pos0)
+            .dims(&[("H", heads), ("D", d), ("P", p)])
+            .scalar("inverse", f64::from(u8::from(inverse)))
+            .push()
+    }
+
+    /// Hyper-connection in front of a sublayer: streams → (split, sublayer input).
+    fn hc_pre(&mut self, which: &str, h: BufferIx) -> Result<(BufferIx, BufferIx)> {
+        let c = &self.model.config;
+        let (hidden, streams) = (c.hidden, c.streams);
+        let width = 2 * streams + streams * streams;
+        let (eps, iterations) = (f64::from(c.hc_eps), c.sinkhorn_iterations as f64);
+        let t = StepField::NTokens;
+        let (flat, mix) = (self.temp("hc_flat", t, streams * hidden), self.temp("hc_mix", t, width));
+        let (split, x) = (self.temp("hc_split", t, width), self.temp("x", t, hidden));
+        self.rms_norm(&format!("hc_{which}_norm"), t, h, flat, streams * hidden, None)?;
+        self.matmul(&format!("hc_{which}_fn"), Guard::Always, t, flat, mix, streams * hidden, width)?;
+        let (scale, base) = (self.tensor(&format!("hc_{which}_scale.weight")), self.tensor(&format!("hc_{which}_base.weight")));
+        self.op("hc_split", &format!("hc_{which}_split"), Guard::Always)
+            .arg("mix", mix)
+            .arg("split", split)
+            .weight("scale", &scale)
+            .weight("base", &base)
+            .step("T", t)
+            .dims(&[("S", streams)])
+            .scalar("eps", eps)
+            .scalar("iterations", iterations)
+            .push()?;
+        self.weighted_sum(&format!("hc_{which}_sum"), t, h, split, x, width)?;
+        Ok((split, x))
+    }
+
+    fn weighted_sum(&mut self, label: &str, rows: StepField, h: BufferIx, w: BufferIx, x: BufferIx, stride: usize) -> Result<()> {
+        let (hidden, streams) = (self.model.config.hidden, self.model.config.streams);
+        self.op("hc_weighted_sum", label, Guard::Always)
+            .arg("h", h)
+            .arg("w", w)
+            .arg("x", x)
+            .step("R", rows)
+            .dims(&[("S", streams), ("D", hidden), ("W", stride)])
+            .push()
+    }
+
+    fn hc_expand(&mut self, label: &str, y: BufferIx, y2: Option<BufferIx>, split: BufferIx, h: BufferIx) -> Result<()> {
+        let (hidden, streams) = (self.model.config.hidden, self.model.config.streams);
+        let mut p = self.op("hc_expand", label, Guard::Always).arg("y", y);
+        if let Some(y2) = y2 {
+            p = p.arg("y2", y2);
+        }
+        p.arg("split", split).arg("h", h).step("T", StepField::NTokens).dims(&[("S", streams), ("D", hidden)]).push()
+    }
+
+    fn fp8(&mut self, label: &str, guard: Guard, x: BufferIx, rows: StepField) -> Result<()> {
+        let (d, p) = (self.model.config.head_dim, self.model.config.rope_dim);
+        self.op("fp8_kv_round_trip", label, guard).arg("x", x).step("R", rows).dims(&[("D", d), ("P", p)]).push()
+    }
+
+    fn fp4(&mut self, label: &str, guard: Guard, x: BufferIx, rows: StepField, heads: usize) -> Result<()> {
+        let d = self.model.config.indexer_dim;
+        self.op("hadamard_fp4_round_trip", label, guard).arg("x", x).step("R", rows).dims(&[("H", heads), ("D", d)]).push()
+    }
+
+    #[allow(clippy::too_many_arguments)] // what, when, from, to, and the ring's geometry
+    fn store(
+        &mut self,
+        label: &str,
+        guard: Guard,
+        x: BufferIx,
+        cache: BufferIx,
+        (rows, row0): (StepField, StepField),
+        d: usize,
+        cap: usize,
+    ) -> Result<()> {
+        let round = f64::from(u8::from(self.options.numerics == Numerics::Ds4));
+        self.op("store_rows", label, guard)
+            .arg("x", x)
+            .arg("cache", cache)
+            .step("R", rows)
+            .step("row0", row0)
+            .dims(&[("D", d), ("cap", cap)])
+            .scalar("round_f16", round)
+            .push()
+    }
+
+    /// A compressor: projections of the normed input `a`, pooled rows into `cache`, state for the next step.
+    fn compressor(&mut self, name: &str, a: BufferIx, ratio: u32, d: usize, cache: BufferIx, cap: usize) -> Result<()> {
+        let c = &self.model.config;
+        let (hidden, rope_dim, eps) = (c.hidden, c.rope_dim, f64::from(c.rms_eps));
+        let halves = if ratio == 4 { 2 } else { 1 };
+        let (width, t) = (halves * d, StepField::NTokens);
+        let (rows_field, row0_field) = StepField::rows_of(ratio);
+        let (k, g) = (self.temp("comp_k", t, width), self.temp("comp_g", t, width));
+        self.matmul(&format!("{name}_kv"), Guard::Always, t, a, k, hidden, width)?;
+        self.matmul(&format!("{name}_gate"), Guard::Always, t, a, g, hidden, width)?;
+        let state_rows = halves * ratio as usize;
+        let state_k = self.cache(&format!("{name}_state_k"), state_rows, width, 0.0);
+        let state_s = self.cache(&format!("{name}_state_s"), state_rows, width, EMPTY_SCORE);
+        let rows = self.temp("comp_rows", rows_field, d);
+        let inv_freq = self.inv_freq(ratio);
+        let (ape, norm) = (self.tensor(&format!("{name}_ape.weight")), self.tensor(&format!("{name}_norm.weight")));
+        self.op("compressor_prefill", &format!("{name}_pool"), Guard::Rows(rows_field))
+            .arg("k", k)
+            .arg("g", g)
+            .arg("state_k", state_k)
+            .arg("state_s", state_s)
+            .arg("inv_freq", inv_freq)
+            .arg("rows", rows)
+            .weight("ape", &ape)
+            .weight("norm", &norm)
+            .step("T", t)
+            .step("pos0", StepField::Pos0)
+            .step("R", rows_field)
+            .dims(&[("D", d), ("C", halves), ("P", rope_dim), ("ratio", ratio as usize)])
+            .scalar("eps", eps)
+            .push()?;
+        self.op("compressor_state", &format!("{name}_state"), Guard::Always)
+            .arg("k", k)
+            .arg("g", g)
+            .arg("state_k", state_k)
+            .arg("state_s", state_s)
+            .weight("ape", &ape)
+            .step("T", t)
+            .step("pos0", StepField::Pos0)
+            .dims(&[("D", d), ("C", halves), ("ratio", ratio as usize)])
+            .push()?;
+        if self.options.numerics == Numerics::Ds4 {
+            if d == self.model.config.head_dim {
+                self.fp8(&format!("{name}_fp8"), Guard::Rows(rows_field), rows, rows_field)?;
+            } else {
+                self.fp4(&format!("{name}_fp4"), Guard::Rows(rows_field), rows, rows_field, 1)?;
+            }
+        }
+        self.store(&format!("{name}_store"), Guard::Rows(rows_field), rows, cache, (rows_field, row0_field), d, cap)
+    }
+
+    fn attention_half(&mut self, layer: usize, h: BufferIx) -> Result<()> {
+        let c = &self.model.config;
+        let (hidden, heads, d, q_lora) = (c.hidden, c.heads, c.head_dim, c.q_lora);
+        let (groups, o_lora, window, ratio) = (c.o_groups, c.o_lora, c.window, c.ratios[layer]);
+        let eps = f64::from(c.rms_eps);
+        let (always, t) = (Guard::Always, StepField::NTokens);
+        let (split, x) = self.hc_pre("attn", h)?;
+        let a = self.temp("a", t, hidden);
+        self.rms_norm("attn_norm", t, x, a, hidden, Some("attn_norm.weight"))?;
+        let (qr, kvr) = (self.temp("qr", t, q_lora), self.temp("kvr", t, d));
+        let (qrn, kv, q) = (self.temp("qrn", t, q_lora), self.temp("kv", t, d), self.temp("q", t, heads * d));
+        self.matmul("attn_q_a", always, t, a, qr, hidden, q_lora)?;
+        self.matmul("attn_kv", always, t, a, kvr, hidden, d)?;
+        self.rms_norm("attn_q_a_norm", t, qr, qrn, q_lora, Some("attn_q_a_norm.weight"))?;
+        self.rms_norm("attn_kv_a_norm", t, kvr, kv, d, Some("attn_kv_a_norm.weight"))?;
+        self.matmul("attn_q_b", always, t, qrn, q, q_lora, heads * d)?;
+        self.op("head_rms_norm", "attn_q_norm", always)
+            .arg("x", q)
+            .step("T", t)
+            .dims(&[("H", heads), ("D", d)])
+            .scalar("eps", eps)
+            .push()?;
+        self.rope("attn_q_rope", always, q, heads, d, ratio, false)?;
+        self.rope("attn_kv_rope", always, kv, 1, d, ratio, false)?;
+        if self.options.numerics == Numerics::Ds4 {
+            self.fp8("attn_kv_fp8", always, kv, t)?;
+        }
+        // The ring holds the whole chunk and the window before it, so attention reads the ring alone.
+        let cap = (self.options.max_tokens + window).next_multiple_of(256);
+        let ring = self.cache("attn_ring", cap, d, 0.0);
+        self.store("attn_kv_store", always, kv, ring, (t, StepField::Pos0), d, cap)?;
+
+        let o = self.temp("o", t, heads * d);
+        let comp_cap = if ratio == 0 { 0 } else { self.options.context / ratio as usize + 2 };
+        match ratio {
+            0 => self.attention("attention_raw", always, [q, ring, o], None, None, cap, 0, ratio)?,
+            128 => {
+                let comp = self.cache("attn_comp", comp_cap, d, 0.0);
+                self.compressor("attn_compressor", a, ratio, d, comp, comp_cap)?;
+                self.attention("attention_mixed", always, [q, ring, o], Some(comp), None, cap, comp_cap, ratio)?;
+            }
+            _ => {
+                let comp = self.cache("attn_comp", comp_cap, d, 0.0);
+                self.compressor("attn_compressor", a, ratio, d, comp, comp_cap)?;
+                let ids = self.indexer(a, qrn, ratio, comp_cap)?;
+                self.attention("attention_mixed", Guard::NotSelecting, [q, ring, o], Some(comp), None, cap, comp_cap, ratio)?;
+                self.attention("attention_indexed", Guard::Selecting, [q, ring, o], Some(comp), Some(ids), cap, comp_cap, ratio)?;
+            }
+        }
+        self.rope("attn_o_rope", always, o, heads, d, ratio, true)?;
+        let (low, y) = (self.temp("low", t, groups * o_lora), self.temp("y", t, hidden));
+        let out_a = self.tensor("attn_output_a.weight");
+        self.op("matmul_grouped", "attn_output_a", always)
+            .arg("x", o)
+            .arg("y", low)
+            .weight("w", &out_a)
+            .step("T", t)
+            .dims(&[("G", groups), ("K", heads / groups * d), ("N", o_lora)])
+            .push()?;
+        self.matmul("attn_output_b", always, t, low, y, groups * o_lora, hidden)?;
+        self.hc_expand("hc_attn_expand", y, None, split, h)
+    }
+
+    /// Indexer rows always; query, scores and selection when there is more to see than top-k.
+    fn indexer(&mut self, a: BufferIx, qrn: BufferIx, ratio: u32, comp_cap: usize) -> Result<BufferIx> {
+        let c = &self.model.config;
+        let (hidden, q_lora, heads, d, top_k) = (c.hidden, c.q_lora, c.indexer_heads, c.indexer_dim, c.indexer_top_k);
+        let (t, when) = (StepField::NTokens, Guard::Selecting);
+        let idx = self.cache("indexer_rows", comp_cap, d, 0.0);
+        self.compressor("indexer_compressor", a, ratio, d, idx, comp_cap)?;
+        let (iq, iw) = (self.temp("iq", t, heads * d), self.temp("iw", t, heads));
+        let (scores, ids) = (self.temp("index_scores", t, comp_cap), self.temp_i32("index_ids", t, top_k));
+        self.matmul("indexer.attn_q_b", when, t, qrn, iq, q_lora, heads * d)?;
+        self.rope("indexer_q_rope", when, iq, heads, d, ratio, false)?;
+        if self.options.numerics == Numerics::Ds4 {
+            self.fp4("indexer_q_fp4", when, iq, t, heads)?;
+        }
+        self.matmul("indexer.proj", when, t, a, iw, hidden, heads)?;
+        self.op("indexer_scores", "indexer_scores", when)
+            .arg("iq", iq)
+            .arg("iw", iw)
+            .arg("idx", idx)
+            .arg("s", scores)
+            .step("T", t)
+            .step("pos0", StepField::Pos0)
+            .dims(&[("H", heads), ("D", d), ("C", comp_cap)])
+            .scalar("scale", 1.0 / ((d * heads) as f64).sqrt())
+            .push()?;
+        self.op("indexer_topk", "indexer_topk", when)
+            .arg("s", scores)
+            .arg("ids", ids)
+            .step("T", t)
+            .step("pos0", StepField::Pos0)
+            .dims(&[("C", comp_cap), ("k", top_k)])
+            .push()?;
+        Ok(ids)
+    }
+
+    #[allow(clippy::too_many_arguments)] // the union of three ops' arguments
+    fn attention(
+        &mut self,
+        op: &'static str,
+        guard: Guard,
+        [q, ring, o]: [BufferIx; 3],
+        comp: Option<BufferIx>,
+        ids: Option<BufferIx>,
+        cap: usize,
+        comp_cap: usize,
+        ratio: u32,
+    ) -> Result<()> {
+        let c = &self.model.config;
+        let (heads, d, window, top_k) = (c.heads, c.head_dim, c.window, c.indexer_top_k);
+        let sinks = self.tensor("attn_sinks.weight");
+        let mut p = self
+            .op(op, op, guard)
+            .arg("q", q)
+            .arg("ring", ring)
+            .arg("o", o)
+            .weight("sinks", &sinks)
+            .step("T", StepField::NTokens)
+            .step("pos0", StepField::Pos0)
+            .dims(&[("H", heads), ("D", d), ("cap", cap), ("window", window)])
+            .scalar("scale", 1.0 / (d as f64).sqrt());
+        if let Some(comp) = comp {
+            p = p.arg("comp", comp).dims(&[("C", comp_cap), ("ratio", ratio as usize)]);
+        }
+        if let Some(ids) = ids {
+            p = p.arg("ids", ids).dims(&[("k", top_k)]);
+        }
+        p.push()
+    }
+
+    fn ffn_half(&mut self, layer: usize, h: BufferIx, tokens: BufferIx) -> Result<()> {
+        let c = &self.model.config;
+        let (hidden, experts, used, ff, vocab) = (c.hidden, c.experts, c.experts_used, c.expert_ff, c.vocab);
+        let clamp = f64::from(c.swiglu_clamp[layer]);
+        let (scale, normalise) = (f64::from(c.expert_weights_scale), f64::from(u8::from(c.expert_weights_norm)));
+        let (always, t) = (Guard::Always, StepField::NTokens);
+        let (split, x) = self.hc_pre("ffn", h)?;
+        let f = self.temp("b", t, hidden);
+        self.rms_norm("ffn_norm", t, x, f, hidden, Some("ffn_norm.weight"))?;
+        let logits = self.temp("router_logits", t, experts);
+        self.matmul("ffn_gate_inp", always, t, f, logits, hidden, experts)?;
+        let (sel, w) = (self.temp_i32("router_sel", t, used), self.temp("router_w", t, used));
+        let (table, bias) = (self.tensor("ffn_gate_tid2eid.weight"), self.tensor("exp_probs_b.bias"));
+        let hash = c.is_hash(layer);
+        let has_bias = self.model.tensor(&bias).is_some();
+        let p = self.op(if hash { "router_hash" } else { "router_topk" }, "router", always);
+        let p = p.arg("logits", logits).arg("sel", sel).arg("w", w).step("T", t);
+        let p = p.scalar("scale", scale).scalar("floor", f64::from(router::FLOOR)).scalar("normalise", normalise);
+        let p = p.dims(&[("E", experts), ("U", used)]);
+        match (hash, has_bias) {
+            (true, _) => p.arg("ids", tokens).weight("table", &table).dims(&[("V", vocab)]).push()?,
+            (false, true) => p.weight("bias", &bias).push()?,
+            (false, false) => p.push()?,
+        }
+        let mid = self.temp("moe_mid", t, used * ff);
+        let routed = self.temp("moe_out", t, hidden);
+        let (gate, up, down) =
+            (self.tensor("ffn_gate_exps.weight"), self.tensor("ffn_up_exps.weight"), self.tensor("ffn_down_exps.weight"));
+        self.op("moe_gate_up", "ffn_gate_up_exps", always)
+            .arg("x", f)
+            .arg("sel", sel)
+            .arg("w", w)
+            .arg("mid", mid)
+            .weight("gate", &gate)
+            .weight("up", &up)
+            .step("T", t)
+            .dims(&[("K", hidden), ("F", ff), ("E", experts), ("U", used)])
+            .scalar("clamp", clamp)
+            .push()?;
+        self.op("moe_down", "ffn_down_exps", always)
+            .arg("mid", mid)
+            .arg("sel", sel)
+            .arg("y", routed)
+            .weight("down", &down)
+            .step("T", t)
+            .dims(&[("F", ff), ("N", hidden), ("E", experts), ("U", used)])
+            .push()?;
+        let (g, u, s) = (self.temp("shared_gate", t, ff), self.temp("shared_up", t, ff), self.temp("shared_mid", t, ff));
+        self.matmul("ffn_gate_shexp", always, t, f, g, hidden, ff)?;
+        self.matmul("ffn_up_shexp", always, t, f, u, hidden, ff)?;
+        self.op("swiglu", "ffn_shexp_swiglu", always)
+            .arg("g", g)
+            .arg("u", u)
+            .arg("h", s)
+            .step("T", t)
+            .dims(&[("F", ff)])
+            .scalar("clamp", clamp)
+            .push()?;
+        let shared = self.temp("y", t, hidden);
+        self.matmul("ffn_down_shexp", always, t, s, shared, ff, hidden)?;
+        self.hc_expand("hc_ffn_expand", routed, Some(shared), split, h)
+    }
+
+    fn head(&mut self, h: BufferIx) -> Result<BufferIx> {
+        let c = &self.model.config;
+        let (hidden, streams, vocab, hc_eps) = (c.hidden, c.streams, c.vocab, f64::from(c.hc_eps));
+        let r = StepField::NOutputs;
+        let (last, flat) = (self.temp("head_h", r, streams * hidden), self.temp("head_flat", r, streams * hidden));
+        let (p, w) = (self.temp("head_mix", r, streams), self.temp("head_w", r, streams));
+        let (x, n) = (self.temp("head_x", r, hidden), self.temp("head_norm", r, hidden));
+        let logits = self.buffer("logits", Elem::F32, Role::Output, &[Extent::Step(r), Extent::Fixed(vocab)]);
+        self.op("take_rows", "output_rows", Guard::Always)
+            .arg("x", h)
+            .arg("y", last)
+            .step("T", StepField::NTokens)
+            .step("R", r)
+            .dims(&[("D", streams * hidden)])
+            .push()?;
+        self.rms_norm("output_hc_norm", r, last, flat, streams * hidden, None)?;
+        self.matmul("output_hc_fn", Guard::Always, r, flat, p, streams * hidden, streams)?;
+        self.op("output_hc_weights", "output_hc_weights", Guard::Always)
+            .arg("p", p)
+            .arg("w", w)
+            .weight("scale", "output_hc_scale.weight")
+            .weight("base", "output_hc_base.weight")
+            .step("R", r)
+            .dims(&[("S", streams)])
+            .scalar("eps", hc_eps)
+            .push()?;
+        self.weighted_sum("output_hc_sum", r, last, w, x, streams)?;
+        self.rms_norm("output_norm", r, x, n, hidden, Some("output_norm.weight"))?;
+        self.matmul("output", Guard::Always, r, n, logits, hidden, vocab)?;
+        Ok(logits)
+    }
+}
+
+/// An instance under construction: everything by name, checked against the contract when it is pushed.
+struct Pending<'b, 'm> {
+    b: &'b mut Builder<'m>,
+    op: &'static str,
+    label: String,
+    guard: Guard,
+    args: Vec<(&'static str, BufferIx)>,
+    weights: Vec<(&'static str, String)>,
+    steps: Vec<(&'static str, StepField)>,
+    dims: Vec<(&'static str, usize)>,
+    scalars: Vec<(&'static str, f64)>,
+}
+
+impl Pending<'_, '_> {
+    fn arg(mut self, name: &'static str, buffer: BufferIx) -> Self {
+        self.args.push((name, buffer));
+        self
+    }
+
+    fn weight(mut self, name: &'static str, tensor: &str) -> Self {
+        self.weights.push((name, tensor.into()));
+        self
+    }
+
+    fn step(mut self, name: &'static str, field: StepField) -> Self {
+        self.steps.push((name, field));
+        self
+    }
+
+    fn dims(mut self, dims: &[(&'static str, usize)]) -> Self {
+        self.dims.extend_from_slice(dims);
+        self
+    }
+
+    fn scalar(mut self, name: &'static str, value: f64) -> Self {
+        self.scalars.push((name, value));
+        self
+    }
+
+    fn push(self) -> Result<()> {
+        let bug = |what: &str| Error::internal(format!("plan: {} ({}): {what}", self.label, self.op));
+        let op = ops::find(self.op).ok_or_else(|| bug("no such op"))?;
+        let c = op.contract();
+        fn get<'p, V: Clone>(list: &'p [(&'static str, V)], name: &str) -> Option<V> {
+            list.iter().find(|(n, _)| *n == name).map(|(_, v)| v.clone())
+        }
+        let mut args = Vec::new();
+        for arg in c.args {
+            let value = get(&self.args, arg.name);
+            if value.is_none() && !arg.optional {
+                return Err(bug(arg.name));
+            }
+            args.push(value);
+        }
+        let (mut weights, mut types) = (Vec::new(), Vec::new());
+        for slot in c.weights {
+            let name = get(&self.weights, slot.name);
+            let Some(name) = name else {
+                if !slot.optional {
+                    return Err(bug(slot.name));
+                }
+                weights.push(None);
+                continue;
+            };
+            let tensor = self.b.model.tensor(&name).ok_or_else(|| bug(&name))?;
+            if !slot.types.contains(&tensor.dtype) {
+                let allowed: Vec<_> = slot.types.iter().map(|t| t.name()).collect();
+                return Err(Error::new(&PLAN_TYPE, format!("{name} cannot be read by op {}", self.op))
+                    .expected(allowed.join(", "))
+                    .found(tensor.dtype.name())
+                    .hint(format!("assay inspect {}", self.b.model.path().display())));
+            }
+            if slot.types.len() > 1 && slot.same_type_as.is_none() {
+                types.push(tensor.dtype);
+            }
+            weights.push(Some(name));
+        }
+        let all = |n: usize, m: usize, what: &str| if n == m { Ok(()) } else { Err(bug(what)) };
+        let steps: Vec<_> = c.steps.iter().filter_map(|s| get(&self.steps, s)).collect();
+        let dims: Vec<_> = c.dims.iter().filter_map(|d| get(&self.dims, d)).map(|d| d as i64).collect();
+        let scalars: Vec<_> = c.scalars.iter().filter_map(|s| get(&self.scalars, s.name)).collect();
+        all(steps.len(), c.steps.len(), "a step symbol has no value")?;
+        all(dims.len(), c.dims.len(), "a dim has no value")?;
+        all(scalars.len(), c.scalars.len(), "a scalar has no value")?;
+        all(self.args.len(), args.iter().flatten().count(), "an argument that the contract lacks")?;
+        let node = Node { op: self.op.into(), types };
+        let layer = self.b.layer;
+        self.b.instances.push(Instance { label: self.label, node, layer, args, weights, steps, dims, scalars, guard: self.guard, op });
+        Ok(())
+    }
+}
