@@ -24,5 +24,6 @@ pub mod ops;
 pub mod plan;
 pub mod report;
 pub mod verify;
+pub mod workbench;
 
 pub use error::{Error, Result};

@@ -1,4 +1,91 @@
 //! One file per subcommand; the only place that prints.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+
+mod logits;
+mod ops;
+mod output;
+mod plan;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::error::{Kind, Result};
+use crate::model::Model;
+use crate::workbench::Workbench;
+
+/// A workbench for porting GPU kernels that counts only what it has measured.
+#[derive(Parser)]
+#[command(name = "assay", version, max_term_width = 120)]
+struct Cli {
+    /// Work as if started in this folder.
+    #[arg(short = 'C', global = true, value_name = "DIR")]
+    directory: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// List every op: contract, OPS ids, upstream names
+    Ops(ops::Ops),
+    /// Show the ordered op instances of a step
+    Plan(plan::Plan),
+    /// Compute logits and write them as .npy
+    Logits(logits::Logits),
+}
+
+/// `-m`, for every command that opens a model.
+#[derive(clap::Args, Clone)]
+struct ModelArg {
+    /// GGUF file [default: the model of assay.toml]
+    #[arg(short = 'm', long = "model", value_name = "FILE")]
+    model: Option<PathBuf>,
+}
+
+impl ModelArg {
+    fn path(&self) -> Result<PathBuf> {
+        match &self.model {
+            Some(path) => Ok(path.clone()),
+            None => Ok(Workbench::find(".".as_ref())?.model()),
+        }
+    }
+
+    fn open(&self) -> Result<Model> {
+        Model::open(&self.path()?)
+    }
+}
+
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { Kind::Usage.exit_code() } else { 0 });
+        }
+    };
+    std::panic::set_hook(Box::new(|info| {
+        eprintln!("assay: internal error: {info}\n  This is a bug in assay; please report it with the command line.");
+    }));
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cli.run())) {
+        Ok(Ok(code)) => ExitCode::from(code),
+        Ok(Err(error)) => {
+            output::error(&error);
+            ExitCode::from(error.kind().exit_code())
+        }
+        Err(_) => ExitCode::from(Kind::Internal.exit_code()),
+    }
+}
+
+impl Cli {
+    fn run(&self) -> Result<u8> {
+        if let Some(dir) = &self.directory {
+            std::env::set_current_dir(dir).map_err(|e| crate::Error::io(dir, e))?;
+        }
+        match &self.command {
+            Command::Ops(c) => c.run(),
+            Command::Plan(c) => c.run(),
+            Command::Logits(c) => c.run(),
+        }
+    }
 }

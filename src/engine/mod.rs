@@ -1,1 +1,5 @@
-//! engine
+//! Sessions on top of schedules: prefill in chunks, decode token by token, pick the next token.
+
+mod session;
+
+pub use session::{Session, SessionOptions, argmax};

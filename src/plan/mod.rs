@@ -6,8 +6,10 @@
 
 mod build;
 pub mod graph;
+pub mod kernels;
 pub mod manifest;
 pub mod schedule;
+pub mod source;
 mod step;
 
 use serde::{Deserialize, Serialize};
@@ -135,10 +137,14 @@ impl Plan {
 
     /// The largest value that a step field can have in a row count.
     pub fn worst(&self, field: StepField) -> usize {
-        let n = self.options.max_tokens;
+        self.worst_of(field, self.options.max_tokens)
+    }
+
+    /// The same for steps of at most `n` tokens.
+    pub fn worst_of(&self, field: StepField, n: usize) -> usize {
         match field {
             StepField::NTokens => n,
-            StepField::NOutputs => self.options.max_outputs,
+            StepField::NOutputs => self.options.max_outputs.min(n),
             StepField::Rows4 => n / 4 + 1,
             StepField::Rows128 => n / 128 + 1,
             StepField::Pos0 => self.options.context,

@@ -1,0 +1,464 @@
+//! The one executor: runs a plan's instances in order, each where it is placed.
+//!
+//! Oracle instances are computed here, in host memory; the others are launched on a [`Device`] as the schedule says.
+//! Every buffer knows on which side its newest contents are, and is copied when the other side needs it. What was
+//! launched is compared with what the device reports at the end of every step.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::backend::{BufferId, Device, Field, Launch, Module, ModuleId, Placement, Traced};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::ops::{Access, Call, Elem, Node, Rounding, Slot, Weight};
+use crate::plan::schedule::Schedule;
+use crate::plan::{BufferIx, Plan, Role, STEP_FIELDS, StepState};
+
+crate::codes! {
+    TRACE: "trace", Integrity, "The launches that the device reports are not those of the schedule. Nothing of such a run counts.";
+}
+
+/// NaN in every element: a value that no kernel computes by accident.
+pub const POISON: u32 = 0x7fff_dead;
+
+/// Which side holds a buffer's newest contents.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Valid {
+    host: bool,
+    device: bool,
+}
+
+struct DeviceSide {
+    device: Box<dyn Device>,
+    schedule: Schedule,
+    modules: HashMap<String, ModuleId>,
+    buffers: Vec<Option<BufferId>>,
+    /// Uploaded tensors by (address, length) in the map: aliases are uploaded once.
+    weights: HashMap<(usize, usize), BufferId>,
+    scratch: HashMap<usize, BufferId>,
+    step: BufferId,
+    expected: Vec<Traced>,
+}
+
+/// One entry of a step's trace: every instance that ran, and where.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct Ran {
+    pub instance: usize,
+    pub placement: Placement,
+    pub launches: Vec<Traced>,
+}
+
+/// See the module's documentation.
+pub struct Executor<'m> {
+    model: &'m Model,
+    plan: Arc<Plan>,
+    host: Vec<Vec<u32>>,
+    valid: Vec<Valid>,
+    side: Option<DeviceSide>,
+    placed: Vec<bool>,
+    noop: Option<Node>,
+    trace: Vec<Ran>,
+}
+
+impl<'m> Executor<'m> {
+    /// Everything on the oracle, caches empty.
+    pub fn new(model: &'m Model, plan: Arc<Plan>) -> Executor<'m> {
+        let n = plan.buffers.len();
+        let placed = vec![false; plan.instances.len()];
+        let mut e = Executor {
+            model,
+            plan,
+            host: vec![Vec::new(); n],
+            valid: vec![Valid::default(); n],
+            side: None,
+            placed,
+            noop: None,
+            trace: Vec::new(),
+        };
+        e.reset();
+        e
+    }
+
+    pub fn plan(&self) -> &Arc<Plan> {
+        &self.plan
+    }
+
+    /// Empties every cache. Weights and modules stay where they are.
+    pub fn reset(&mut self) {
+        for (i, buffer) in self.plan.buffers.iter().enumerate() {
+            self.valid[i] = Valid { host: true, device: false };
+            self.host[i] = match &buffer.role {
+                Role::Cache { initial } if *initial != 0.0 => vec![initial.to_bits(); self.plan.capacity(BufferIx(i))],
+                // Zeroed pages are not resident until they are touched.
+                Role::Cache { .. } => vec![0; self.plan.capacity(BufferIx(i))],
+                Role::Constant(values) => values.iter().map(|v| v.to_bits()).collect(),
+                Role::Input | Role::Temporary | Role::Output => Vec::new(),
+            };
+        }
+    }
+
+    /// Puts the instances that `place` names on `device`, with the schedule's launches. `module` compiles a stem.
+    pub fn attach(
+        &mut self,
+        mut device: Box<dyn Device>,
+        schedule: Schedule,
+        mut module: impl FnMut(&str, &[String]) -> Result<Module>,
+        place: impl Fn(usize) -> bool,
+    ) -> Result<()> {
+        let mut modules = HashMap::new();
+        for (i, choice) in schedule.choices.iter().enumerate() {
+            self.placed[i] = choice.is_some() && place(i);
+            if let (true, Some(choice)) = (self.placed[i], choice)
+                && !modules.contains_key(&choice.stem)
+            {
+                let entries = schedule
+                    .choices
+                    .iter()
+                    .flatten()
+                    .filter(|c| c.stem == choice.stem)
+                    .flat_map(|c| c.variant.launches.iter().map(|l| l.entry.clone()));
+                let mut entries: Vec<String> = entries.collect();
+                entries.sort();
+                entries.dedup();
+                modules.insert(choice.stem.clone(), device.load(&module(&choice.stem, &entries)?)?);
+            }
+        }
+        let step = device.alloc((STEP_FIELDS * 4) as u64)?;
+        let buffers = vec![None; self.plan.buffers.len()];
+        let (weights, scratch) = (HashMap::new(), HashMap::new());
+        self.side = Some(DeviceSide { device, schedule, modules, buffers, weights, scratch, step, expected: Vec::new() });
+        Ok(())
+    }
+
+    /// Where an instance runs.
+    pub fn placement(&self, instance: usize) -> Placement {
+        match &self.side {
+            Some(side) if self.placed[instance] => side.device.info().placement,
+            _ => Placement::Oracle,
+        }
+    }
+
+    /// Moves one instance between oracle and device; it must have a kernel there.
+    pub fn place(&mut self, instance: usize, on_device: bool) {
+        self.placed[instance] = on_device;
+    }
+
+    pub fn device_mut(&mut self) -> Option<&mut dyn Device> {
+        self.side.as_mut().map(|s| &mut *s.device as &mut dyn Device)
+    }
+
+    /// Takes the device off again; everything runs on the oracle afterwards.
+    pub fn detach(&mut self) -> Result<Option<Box<dyn Device>>> {
+        for i in 0..self.valid.len() {
+            if !self.valid[i].host {
+                self.fetch(BufferIx(i), self.plan.capacity(BufferIx(i)).min(self.host[i].len().max(1)))?;
+            }
+        }
+        self.placed.fill(false);
+        Ok(self.side.take().map(|s| s.device))
+    }
+
+    /// Replaces every instance of a node by one that writes zeros and updates nothing.
+    pub fn set_noop(&mut self, node: Option<Node>) {
+        self.noop = node;
+    }
+
+    /// What ran since the last call.
+    pub fn take_trace(&mut self) -> Vec<Ran> {
+        std::mem::take(&mut self.trace)
+    }
+
+    /// Runs a step over `tokens`; they must be as many as the step says, each within the vocabulary.
+    pub fn run(&mut self, step: &StepState, tokens: &[i32]) -> Result<()> {
+        self.set_tokens(tokens);
+        self.run_range(step, 0..self.plan.instances.len())
+    }
+
+    pub fn set_tokens(&mut self, tokens: &[i32]) {
+        self.write_host(self.plan.tokens, bytemuck::cast_slice(tokens));
+    }
+
+    /// Runs the active instances of a range; earlier ones must have run, or their results be given by `write_host`.
+    pub fn run_range(&mut self, step: &StepState, range: Range<usize>) -> Result<()> {
+        let plan = self.plan.clone();
+        if let Some(side) = &mut self.side {
+            side.device.write(side.step, 0, bytemuck::cast_slice(&step.0))?;
+        }
+        for i in range {
+            let instance = &plan.instances[i];
+            if !instance.guard.holds(step, plan.top_k) {
+                continue;
+            }
+            if self.noop.as_ref() == Some(&instance.node) {
+                self.zero_outputs(i, step)?;
+            } else if self.placed[i] && self.side.is_some() {
+                self.launch(i, step)?;
+            } else {
+                self.oracle(i, step)?;
+            }
+        }
+        self.check_trace()
+    }
+
+    fn check_trace(&mut self) -> Result<()> {
+        let Some(side) = &mut self.side else { return Ok(()) };
+        side.device.sync()?;
+        let (seen, expected) = (side.device.take_trace()?, std::mem::take(&mut side.expected));
+        if seen == expected {
+            return Ok(());
+        }
+        let at = seen.iter().zip(&expected).take_while(|(a, b)| a == b).count();
+        Err(Error::new(&TRACE, format!("launch {at} of the step is not the schedule's"))
+            .expected(format!("{:?} of {} launches", expected.get(at), expected.len()))
+            .found(format!("{:?} of {} launches", seen.get(at), seen.len())))
+    }
+
+    /// The elements of a buffer that a step uses; for caches all of them.
+    fn extent(&self, buffer: BufferIx, step: &StepState) -> usize {
+        self.plan.used(buffer, step)
+    }
+
+    /// Gives a buffer these contents.
+    pub fn write_host(&mut self, buffer: BufferIx, words: &[u32]) {
+        self.host[buffer.0].clear();
+        self.host[buffer.0].extend_from_slice(words);
+        self.valid[buffer.0] = Valid { host: true, device: false };
+    }
+
+    /// A buffer's contents in a step, as f32.
+    pub fn read(&mut self, buffer: BufferIx, step: &StepState) -> Result<&[f32]> {
+        let n = self.extent(buffer, step);
+        self.fetch(buffer, n)?;
+        Ok(bytemuck::cast_slice(&self.host[buffer.0][..n]))
+    }
+
+    /// The logits of the step's last `n_outputs` tokens, row after row.
+    pub fn logits(&mut self, step: &StepState) -> Result<&[f32]> {
+        self.read(self.plan.logits, step)
+    }
+
+    /// Makes the first `n` elements valid on the host.
+    fn fetch(&mut self, buffer: BufferIx, n: usize) -> Result<()> {
+        let (host, valid) = (&mut self.host[buffer.0], &mut self.valid[buffer.0]);
+        if host.len() < n {
+            host.resize(n, POISON);
+        }
+        if !valid.host
+            && let Some(side) = &mut self.side
+            && let Some(id) = side.buffers[buffer.0]
+        {
+            side.device.sync()?;
+            side.device.read(id, 0, bytemuck::cast_slice_mut(&mut host[..n]))?;
+        }
+        valid.host = true;
+        Ok(())
+    }
+
+    /// Makes a buffer's contents valid on the device, where it must be allocated for its worst case.
+    fn send(&mut self, buffer: BufferIx, read: bool, n: usize) -> Result<BufferId> {
+        let capacity = self.plan.capacity(buffer);
+        let (host, valid) = (&self.host[buffer.0], &mut self.valid[buffer.0]);
+        let side = self.side.as_mut().ok_or_else(|| Error::internal("no device attached"))?;
+        let id = match side.buffers[buffer.0] {
+            Some(id) => id,
+            None => {
+                let id = side.device.alloc(capacity.max(1) as u64 * Elem::BYTES as u64)?;
+                side.device.fill(id, POISON)?;
+                side.buffers[buffer.0] = Some(id);
+                id
+            }
+        };
+        if read && !valid.device {
+            let n = n.min(host.len());
+            side.device.write(id, 0, bytemuck::cast_slice(&host[..n]))?;
+            valid.device = true;
+        }
+        Ok(id)
+    }
+
+    fn weight(&mut self, name: &str) -> Result<BufferId> {
+        let model = self.model;
+        let tensor = model.tensor(name).ok_or_else(|| Error::internal(format!("no tensor {name}")))?;
+        let side = self.side.as_mut().ok_or_else(|| Error::internal("no device attached"))?;
+        let key = (tensor.bytes.as_ptr() as usize, tensor.bytes.len());
+        if let Some(id) = side.weights.get(&key) {
+            return Ok(*id);
+        }
+        let id = side.device.alloc(tensor.bytes.len() as u64)?;
+        side.device.write(id, 0, tensor.bytes)?;
+        side.weights.insert(key, id);
+        Ok(id)
+    }
+
+    fn launch(&mut self, i: usize, step: &StepState) -> Result<()> {
+        let plan = self.plan.clone();
+        let (fields, buffers) = self.fields(i, step)?;
+        let instance = &plan.instances[i];
+        let side = self.side.as_mut().ok_or_else(|| Error::internal("no device attached"))?;
+        let choice = side.schedule.choices[i].clone();
+        let choice = choice.ok_or_else(|| Error::internal(format!("{} is placed on the device without a kernel", instance.label)))?;
+        let module = side.modules[&choice.stem];
+        let mut launches = Vec::new();
+        for g in side.schedule.launches(&plan, i)? {
+            let name = format!("{}: {}", instance.label, g.entry);
+            let traced = Traced { entry: g.entry.clone(), grid: g.grid, block: g.block, shared: g.shared };
+            side.device.launch(&Launch {
+                name,
+                module,
+                entry: g.entry,
+                grid: g.grid,
+                block: g.block,
+                shared: g.shared,
+                args: fields.clone(),
+            })?;
+            side.expected.push(traced.clone());
+            launches.push(traced);
+        }
+        let placement = side.device.info().placement;
+        for (buffer, access) in buffers {
+            if access != Access::Read {
+                self.valid[buffer.0] = Valid { host: false, device: true };
+            }
+        }
+        self.trace.push(Ran { instance: i, placement, launches });
+        Ok(())
+    }
+
+    /// The argument struct of instance `i`, with everything that it reads sent to the device.
+    fn fields(&mut self, i: usize, step: &StepState) -> Result<(Vec<Field>, Vec<(BufferIx, Access)>)> {
+        let plan = self.plan.clone();
+        let instance = &plan.instances[i];
+        let contract = instance.contract();
+        let (mut fields, mut buffers) = (Vec::new(), Vec::new());
+        for (arg, buffer) in contract.args.iter().zip(&instance.args) {
+            let Some(buffer) = *buffer else {
+                fields.push(Field::Null);
+                continue;
+            };
+            let n = self.extent(buffer, step);
+            // Results that stay on the device leave the host's copy short of this step.
+            if !self.valid[buffer.0].device && arg.access != Access::Write && self.host[buffer.0].len() < n {
+                return Err(Error::internal(format!("{}: `{}` is read before it is written", instance.label, arg.name)));
+            }
+            let id = self.send(buffer, arg.access != Access::Write, n)?;
+            fields.push(Field::Pointer { buffer: id, offset: 0 });
+            buffers.push((buffer, arg.access));
+        }
+        for weight in &instance.weights {
+            fields.push(match weight {
+                None => Field::Null,
+                Some(name) => Field::Pointer { buffer: self.weight(name)?, offset: 0 },
+            });
+        }
+        let side = self.side.as_mut().ok_or_else(|| Error::internal("no device attached"))?;
+        for field in &instance.steps {
+            fields.push(Field::Pointer { buffer: side.step, offset: *field as u64 * 4 });
+        }
+        let scratch = side.schedule.scratch(&plan, i)?;
+        fields.push(if scratch == 0 {
+            Field::Null
+        } else {
+            let id = match side.scratch.get(&i) {
+                Some(id) => *id,
+                None => {
+                    let id = side.device.alloc(scratch)?;
+                    side.scratch.insert(i, id);
+                    id
+                }
+            };
+            Field::Pointer { buffer: id, offset: 0 }
+        });
+        for d in &instance.dims {
+            let d = i32::try_from(*d).map_err(|_| Error::internal(format!("{}: dimension {d}", instance.label)))?;
+            fields.push(Field::I32(d));
+        }
+        for (scalar, value) in contract.scalars.iter().zip(&instance.scalars) {
+            fields.push(match scalar.elem {
+                Elem::F32 => Field::F32(*value as f32),
+                Elem::I32 => Field::I32(*value as i32),
+            });
+        }
+        Ok((fields, buffers))
+    }
+
+    fn zero_outputs(&mut self, i: usize, step: &StepState) -> Result<()> {
+        let plan = self.plan.clone();
+        let instance = &plan.instances[i];
+        for (arg, buffer) in instance.contract().args.iter().zip(&instance.args) {
+            if let (Access::Write, Some(buffer)) = (arg.access, buffer) {
+                let n = self.extent(*buffer, step);
+                self.write_host(*buffer, &vec![0; n]);
+            }
+        }
+        Ok(())
+    }
+
+    fn oracle(&mut self, i: usize, step: &StepState) -> Result<()> {
+        let plan = self.plan.clone();
+        let instance = &plan.instances[i];
+        let contract = instance.contract();
+        // Buffers leave the table while the op borrows them, so that one can be written while others are read.
+        let mut taken: Vec<(BufferIx, Vec<u32>)> = Vec::new();
+        for (arg, buffer) in contract.args.iter().zip(&instance.args) {
+            let Some(buffer) = *buffer else { continue };
+            let n = self.extent(buffer, step);
+            if arg.access == Access::Write {
+                if self.host[buffer.0].len() < n {
+                    self.host[buffer.0].resize(n, POISON);
+                }
+            } else {
+                self.fetch(buffer, n)?;
+            }
+            if taken.iter().any(|(b, _)| *b == buffer) {
+                return Err(Error::internal(format!("{} binds one buffer twice", instance.label)));
+            }
+            taken.push((buffer, std::mem::take(&mut self.host[buffer.0])));
+        }
+        let mut storage = taken.iter_mut();
+        let mut slots = Vec::new();
+        for (arg, buffer) in contract.args.iter().zip(&instance.args) {
+            let Some(buffer) = *buffer else {
+                slots.push(Slot::Absent);
+                continue;
+            };
+            let n = plan.used(buffer, step);
+            let words = storage.next().map(|(_, w)| &mut w[..n]).ok_or_else(|| Error::internal("a buffer is missing"))?;
+            slots.push(match (arg.elem, arg.access) {
+                (Elem::F32, Access::Read) => Slot::F32(bytemuck::cast_slice(words)),
+                (Elem::I32, Access::Read) => Slot::I32(bytemuck::cast_slice(words)),
+                (Elem::F32, _) => Slot::F32Mut(bytemuck::cast_slice_mut(words)),
+                (Elem::I32, _) => Slot::I32Mut(bytemuck::cast_slice_mut(words)),
+            });
+        }
+        let weights = instance.weights.iter().map(|w| w.as_deref().map(|w| host_weight(self.model, w)).transpose());
+        let mut call = Call {
+            contract,
+            slots,
+            weights: weights.collect::<Result<_>>()?,
+            steps: instance.steps.iter().map(|f| step.get(*f)).collect(),
+            dims: instance.dims.clone(),
+            scalars: instance.scalars.clone(),
+            rounding: Rounding::None,
+        };
+        let outcome = instance.op.oracle(&mut call);
+        drop(call);
+        for (buffer, words) in taken {
+            self.host[buffer.0] = words;
+        }
+        outcome?;
+        for (arg, buffer) in contract.args.iter().zip(&instance.args) {
+            if let (true, Some(buffer)) = (arg.access != Access::Read, buffer) {
+                self.valid[buffer.0] = Valid { host: true, device: false };
+            }
+        }
+        self.trace.push(Ran { instance: i, placement: Placement::Oracle, launches: vec![] });
+        Ok(())
+    }
+}
+
+/// A tensor as the oracle reads it.
+pub fn host_weight<'m>(model: &'m Model, name: &str) -> Result<Weight<'m>> {
+    let t = model.tensor(name).ok_or_else(|| Error::internal(format!("no tensor {name}")))?;
+    Ok(Weight { dtype: t.dtype, k: t.width(), rows: t.rows(), bytes: t.bytes })
+}

@@ -1,0 +1,112 @@
+use std::io::Write;
+use std::path::PathBuf;
+
+use npyz::WriterBuilder;
+use serde_json::json;
+
+use super::{ModelArg, output};
+use crate::engine::{Session, SessionOptions, argmax};
+use crate::error::{Error, Result};
+use crate::plan::Numerics;
+
+/// Computes logits of a token sequence.
+#[derive(clap::Args)]
+pub struct Logits {
+    #[command(flatten)]
+    model: ModelArg,
+    #[command(flatten)]
+    input: Input,
+    #[arg(long, value_enum, default_value_t = Numerics::Exact)]
+    numerics: Numerics,
+    /// Logits of every position, not of the last alone
+    #[arg(long)]
+    all: bool,
+    /// Most tokens of one step; the rest follows in further chunks
+    #[arg(long, default_value_t = 2048, value_name = "N")]
+    chunk: usize,
+    /// Feed the last K tokens one by one, as decoding does
+    #[arg(long, default_value_t = 0, value_name = "K")]
+    decode_last: usize,
+    /// Where the f32 array goes: [vocab], or [n, vocab] with --all
+    #[arg(long, value_name = "FILE.npy")]
+    out: Option<PathBuf>,
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+struct Input {
+    /// Token ids, separated by commas
+    #[arg(long, value_delimiter = ',', value_name = "1,2,…")]
+    tokens: Option<Vec<u32>>,
+    /// A file of token ids, separated by commas or blanks
+    #[arg(long, value_name = "FILE")]
+    tokens_file: Option<PathBuf>,
+}
+
+impl Input {
+    fn tokens(&self) -> Result<Vec<u32>> {
+        if let Some(tokens) = &self.tokens {
+            return Ok(tokens.clone());
+        }
+        let path = self.tokens_file.as_ref().ok_or_else(|| Error::usage("no tokens were given"))?;
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        text.split(|c: char| c == ',' || c.is_whitespace() || c == '[' || c == ']')
+            .filter(|w| !w.is_empty())
+            .map(|w| w.parse().map_err(|_| Error::usage(format!("{}: `{w}` is no token id", path.display()))))
+            .collect()
+    }
+}
+
+impl Logits {
+    pub fn run(&self) -> Result<u8> {
+        let model = self.model.open()?;
+        let tokens = self.input.tokens()?;
+        if self.decode_last >= tokens.len().max(1) {
+            return Err(Error::usage("--decode-last leaves no token for the prefill").expected(format!("less than {}", tokens.len())));
+        }
+        let options = SessionOptions {
+            numerics: self.numerics,
+            chunk: self.chunk.clamp(1, tokens.len().max(1)),
+            context: tokens.len().max(1),
+            all_logits: self.all,
+        };
+        let mut session = Session::new(&model, options)?;
+        let (first, last) = tokens.split_at(tokens.len() - self.decode_last);
+        let mut logits = session.feed(first)?;
+        for token in last {
+            let next = session.feed(std::slice::from_ref(token))?;
+            if self.all { logits.extend(next) } else { logits = next }
+        }
+        let vocab = model.config.vocab;
+        if let Some(path) = &self.out {
+            let rows = (logits.len() / vocab) as u64;
+            let shape: Vec<u64> = if self.all { vec![rows, vocab as u64] } else { vec![vocab as u64] };
+            let io = |e: std::io::Error| Error::io(path, e);
+            let mut file = std::io::BufWriter::new(std::fs::File::create(path).map_err(io)?);
+            let mut npy = npyz::WriteOptions::new().default_dtype().shape(&shape).writer(&mut file).begin_nd().map_err(io)?;
+            npy.extend(logits.iter().copied()).map_err(io)?;
+            npy.finish().map_err(io)?;
+            file.flush().map_err(io)?;
+        }
+        let last = &logits[logits.len() - vocab..];
+        let best = argmax(last);
+        if self.json {
+            output::json("assay.logits/1", json!({
+                "numerics": self.numerics, "placement": "oracle", "tokens": tokens.len(), "argmax": best,
+                "out": self.out, "finite": last.iter().all(|v| v.is_finite()),
+            }))?;
+        } else {
+            let best = best.map_or("none: there are NaNs".into(), |b| format!("{b} ({})", last[b]));
+            output::println(format_args!(
+                "{} tokens on the oracle, {} numerics; argmax of the last position: {best}",
+                tokens.len(), self.numerics.name()
+            ))?;
+            if self.out.is_none() {
+                output::println("nothing written: give --out FILE.npy to keep the array")?;
+            }
+        }
+        Ok(0)
+    }
+}

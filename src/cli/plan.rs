@@ -1,0 +1,65 @@
+use serde_json::json;
+
+use super::{ModelArg, output};
+use crate::error::Result;
+use crate::plan::{self, Numerics, PlanOptions};
+
+/// Shows the ordered op instances of a prefill or a decode step.
+#[derive(clap::Args)]
+pub struct Plan {
+    #[command(flatten)]
+    model: ModelArg,
+    /// Tokens of the prefill
+    #[arg(long, default_value_t = 512, value_name = "N")]
+    prompt_len: usize,
+    /// One token behind the prompt instead of the prompt
+    #[arg(long)]
+    decode: bool,
+    #[arg(long, value_enum, default_value_t = Numerics::Ds4)]
+    numerics: Numerics,
+    #[arg(long)]
+    json: bool,
+}
+
+impl Plan {
+    pub fn run(&self) -> Result<u8> {
+        let model = self.model.open()?;
+        let n = self.prompt_len;
+        let options = PlanOptions { numerics: self.numerics, max_tokens: n, max_outputs: 1, context: n + 1 };
+        let plan = plan::Plan::build(&model, options)?;
+        let step = if self.decode { plan.step(1, n, 1)? } else { plan.step(n, 0, 1)? };
+        let active: Vec<_> = plan.active(&step).collect();
+        if self.json {
+            let ops: Vec<_> = active.iter().map(|(i, instance)| json!({
+                "index": i,
+                "label": instance.label,
+                "node": instance.node.to_string(),
+                "layer": instance.layer,
+                "weights": instance.weights,
+                "dims": instance.contract().dims.iter().zip(&instance.dims).map(|(n, d)| ((*n).to_string(), json!(d))).collect::<serde_json::Map<_, _>>(),
+                "guard": instance.guard,
+            })).collect();
+            output::json(
+                "assay.plan/1",
+                json!({ "numerics": self.numerics, "tokens": if self.decode { 1 } else { n }, "position": if self.decode { n } else { 0 }, "instances": ops }),
+            )?;
+            return Ok(0);
+        }
+        let what = if self.decode { format!("decode of 1 token at position {n}") } else { format!("prefill of {n} tokens") };
+        output::println(format_args!(
+            "{what}, {} numerics: {} op instances of {} nodes\n",
+            self.numerics.name(),
+            active.len(),
+            active.iter().map(|(_, i)| &i.node).collect::<std::collections::BTreeSet<_>>().len(),
+        ))?;
+        let mut table = output::table(&["#", "instance", "node", "dims", "weights"]);
+        for (i, instance) in active {
+            let c = instance.contract();
+            let dims: Vec<_> = c.dims.iter().zip(&instance.dims).map(|(n, d)| format!("{n}={d}")).collect();
+            let weights: Vec<_> = instance.weights.iter().flatten().cloned().collect();
+            table.add_row([i.to_string(), instance.label.clone(), instance.node.to_string(), dims.join(" "), weights.join(" ")]);
+        }
+        output::println(table)?;
+        Ok(0)
+    }
+}

@@ -1,0 +1,71 @@
+//! The workbench that a command works in: the folder with `assay.toml`.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+
+crate::codes! {
+    WORKBENCH_MISSING: "workbench-missing", CouldNotRun, "assay works inside a workbench: a folder with assay.toml, kernels/ and \
+        state/. A clone of the repository is one; `-C DIR` names another. Commands that only read a model work anywhere with -m.";
+    WORKBENCH_CONFIG: "workbench-config", CouldNotRun, "assay.toml is not what docs/design.md describes.";
+}
+
+/// `assay.toml`. Nothing in it is trusted: it names what the tree proposes.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Path of the model, relative to the workbench.
+    pub model: PathBuf,
+    /// Architectures that kernels are built for.
+    #[serde(default)]
+    pub architectures: Vec<String>,
+    /// Public keys whose evidence this tree proposes to believe.
+    #[serde(default)]
+    pub verifiers: Vec<String>,
+    /// Names of remote runners; their commands stand in the user's own configuration.
+    #[serde(default)]
+    pub runners: Vec<String>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Workbench {
+    pub root: PathBuf,
+    pub settings: Settings,
+}
+
+impl Workbench {
+    pub const FILE: &str = "assay.toml";
+
+    /// The workbench that holds `start`: the nearest folder upwards with an `assay.toml`.
+    pub fn find(start: &Path) -> Result<Workbench> {
+        let start = start.canonicalize().map_err(|e| Error::io(start, e))?;
+        let root = start.ancestors().find(|d| d.join(Self::FILE).is_file()).ok_or_else(|| {
+            Error::new(&WORKBENCH_MISSING, format!("no assay.toml in {} or above it", start.display()))
+                .expected("a workbench: a clone of the assay repository, for instance")
+                .hint("cd into a clone of the repository, or name one with -C DIR")
+        })?;
+        Workbench::open(root)
+    }
+
+    pub fn open(root: &Path) -> Result<Workbench> {
+        let path = root.join(Self::FILE);
+        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+        let settings = toml::from_str(&text)
+            .map_err(|e| Error::new(&WORKBENCH_CONFIG, format!("{}: {}", path.display(), e.message())))?;
+        Ok(Workbench { root: root.into(), settings })
+    }
+
+    pub fn kernels(&self) -> PathBuf {
+        self.root.join("kernels")
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.root.join("state")
+    }
+
+    pub fn model(&self) -> PathBuf {
+        self.root.join(&self.settings.model)
+    }
+}
