@@ -1,7 +1,7 @@
 //! What the three attention ops share: one joint softmax with a sink over window rows and compressed rows
 //! (docs/model.md §12).
 
-use super::math;
+use super::{Draft, math};
 
 /// Output of one head: `o[d] = Σ_j exp(s_j − m)·kv_j / (exp(sink − m) + Σ_j exp(s_j − m))`, s_j = q·kv_j·scale.
 ///
@@ -37,4 +37,17 @@ pub(super) fn window<'r>(
     window: usize,
 ) -> impl Iterator<Item = &'r [f32]> + Clone {
     ((position + 1).saturating_sub(window)..position + 1).map(move |q| &ring[q % cap * d..][..d])
+}
+
+/// Sizes of an attention case: a ring that holds step and window, and a position from which compressed rows are seen.
+pub(super) fn size(d: &mut Draft<'_>) {
+    let (tokens, window, rows, ratio) = (d.tokens, d.dim("window"), d.dim("C"), d.dim("ratio"));
+    let most = if ratio == 0 { 600 } else { (rows * ratio).saturating_sub(tokens).min(4 * rows.max(150)) };
+    let pos0 = d.position(most);
+    if ratio > 0 {
+        d.set_dim("C", rows.max((pos0 + tokens) / ratio + 1));
+    }
+    d.set_dim("cap", (tokens + window).next_multiple_of(256));
+    let scale = 1.0 / (d.dim("D") as f64).sqrt();
+    d.set_scalar("scale", scale);
 }

@@ -1,7 +1,7 @@
 use rayon::prelude::*;
 
 use super::contract::*;
-use super::{Call, Op, attention, math};
+use super::{Call, Draft, Op, attention, math};
 use crate::error::Result;
 
 static CONTRACT: Contract = Contract {
@@ -53,5 +53,36 @@ impl Op for AttentionIndexed {
             attention::head(&q[i * d..][..d], rows, sinks[i % h], scale, o);
         });
         Ok(())
+    }
+
+    fn presets(&self) -> &'static [&'static [i64]] {
+        &[&[1, 512, 256, 560, 8, 8, 4], &[4, 512, 256, 80, 32, 128, 4], &[3, 512, 256, 60, 8, 128, 4], &[64, 512, 256, 700, 512, 128, 4]]
+    }
+
+    fn size(&self, d: &mut Draft<'_>) {
+        attention::size(d);
+    }
+
+    fn fill(&self, d: &mut Draft<'_>) {
+        let (k, c, pos0) = (d.dim("k"), d.dim("C"), d.case.symbol("pos0").unwrap_or(0) as usize);
+        let mut ids = Vec::new();
+        for t in 0..d.tokens {
+            // Distinct ascending rows: an arithmetic walk with a random start and stride, then padding.
+            let visible = ((pos0 + t + 1) / 4).min(c);
+            let n = k.min(visible);
+            let mut chosen: Vec<i32> = Vec::new();
+            if n > 0 {
+                let (start, room) = (d.draw.below(visible - n + 1), visible - n);
+                let stride = 1 + if n > 1 { d.draw.below((room - start) / (n - 1) + 1) } else { 0 };
+                chosen.extend((0..n).map(|i| (start + i * stride) as i32));
+            }
+            chosen.resize(k, -1);
+            ids.extend(chosen);
+        }
+        d.i32("ids").copy_from_slice(&ids);
+    }
+
+    fn macs(&self, dims: &[i64], tokens: usize) -> u64 {
+        (2 * dims[0] * dims[1] * (dims[5] + dims[4])) as u64 * tokens as u64
     }
 }

@@ -1,7 +1,7 @@
 use rayon::prelude::*;
 
 use super::contract::*;
-use super::{Call, Op, attention, math};
+use super::{Call, Draft, Op, attention, math};
 use crate::error::Result;
 
 static CONTRACT: Contract = Contract {
@@ -54,5 +54,18 @@ impl Op for AttentionMixed {
             attention::head(&q[i * d..][..d], rows, sinks[i % h], scale, o);
         });
         Ok(())
+    }
+
+    fn presets(&self) -> &'static [&'static [i64]] {
+        &[&[1, 512, 256, 24, 8, 128], &[4, 512, 256, 40, 128, 4], &[6, 512, 256, 100, 128, 4], &[4, 512, 256, 9, 128, 128],
+          &[64, 512, 256, 520, 128, 4], &[64, 512, 256, 40, 128, 128]]
+    }
+
+    fn size(&self, d: &mut Draft<'_>) {
+        attention::size(d);
+    }
+
+    fn macs(&self, dims: &[i64], tokens: usize) -> u64 {
+        (2 * dims[0] * dims[1] * (dims[4] + dims[3])) as u64 * tokens as u64
     }
 }

@@ -1,8 +1,9 @@
 use rayon::prelude::*;
 
 use super::contract::*;
-use super::rope_tail::Turn;
-use super::{Call, Op, math};
+use super::compressor_state::EMPTY_SCORE;
+use super::rope_tail::{Turn, drawn_frequencies};
+use super::{Call, Draft, Op, math};
 use crate::error::Result;
 use crate::model::quant::DType;
 
@@ -97,5 +98,37 @@ impl Op for CompressorPrefill {
             Turn::at(first, inv_freq, false).apply(&mut row[d - p..]);
         });
         Ok(())
+    }
+
+    fn presets(&self) -> &'static [&'static [i64]] {
+        &[&[512, 2, 64, 4], &[512, 1, 64, 128], &[128, 2, 64, 4]]
+    }
+
+    fn size(&self, d: &mut Draft<'_>) {
+        let (tokens, ratio) = (d.tokens, d.dim("ratio"));
+        let mut pos0 = d.position(3 * ratio);
+        if (pos0 + tokens) / ratio == pos0 / ratio {
+            // Too short to complete a window from there: end on one.
+            pos0 = (pos0 / ratio + 1) * ratio - tokens;
+            d.set_step("pos0", pos0);
+        }
+        d.set_step("R", (pos0 + tokens) / ratio - pos0 / ratio);
+    }
+
+    fn fill(&self, d: &mut Draft<'_>) {
+        let table = drawn_frequencies(d);
+        d.f32("inv_freq").copy_from_slice(&table);
+        // Gates differ by several units in trained files, so that pooling is far from an average.
+        d.f32("g").iter_mut().for_each(|v| *v *= 3.0);
+        d.f32("state_s").iter_mut().for_each(|v| *v *= 3.0);
+        if d.dim("C") == 2 && (d.case.symbol("pos0").unwrap_or(0) as usize) < d.dim("ratio") {
+            let half = d.f32("state_s").len() / 2;
+            d.f32("state_s")[..half].fill(EMPTY_SCORE);
+            d.f32("state_k")[..half].fill(0.0);
+        }
+    }
+
+    fn tokenwise(&self) -> bool {
+        false
     }
 }

@@ -1,5 +1,5 @@
 use super::contract::*;
-use super::{Call, Op};
+use super::{Call, Draft, Op};
 use crate::error::Result;
 use crate::model::quant::DType;
 
@@ -81,5 +81,18 @@ impl Op for CompressorState {
             }
         }
         Ok(())
+    }
+
+    fn presets(&self) -> &'static [&'static [i64]] {
+        &[&[512, 2, 4], &[512, 1, 128], &[128, 2, 4]]
+    }
+
+    fn size(&self, d: &mut Draft<'_>) {
+        let ratio = d.dim("ratio");
+        d.position(3 * ratio);
+    }
+
+    fn tokenwise(&self) -> bool {
+        false
     }
 }

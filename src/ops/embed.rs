@@ -1,5 +1,5 @@
 use super::contract::*;
-use super::{Call, Op};
+use super::{Call, Draft, Op};
 use crate::error::Result;
 
 static CONTRACT: Contract = Contract {
@@ -38,5 +38,15 @@ impl Op for Embed {
             }
         }
         Ok(())
+    }
+
+    fn presets(&self) -> &'static [&'static [i64]] {
+        &[&[256, 4, 97], &[512, 4, 4099], &[768, 4, 31], &[4096, 4, 33]]
+    }
+
+    fn fill(&self, d: &mut Draft<'_>) {
+        let vocab = d.dim("V");
+        let ids: Vec<i32> = (0..d.tokens).map(|_| d.draw.below(vocab) as i32).collect();
+        d.i32("ids").copy_from_slice(&ids);
     }
 }

@@ -1,5 +1,5 @@
 use super::contract::*;
-use super::{Call, Op};
+use super::{Call, Draft, Op};
 use crate::error::Result;
 
 static CONTRACT: Contract = Contract {
@@ -38,6 +38,25 @@ impl Op for Fp8KvRoundTrip {
             }
         }
         Ok(())
+    }
+
+    fn presets(&self) -> &'static [&'static [i64]] {
+        &[&[512, 64]]
+    }
+
+    /// Blocks of every magnitude, all-zero ones, and values half-way between two codes.
+    fn fill(&self, d: &mut Draft<'_>) {
+        let mut factors = Vec::new();
+        for _ in 0..d.f32("x").len() / BLOCK {
+            factors.push(d.draw.pick(&[1.0, 1.0, 3e-6, 1e-4, 37.0, 6e4, 0.0]));
+        }
+        let mut on_grid = vec![0u8; factors.len()];
+        d.draw.bytes(&mut on_grid);
+        for ((block, factor), grid) in d.f32("x").chunks_exact_mut(BLOCK).zip(factors).zip(on_grid) {
+            for v in block.iter_mut() {
+                *v = if grid < 64 { (*v * 64.0).round() / 64.0 * factor } else { *v * factor };
+            }
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 use super::contract::*;
 use super::fp8_kv_round_trip::power_of_two_at_least;
-use super::{Call, Op};
+use super::{Call, Draft, Op};
 use crate::error::Result;
 
 static CONTRACT: Contract = Contract {
@@ -40,6 +40,21 @@ impl Op for HadamardFp4RoundTrip {
             }
         }
         Ok(())
+    }
+
+    fn presets(&self) -> &'static [&'static [i64]] {
+        &[&[1, 128], &[8, 128], &[64, 128]]
+    }
+
+    fn fill(&self, d: &mut Draft<'_>) {
+        let width = d.dim("D");
+        let mut factors = Vec::new();
+        for _ in 0..d.f32("x").len() / width {
+            factors.push(d.draw.pick(&[1.0, 1.0, 3e-6, 0.1, 37.0, 6e4, 0.0]));
+        }
+        for (row, factor) in d.f32("x").chunks_exact_mut(width).zip(factors) {
+            row.iter_mut().for_each(|v| *v *= factor);
+        }
     }
 }
 

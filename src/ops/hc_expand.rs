@@ -53,4 +53,8 @@ impl Op for HcExpand {
         });
         Ok(())
     }
+
+    fn presets(&self) -> &'static [&'static [i64]] {
+        &[&[4, 256], &[4, 768], &[4, 4096]]
+    }
 }

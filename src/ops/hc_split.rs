@@ -49,6 +49,10 @@ impl Op for HcSplit {
         }
         Ok(())
     }
+
+    fn presets(&self) -> &'static [&'static [i64]] {
+        &[&[4]]
+    }
 }
 
 /// Softmax of each row plus eps, then columns; rows and columns again `iterations − 1` times. The last step is a

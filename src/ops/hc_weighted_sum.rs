@@ -42,4 +42,8 @@ impl Op for HcWeightedSum {
         });
         Ok(())
     }
+
+    fn presets(&self) -> &'static [&'static [i64]] {
+        &[&[4, 256, 24], &[4, 512, 4], &[4, 768, 24], &[4, 4096, 24], &[4, 4096, 4]]
+    }
 }

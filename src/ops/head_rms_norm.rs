@@ -34,4 +34,8 @@ impl Op for HeadRmsNorm {
         });
         Ok(())
     }
+
+    fn presets(&self) -> &'static [&'static [i64]] {
+        &[&[2, 512], &[5, 512], &[64, 512]]
+    }
 }

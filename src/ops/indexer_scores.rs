@@ -1,7 +1,7 @@
 use rayon::prelude::*;
 
 use super::contract::*;
-use super::{Call, Op, math};
+use super::{Call, Draft, Op, math};
 use crate::error::Result;
 
 static CONTRACT: Contract = Contract {
@@ -56,5 +56,19 @@ impl Op for IndexerScores {
             }
         });
         Ok(())
+    }
+
+    fn presets(&self) -> &'static [&'static [i64]] {
+        &[&[1, 128, 24], &[3, 128, 57], &[8, 128, 300], &[64, 128, 64], &[64, 128, 1100]]
+    }
+
+    fn size(&self, d: &mut Draft<'_>) {
+        let (h, width, c) = (d.dim("H"), d.dim("D"), d.dim("C"));
+        d.position(4 * c);
+        d.set_scalar("scale", 1.0 / ((width * h) as f64).sqrt());
+    }
+
+    fn macs(&self, dims: &[i64], tokens: usize) -> u64 {
+        (dims[0] * dims[1] * dims[2]) as u64 * tokens as u64
     }
 }

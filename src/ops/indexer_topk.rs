@@ -1,7 +1,7 @@
 use rayon::prelude::*;
 
 use super::contract::*;
-use super::{Call, Op};
+use super::{Call, Draft, Op};
 use crate::error::Result;
 
 static CONTRACT: Contract = Contract {
@@ -48,5 +48,35 @@ impl Op for IndexerTopk {
             }
         });
         Ok(())
+    }
+
+    fn presets(&self) -> &'static [&'static [i64]] {
+        &[&[40, 8], &[300, 32], &[700, 512], &[2100, 512], &[20, 32], &[65538, 512]]
+    }
+
+    fn size(&self, d: &mut Draft<'_>) {
+        let c = d.dim("C");
+        d.position(4 * c);
+    }
+
+    /// As the scorer leaves them: a quarter exactly 0, further ties, −inf where nothing is visible yet.
+    fn fill(&self, d: &mut Draft<'_>) {
+        let (c, pos0) = (d.dim("C"), d.case.symbol("pos0").unwrap_or(0) as usize);
+        let coarse = d.draw.below(2) == 0;
+        for (t, row) in d.f32("s").chunks_exact_mut(c).enumerate() {
+            let visible = ((pos0 + t + 1) / 4).min(c);
+            for (w, v) in row.iter_mut().enumerate() {
+                *v = match () {
+                    () if w >= visible => f32::NEG_INFINITY,
+                    () if *v < -0.7 => 0.0,
+                    () if coarse => (*v * 8.0).round() / 8.0,
+                    () => *v,
+                };
+            }
+        }
+    }
+
+    fn macs(&self, dims: &[i64], tokens: usize) -> u64 {
+        (dims[0] * 32) as u64 * tokens as u64
     }
 }

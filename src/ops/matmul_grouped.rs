@@ -38,4 +38,12 @@ impl Op for MatmulGrouped {
         }
         Ok(())
     }
+
+    fn presets(&self) -> &'static [&'static [i64]] {
+        &[&[2, 512, 24], &[2, 1024, 40], &[3, 512, 65], &[8, 4096, 16], &[8, 4096, 1024]]
+    }
+
+    fn macs(&self, dims: &[i64], tokens: usize) -> u64 {
+        (dims[0] * dims[1] * dims[2]) as u64 * tokens as u64
+    }
 }

@@ -9,6 +9,7 @@ mod attention_indexed;
 mod attention_mixed;
 mod attention_raw;
 mod call;
+pub mod cases;
 pub mod compressor_prefill;
 pub mod compressor_state;
 pub mod contract;
@@ -41,6 +42,7 @@ mod swiglu;
 mod take_rows;
 
 pub use call::{Call, Slot, Weight};
+pub use cases::Draft;
 pub use contract::{Access, Comparison, Contract, Elem, Rounding};
 pub use node::Node;
 
@@ -52,6 +54,26 @@ pub trait Op: Sync {
 
     /// Computes the op in host memory, with the operands rounded as `call.rounding` says.
     fn oracle(&self, call: &mut Call<'_>) -> Result<()>;
+
+    /// Sizes to test at besides an opened model's: dims in the contract's order, the cheapest first. Among them are
+    /// Flash's own and rows of 256, 512, 768 and 4096 elements.
+    fn presets(&self) -> &'static [&'static [i64]];
+
+    /// Sets the steps, free dims and scalars of a case whose dims and tokens are given.
+    fn size(&self, _draft: &mut Draft<'_>) {}
+
+    /// Replaces what must not be noise: ids, tables, magnitudes.
+    fn fill(&self, _draft: &mut Draft<'_>) {}
+
+    /// Multiply-adds of a case, so that the emulator gets no more than it can do in time.
+    fn macs(&self, dims: &[i64], tokens: usize) -> u64 {
+        dims.iter().filter(|d| **d > 0).product::<i64>() as u64 * tokens as u64
+    }
+
+    /// Whether every token's outputs follow from its own inputs, so that a sample of tokens can be recomputed alone.
+    fn tokenwise(&self) -> bool {
+        true
+    }
 }
 
 /// Every op, in the order of a prefill.

@@ -1,7 +1,7 @@
 use rayon::prelude::*;
 
 use super::contract::*;
-use super::{Call, Op, math};
+use super::{Call, Draft, Op, math, router};
 use crate::error::Result;
 
 static CONTRACT: Contract = Contract {
@@ -59,5 +59,18 @@ impl Op for MoeDown {
             }
         });
         Ok(())
+    }
+
+    fn presets(&self) -> &'static [&'static [i64]] {
+        &[&[256, 9, 4, 2], &[512, 40, 8, 3], &[256, 33, 16, 6], &[768, 24, 8, 3], &[2048, 96, 2, 2], &[4096, 64, 2, 2], &[2048, 4096, 8, 6]]
+    }
+
+    fn fill(&self, d: &mut Draft<'_>) {
+        let sel = router::drawn_experts(d, d.tokens);
+        d.i32("sel").copy_from_slice(&sel);
+    }
+
+    fn macs(&self, dims: &[i64], tokens: usize) -> u64 {
+        (dims[0] * dims[1] * dims[3]) as u64 * tokens as u64
     }
 }

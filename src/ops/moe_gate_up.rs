@@ -1,7 +1,7 @@
 use rayon::prelude::*;
 
 use super::contract::*;
-use super::{Call, Op, math, swiglu};
+use super::{Call, Draft, Op, math, router, swiglu};
 use crate::error::Result;
 
 static CONTRACT: Contract = Contract {
@@ -64,5 +64,25 @@ impl Op for MoeGateUp {
             }
         }
         Ok(())
+    }
+
+    fn presets(&self) -> &'static [&'static [i64]] {
+        &[&[256, 9, 4, 2], &[512, 40, 8, 3], &[256, 33, 16, 6], &[768, 24, 8, 3], &[4096, 64, 2, 2], &[4096, 2048, 8, 6]]
+    }
+
+    fn size(&self, d: &mut Draft<'_>) {
+        // Small enough to act on noise, or Flash's own.
+        let clamp = d.draw.pick(&[10.0, 0.7]);
+        d.set_scalar("clamp", clamp);
+    }
+
+    fn fill(&self, d: &mut Draft<'_>) {
+        let sel = router::drawn_experts(d, d.tokens);
+        d.i32("sel").copy_from_slice(&sel);
+        d.f32("w").iter_mut().for_each(|v| *v = 0.1 + v.abs());
+    }
+
+    fn macs(&self, dims: &[i64], tokens: usize) -> u64 {
+        (2 * dims[0] * dims[1] * dims[3]) as u64 * tokens as u64
     }
 }

@@ -34,4 +34,8 @@ impl Op for OutputHcWeights {
         }
         Ok(())
     }
+
+    fn presets(&self) -> &'static [&'static [i64]] {
+        &[&[4]]
+    }
 }

@@ -45,4 +45,8 @@ impl Op for RmsNorm {
         });
         Ok(())
     }
+
+    fn presets(&self) -> &'static [&'static [i64]] {
+        &[&[256], &[512], &[768], &[1024], &[4096], &[16384], &[100]]
+    }
 }

@@ -1,7 +1,7 @@
 use rayon::prelude::*;
 
 use super::contract::*;
-use super::{Call, Op};
+use super::{Call, Draft, Op};
 use crate::error::Result;
 
 static CONTRACT: Contract = Contract {
@@ -42,6 +42,22 @@ impl Op for RopeTail {
             }
         });
         Ok(())
+    }
+
+    fn presets(&self) -> &'static [&'static [i64]] {
+        &[&[1, 512, 64], &[3, 512, 64], &[8, 128, 64], &[64, 128, 64], &[64, 512, 64]]
+    }
+
+    fn size(&self, d: &mut Draft<'_>) {
+        let most = d.draw.pick(&[100, 5_000, 1_000_000]);
+        d.position(most);
+        let inverse = d.draw.below(2);
+        d.set_scalar("inverse", inverse as f64);
+    }
+
+    fn fill(&self, d: &mut Draft<'_>) {
+        let table = drawn_frequencies(d);
+        d.f32("inv_freq").copy_from_slice(&table);
     }
 }
 
@@ -87,6 +103,13 @@ pub fn inverse_frequencies(dims: usize, base: f64, yarn: Option<Yarn>) -> Vec<f3
             }) as f32
         })
         .collect()
+}
+
+/// One of the two tables that models have, for a case.
+pub(super) fn drawn_frequencies(d: &mut Draft<'_>) -> Vec<f32> {
+    let yarn = Yarn { factor: 16.0, original_context: 65536.0, beta_fast: 32.0, beta_slow: 1.0 };
+    let (base, yarn) = d.draw.pick(&[(10_000.0, None), (160_000.0, Some(yarn))]);
+    inverse_frequencies(d.dim("P"), base, yarn)
 }
 
 /// YaRN's blend: fast pairs keep their frequency, slow ones are divided by `factor` (docs/model.md §9).

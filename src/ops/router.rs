@@ -1,6 +1,6 @@
 //! What the two routers share: the score and the normalised weights (docs/model.md §13).
 
-use super::Call;
+use super::{Call, Draft};
 use crate::error::Result;
 
 /// sqrt(softplus(x)); past 20 softplus is x itself.
@@ -33,4 +33,19 @@ impl Weigh {
             *out = p / sum * self.scale;
         }
     }
+}
+
+/// `rows` lists of U distinct experts below E, for a case.
+pub(super) fn drawn_experts(d: &mut Draft<'_>, rows: usize) -> Vec<i32> {
+    let (e, u) = (d.dim("E"), d.dim("U"));
+    let mut out = Vec::with_capacity(rows * u);
+    for _ in 0..rows {
+        let mut pool: Vec<i32> = (0..e as i32).collect();
+        for i in 0..u.min(e) {
+            let j = d.draw.between(i, e - 1);
+            pool.swap(i, j);
+            out.push(pool[i]);
+        }
+    }
+    out
 }

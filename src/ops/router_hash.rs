@@ -1,5 +1,5 @@
 use super::contract::*;
-use super::{Call, Op, router};
+use super::{Call, Draft, Op, router};
 use crate::error::Result;
 use crate::model::quant::DType;
 
@@ -51,5 +51,26 @@ impl Op for RouterHash {
             weigh.write(sel.iter().map(|s| router::score(logits[token * e + *s as usize])), &mut w[token * u..][..u]);
         }
         Ok(())
+    }
+
+    fn presets(&self) -> &'static [&'static [i64]] {
+        &[&[8, 3, 131], &[16, 6, 513], &[256, 6, 1031]]
+    }
+
+    fn size(&self, d: &mut Draft<'_>) {
+        d.set_scalar("scale", 1.5);
+    }
+
+    fn fill(&self, d: &mut Draft<'_>) {
+        let vocab = d.dim("V");
+        let ids: Vec<i32> = (0..d.tokens).map(|_| d.draw.below(vocab) as i32).collect();
+        d.i32("ids").copy_from_slice(&ids);
+        d.f32("logits").iter_mut().for_each(|v| *v *= 3.0);
+        if !d.real {
+            let experts = router::drawn_experts(d, vocab);
+            if let Some(table) = &mut d.case.weights[0] {
+                table.bytes.copy_from_slice(bytemuck::cast_slice(&experts));
+            }
+        }
     }
 }

@@ -1,5 +1,5 @@
 use super::contract::*;
-use super::{Call, Op, router};
+use super::{Call, Draft, Op, router};
 use crate::error::Result;
 
 static CONTRACT: Contract = Contract {
@@ -50,5 +50,17 @@ impl Op for RouterTopk {
             weigh.write(order.iter().map(|i| p[*i]), &mut w[token * u..][..u]);
         }
         Ok(())
+    }
+
+    fn presets(&self) -> &'static [&'static [i64]] {
+        &[&[8, 3], &[16, 6], &[256, 6], &[32, 4]]
+    }
+
+    fn size(&self, d: &mut Draft<'_>) {
+        d.set_scalar("scale", 1.5);
+    }
+
+    fn fill(&self, d: &mut Draft<'_>) {
+        d.f32("logits").iter_mut().for_each(|v| *v *= 3.0);
     }
 }

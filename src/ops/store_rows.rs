@@ -1,7 +1,7 @@
 use half::f16;
 
 use super::contract::*;
-use super::{Call, Op};
+use super::{Call, Draft, Op};
 use crate::error::Result;
 
 static CONTRACT: Contract = Contract {
@@ -42,5 +42,22 @@ impl Op for StoreRows {
             }
         }
         Ok(())
+    }
+
+    fn presets(&self) -> &'static [&'static [i64]] {
+        &[&[512, 2304], &[512, 256], &[128, 64], &[512, 3]]
+    }
+
+    fn size(&self, d: &mut Draft<'_>) {
+        let (cap, round) = (d.dim("cap"), d.draw.below(2));
+        let row0 = d.draw.below(3 * cap);
+        d.set_step("row0", row0);
+        d.set_scalar("round_f16", round as f64);
+        // A cache keeps the last `cap` rows; how a longer step overwrites itself is nobody's contract but ours.
+        d.set_dim("cap", cap.max(d.tokens));
+    }
+
+    fn tokenwise(&self) -> bool {
+        false
     }
 }

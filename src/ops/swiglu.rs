@@ -1,5 +1,5 @@
 use super::contract::*;
-use super::{Call, Op, math};
+use super::{Call, Draft, Op, math};
 use crate::error::Result;
 
 static CONTRACT: Contract = Contract {
@@ -36,6 +36,20 @@ impl Op for Swiglu {
             h[i] = activate(g[i], u[i], clamp);
         }
         Ok(())
+    }
+
+    fn presets(&self) -> &'static [&'static [i64]] {
+        &[&[256], &[512], &[768], &[2048], &[101]]
+    }
+
+    fn size(&self, d: &mut Draft<'_>) {
+        let clamp = d.draw.pick(&[10.0, 0.7]);
+        d.set_scalar("clamp", clamp);
+    }
+
+    fn fill(&self, d: &mut Draft<'_>) {
+        d.f32("g").iter_mut().for_each(|v| *v *= 6.0);
+        d.f32("u").iter_mut().for_each(|v| *v *= 6.0);
     }
 }
 

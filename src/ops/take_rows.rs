@@ -1,5 +1,5 @@
 use super::contract::*;
-use super::{Call, Op};
+use super::{Call, Draft, Op};
 use crate::error::Result;
 
 static CONTRACT: Contract = Contract {
@@ -29,5 +29,18 @@ impl Op for TakeRows {
         let x = call.f32("x")?;
         call.f32_mut("y")?[..r * d].copy_from_slice(&x[(t - r) * d..t * d]);
         Ok(())
+    }
+
+    fn presets(&self) -> &'static [&'static [i64]] {
+        &[&[1024], &[2048], &[16384]]
+    }
+
+    fn size(&self, d: &mut Draft<'_>) {
+        let rows = d.draw.between(1, d.tokens);
+        d.set_step("R", rows);
+    }
+
+    fn tokenwise(&self) -> bool {
+        false
     }
 }

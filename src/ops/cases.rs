@@ -1,0 +1,447 @@
+//! Test cases of ops: inputs drawn from a seed, at the sizes that an op lists and at those of an opened model.
+//!
+//! A case is content: its arrays follow from seed, op, sizes and types by integer arithmetic alone, so that a verdict
+//! can be replayed on any machine.
+
+use half::f16;
+
+use super::contract::{Access, Arg, Contract, Elem, Rounding};
+use super::expr::Expr;
+use super::{Call, Op, Slot, Weight};
+use crate::error::{Error, Result};
+use crate::model::quant::DType;
+
+/// A stream of numbers from a seed.
+pub struct Draw(blake3::OutputReader);
+
+impl Draw {
+    /// An independent stream for every label.
+    pub fn new(seed: &[u8; 32], label: &str) -> Draw {
+        Draw(blake3::Hasher::new_keyed(seed).update(label.as_bytes()).finalize_xof())
+    }
+
+    pub fn bytes(&mut self, out: &mut [u8]) {
+        self.0.fill(out);
+    }
+
+    pub fn u32(&mut self) -> u32 {
+        let mut b = [0; 4];
+        self.bytes(&mut b);
+        u32::from_le_bytes(b)
+    }
+
+    /// Uniform in `0..n`; n must not be 0.
+    pub fn below(&mut self, n: usize) -> usize {
+        (u64::from(self.u32()) * n as u64 >> 32) as usize
+    }
+
+    pub fn between(&mut self, low: usize, high: usize) -> usize {
+        low + self.below(high - low + 1)
+    }
+
+    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[self.below(from.len())]
+    }
+
+    /// Uniform in [0, 1).
+    pub fn unit(&mut self) -> f32 {
+        (self.u32() >> 8) as f32 / (1 << 24) as f32
+    }
+
+    /// Nearly normal with variance 1: a sum of uniforms, since a logarithm's last bit differs between machines.
+    pub fn fill_noise(&mut self, out: &mut [f32]) {
+        let mut bytes = [0u8; 4096];
+        for chunk in out.chunks_mut(512) {
+            self.bytes(&mut bytes);
+            for (v, b) in chunk.iter_mut().zip(bytes.chunks_exact(8)) {
+                // Eight bytes: mean 8·127.5, variance 8·(256² − 1)/12.
+                let sum: i32 = b.iter().map(|x| i32::from(*x)).sum();
+                *v = (sum - 1020) as f32 * (1.0 / 209.022);
+            }
+        }
+    }
+}
+
+/// Contents of an activation argument.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Values {
+    F32(Vec<f32>),
+    I32(Vec<i32>),
+}
+
+impl Values {
+    pub fn len(&self) -> usize {
+        match self {
+            Values::F32(v) => v.len(),
+            Values::I32(v) => v.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Values::F32(v) => bytemuck::cast_slice(v),
+            Values::I32(v) => bytemuck::cast_slice(v),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct OwnedWeight {
+    pub dtype: DType,
+    pub k: usize,
+    pub rows: usize,
+    pub bytes: Vec<u8>,
+}
+
+impl OwnedWeight {
+    pub fn view(&self) -> Weight<'_> {
+        Weight { dtype: self.dtype, k: self.k, rows: self.rows, bytes: &self.bytes }
+    }
+}
+
+/// What the blocks of synthetic weights look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blocks {
+    /// Scales around the ones of trained files.
+    Usual,
+    /// Every scale is a subnormal f16.
+    Subnormal,
+    /// Every scale is near the largest f16.
+    Large,
+}
+
+/// One invocation of an op with everything that it reads.
+#[derive(Clone)]
+pub struct Case {
+    pub label: String,
+    pub op: &'static dyn Op,
+    pub dims: Vec<i64>,
+    pub steps: Vec<i32>,
+    pub scalars: Vec<f64>,
+    /// In the contract's order; `Write` arguments hold zeros of the right length, `None` is an absent optional one.
+    pub args: Vec<Option<Values>>,
+    pub weights: Vec<Option<OwnedWeight>>,
+}
+
+impl Case {
+    pub fn contract(&self) -> &'static Contract {
+        self.op.contract()
+    }
+
+    pub fn tokens(&self) -> usize {
+        let i = self.contract().steps.iter().position(|s| *s == "T").or(self.contract().steps.iter().position(|s| *s == "R"));
+        i.map_or(1, |i| self.steps[i].max(0) as usize)
+    }
+
+    pub fn symbol(&self, name: &str) -> Option<i64> {
+        let c = self.contract();
+        if let Some(i) = c.dims.iter().position(|d| *d == name) {
+            return Some(self.dims[i]);
+        }
+        c.steps.iter().position(|s| *s == name).map(|i| i64::from(self.steps[i]))
+    }
+
+    /// Runs the oracle over a copy; the result holds the written and updated arguments, the others are `None`.
+    pub fn expected(&self, rounding: Rounding) -> Result<Vec<Option<Values>>> {
+        let mut args = self.args.clone();
+        let c = self.contract();
+        let mut call = Call {
+            contract: c,
+            slots: args
+                .iter_mut()
+                .zip(c.args)
+                .map(|(v, a)| match (v, a.access) {
+                    (None, _) => Slot::Absent,
+                    (Some(Values::F32(v)), Access::Read) => Slot::F32(v),
+                    (Some(Values::I32(v)), Access::Read) => Slot::I32(v),
+                    (Some(Values::F32(v)), _) => Slot::F32Mut(v),
+                    (Some(Values::I32(v)), _) => Slot::I32Mut(v),
+                })
+                .collect(),
+            weights: self.weights.iter().map(|w| w.as_ref().map(OwnedWeight::view)).collect(),
+            steps: self.steps.clone(),
+            dims: self.dims.clone(),
+            scalars: self.scalars.clone(),
+            rounding,
+        };
+        self.op.oracle(&mut call)?;
+        drop(call);
+        Ok(args.into_iter().zip(c.args).map(|(v, a)| if a.access == Access::Read { None } else { v }).collect())
+    }
+
+    /// The case of token `t` alone, for ops whose tokens do not depend on each other.
+    pub fn token(&self, t: usize) -> Case {
+        let c = self.contract();
+        let n = self.tokens();
+        let mut out = self.clone();
+        out.label = format!("{} token {t}", self.label);
+        for (i, s) in c.steps.iter().enumerate() {
+            match *s {
+                "T" | "R" => out.steps[i] = 1,
+                "pos0" => out.steps[i] += t as i32,
+                _ => {}
+            }
+        }
+        for (arg, value) in c.args.iter().zip(&mut out.args) {
+            if matches!(arg.shape.first(), Some(&"T" | &"R")) {
+                match value {
+                    Some(Values::F32(v)) => *v = v[v.len() / n * t..][..v.len() / n].to_vec(),
+                    Some(Values::I32(v)) => *v = v[v.len() / n * t..][..v.len() / n].to_vec(),
+                    None => {}
+                }
+            }
+        }
+        out
+    }
+}
+
+/// A case under construction. An op's [`Op::size`] sets steps and scalars and may change free dims; noise fills the
+/// arrays; [`Op::fill`] then replaces what must not be noise.
+pub struct Draft<'d> {
+    pub draw: &'d mut Draw,
+    pub tokens: usize,
+    /// Whether weights are the model's: dims that they fix, and scalars, must stay.
+    pub real: bool,
+    pub case: Case,
+}
+
+impl Draft<'_> {
+    pub fn dim(&self, name: &str) -> usize {
+        self.case.symbol(name).unwrap_or(0).max(0) as usize
+    }
+
+    pub fn set_dim(&mut self, name: &str, value: usize) {
+        if let Some(i) = self.case.contract().dims.iter().position(|d| *d == name) {
+            self.case.dims[i] = value as i64;
+        }
+    }
+
+    pub fn set_step(&mut self, name: &str, value: usize) {
+        if let Some(i) = self.case.contract().steps.iter().position(|s| *s == name) {
+            self.case.steps[i] = value as i32;
+        }
+    }
+
+    /// Sets a scalar unless the model gave it.
+    pub fn set_scalar(&mut self, name: &str, value: f64) {
+        if let (false, Some(i)) = (self.real, self.case.contract().scalars.iter().position(|s| s.name == name)) {
+            self.case.scalars[i] = value;
+        }
+    }
+
+    /// Leaves an optional argument out.
+    pub fn leave_out(&mut self, name: &str) {
+        if let Some(i) = self.case.contract().arg(name) {
+            self.case.args[i] = None;
+        }
+    }
+
+    pub fn f32(&mut self, name: &str) -> &mut [f32] {
+        match self.case.contract().arg(name).and_then(|i| self.case.args[i].as_mut()) {
+            Some(Values::F32(v)) => v,
+            _ => &mut [],
+        }
+    }
+
+    pub fn i32(&mut self, name: &str) -> &mut [i32] {
+        match self.case.contract().arg(name).and_then(|i| self.case.args[i].as_mut()) {
+            Some(Values::I32(v)) => v,
+            _ => &mut [],
+        }
+    }
+
+    /// A position to start from: 0 in a third of the cases, else up to `most`.
+    pub fn position(&mut self, most: usize) -> usize {
+        let pos0 = if self.draw.below(3) == 0 { 0 } else { self.draw.below(most + 1) };
+        self.set_step("pos0", pos0);
+        pos0
+    }
+}
+
+/// Where a case's sizes and weights come from.
+pub struct Sizes<'s> {
+    pub dims: &'s [i64],
+    /// Types of the weights, in the contract's order, for synthetic ones.
+    pub types: &'s [DType],
+    pub blocks: Blocks,
+    /// The model's own tensors and scalars instead.
+    pub real: Option<Real<'s>>,
+}
+
+pub struct Real<'s> {
+    pub weights: Vec<Option<Weight<'s>>>,
+    pub scalars: &'s [f64],
+    /// Arguments that the instance lacks.
+    pub absent: Vec<bool>,
+}
+
+/// Draws a case of `tokens` tokens.
+pub fn draw_case(op: &'static dyn Op, sizes: &Sizes<'_>, tokens: usize, draw: &mut Draw, label: String) -> Result<Case> {
+    let c = op.contract();
+    let bug = |what: &str| Error::internal(format!("case {label}: {what}"));
+    let case = Case {
+        label: label.clone(),
+        op,
+        dims: sizes.dims.to_vec(),
+        steps: c.steps.iter().map(|s| if matches!(*s, "T" | "R") { tokens as i32 } else { 0 }).collect(),
+        scalars: match &sizes.real {
+            Some(r) => r.scalars.to_vec(),
+            None => c.scalars.iter().map(|s| default_scalar(s.name)).collect(),
+        },
+        args: vec![Some(Values::F32(vec![])); c.args.len()],
+        weights: vec![None; c.weights.len()],
+    };
+    let mut draft = Draft { draw, tokens, real: sizes.real.is_some(), case };
+    op.size(&mut draft);
+    for (i, slot) in c.weights.iter().enumerate() {
+        if let Some(real) = &sizes.real {
+            draft.case.weights[i] = real.weights[i].map(|w| OwnedWeight { dtype: w.dtype, k: w.k, rows: w.rows, bytes: w.bytes.to_vec() });
+            continue;
+        }
+        if slot.optional && draft.draw.below(4) == 0 {
+            continue;
+        }
+        let dims: Vec<usize> = slot.dims.iter().map(|d| eval(d, &draft.case)).collect::<Result<_>>()?;
+        let dtype = sizes.types.get(i).copied().unwrap_or(slot.types[0]);
+        let (k, rows) = (dims[0], dims[1..].iter().product());
+        let bytes = synthetic(dtype, k, rows, sizes.blocks, draft.draw).ok_or_else(|| bug("a row is no whole number of blocks"))?;
+        draft.case.weights[i] = Some(OwnedWeight { dtype, k, rows, bytes });
+    }
+    for (i, arg) in c.args.iter().enumerate() {
+        let given = draft.case.args[i].is_some();
+        let absent = match &sizes.real {
+            Some(real) => real.absent[i],
+            None => arg.optional && draft.draw.below(2) == 0,
+        };
+        draft.case.args[i] = if given && !absent { Some(noise(arg, &draft.case, draft.draw)?) } else { None };
+    }
+    op.fill(&mut draft);
+    Ok(draft.case)
+}
+
+fn eval(text: &str, case: &Case) -> Result<usize> {
+    let value = Expr::parse(text).ok().and_then(|e| e.eval(&|s| case.symbol(s)).ok()).and_then(|v| usize::try_from(v).ok());
+    value.ok_or_else(|| Error::internal(format!("case {}: `{text}` has no value", case.label)))
+}
+
+fn noise(arg: &Arg, case: &Case, draw: &mut Draw) -> Result<Values> {
+    let n: usize = arg.shape.iter().map(|s| eval(s, case)).product::<Result<usize>>()?;
+    Ok(match (arg.elem, arg.access) {
+        (Elem::I32, _) => Values::I32(vec![0; n]),
+        (Elem::F32, Access::Write) => Values::F32(vec![0.0; n]),
+        (Elem::F32, _) => {
+            let mut v = vec![0.0; n];
+            draw.fill_noise(&mut v);
+            Values::F32(v)
+        }
+    })
+}
+
+fn default_scalar(name: &str) -> f64 {
+    match name {
+        "eps" => 1e-6,
+        "iterations" => 20.0,
+        "clamp" => 10.0,
+        "floor" => f64::from(super::router::FLOOR),
+        "scale" | "normalise" => 1.0,
+        _ => 0.0,
+    }
+}
+
+/// Valid blocks with random contents; `None` when `k` is no multiple of the block.
+pub fn synthetic(dtype: DType, k: usize, rows: usize, blocks: Blocks, draw: &mut Draw) -> Option<Vec<u8>> {
+    let row_bytes = dtype.row_bytes(k)?;
+    let mut out = vec![0u8; row_bytes * rows];
+    let scale = |draw: &mut Draw, usual: f32| -> [u8; 2] {
+        let bits = draw.u32();
+        let d = match blocks {
+            Blocks::Usual => f16::from_f32(usual * (0.25 + 1.5 * ((bits >> 8) as f32 / (1 << 24) as f32))).to_bits(),
+            Blocks::Subnormal => 1 + (bits % 0x3ff) as u16,
+            Blocks::Large => 0x7400 + (bits % 0x7ff) as u16,
+        };
+        // Negative scales are valid and rare.
+        (d | if bits & 0xf0 == 0 { 0x8000 } else { 0 }).to_le_bytes()
+    };
+    match dtype {
+        DType::F32 => {
+            let mut v = vec![0.0f32; k * rows];
+            draw.fill_noise(&mut v);
+            out.copy_from_slice(bytemuck::cast_slice(&v));
+        }
+        DType::F16 => {
+            let mut v = vec![0.0f32; k * rows];
+            draw.fill_noise(&mut v);
+            let factor = match blocks {
+                Blocks::Usual => 0.05,
+                Blocks::Subnormal => 1e-5,
+                Blocks::Large => 1e4,
+            };
+            for (b, v) in out.chunks_exact_mut(2).zip(v) {
+                b.copy_from_slice(&f16::from_f32(v * factor).to_le_bytes());
+            }
+        }
+        DType::I32 => draw.bytes(&mut out),
+        _ => {
+            draw.bytes(&mut out);
+            // Where a block keeps its f16 scales, and a size that gives values around 0.05.
+            let (at, usual): (&[usize], f32) = match dtype {
+                DType::Q8_0 => (&[0], 7e-4),
+                DType::Q2_K => (&[80, 82], 4e-3),
+                DType::Q4_K => (&[0, 2], 2e-4),
+                DType::IQ2_XXS => (&[0], 1e-3),
+                _ => return None,
+            };
+            for block in out.chunks_exact_mut(dtype.block_bytes()) {
+                for i in at {
+                    block[*i..i + 2].copy_from_slice(&scale(draw, usual));
+                }
+            }
+        }
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::OPS;
+
+    #[test]
+    fn noise_has_variance_one() {
+        let mut v = vec![0.0; 100_000];
+        Draw::new(&[7; 32], "x").fill_noise(&mut v);
+        let mean = v.iter().sum::<f32>() / v.len() as f32;
+        let var = v.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / v.len() as f32;
+        assert!(mean.abs() < 0.02 && (var - 1.0).abs() < 0.03, "{mean} {var}");
+    }
+
+    #[test]
+    fn every_op_draws_finite_cases_at_its_own_sizes() {
+        for op in OPS {
+            let c = op.contract();
+            for (i, dims) in op.presets().iter().enumerate() {
+                assert_eq!(dims.len(), c.dims.len(), "{} preset {i}", c.op);
+                for tokens in [1, 3] {
+                    if op.macs(dims, tokens) > 20_000_000 {
+                        continue;
+                    }
+                    let types: Vec<_> = c.weights.iter().map(|w| w.types[0]).collect();
+                    let sizes = Sizes { dims, types: &types, blocks: Blocks::Usual, real: None };
+                    let case = draw_case(*op, &sizes, tokens, &mut Draw::new(&[1; 32], c.op), format!("{} {i}", c.op)).unwrap();
+                    let out = case.expected(Rounding::None).unwrap();
+                    for (arg, v) in c.args.iter().zip(&out) {
+                        if let Some(Values::F32(v)) = v
+                            && arg.name != "s"
+                        {
+                            assert!(v.iter().all(|x| x.is_finite()), "{} {} preset {i}", c.op, arg.name);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
