@@ -39,7 +39,8 @@ impl Op for IndexerTopk {
             let s = &s[token * c..][..visible];
             let mut order: Vec<usize> = (0..visible).collect();
             // total_cmp puts −inf last and keeps the order total whatever a broken scorer wrote.
-            order.sort_by(|a, b| s[*b].total_cmp(&s[*a]).then(a.cmp(b)));
+            // Adding 0 makes −0 and 0 the ties that they are.
+            order.sort_by(|a, b| (s[*b] + 0.0).total_cmp(&(s[*a] + 0.0)).then(a.cmp(b)));
             order.truncate(k);
             order.sort_unstable();
             ids.fill(-1);
@@ -68,6 +69,7 @@ impl Op for IndexerTopk {
             for (w, v) in row.iter_mut().enumerate() {
                 *v = match () {
                     () if w >= visible => f32::NEG_INFINITY,
+                    () if *v < -1.2 => -0.0,
                     () if *v < -0.7 => 0.0,
                     () if coarse => (*v * 8.0).round() / 8.0,
                     () => *v,

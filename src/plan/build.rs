@@ -424,9 +424,11 @@ impl<'m> Builder<'m> {
         let (table, bias) = (self.tensor("ffn_gate_tid2eid.weight"), self.tensor("exp_probs_b.bias"));
         let hash = c.is_hash(layer);
         let has_bias = self.model.tensor(&bias).is_some();
+        // transformers adds 1e-20 instead of taking the larger, which is the same for any sum that matters.
+        let floor = if self.options.numerics == Numerics::Ds4 { f64::from(router::FLOOR) } else { 1e-20 };
         let p = self.op(if hash { "router_hash" } else { "router_topk" }, "router", always);
         let p = p.arg("logits", logits).arg("sel", sel).arg("w", w).step("T", t);
-        let p = p.scalar("scale", scale).scalar("floor", f64::from(router::FLOOR)).scalar("normalise", normalise);
+        let p = p.scalar("scale", scale).scalar("floor", floor).scalar("normalise", normalise);
         let p = p.dims(&[("E", experts), ("U", used)]);
         match (hash, has_bias) {
             (true, _) => p.arg("ids", tokens).weight("table", &table).dims(&[("V", vocab)]).push()?,

@@ -1,1 +1,4 @@
-//! verify
+//! Judges a node: eight stages, one verdict (docs/stages.md).
+
+pub mod compare;
+pub mod mutants;
