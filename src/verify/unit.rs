@@ -1,0 +1,477 @@
+//! Stage 4: a kernel against its oracle, case by case.
+//!
+//! A case runs twice at different addresses, with outputs poisoned, bands of known bytes around every buffer, and
+//! inputs read back afterwards.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::compare::{self, FirstBad, Pool, Reference};
+use crate::backend::executor::POISON;
+use crate::backend::{BufferId, Device, Field, Launch, ModuleId, Placement, Traced};
+use crate::error::{Error, Result};
+use crate::ops::cases::{Blocks, Case, Draw, Real, Sizes, Values, draw_case};
+use crate::ops::{Access, Elem, Op, Rounding};
+use crate::plan::manifest::Variant;
+use crate::plan::schedule::{Geometry, geometry, scratch};
+
+/// Bytes in front of and, on a real device, behind every buffer. On the emulator an inaccessible page follows instead.
+const BAND: u64 = 1024;
+const BAND_WORD: u32 = 0xa55a_c33c;
+/// Multiply-adds of one case on the emulator.
+const EMULATOR_MACS: u64 = 50_000_000;
+/// On a device the oracle's time is the limit.
+const DEVICE_MACS: u64 = 4_000_000_000;
+/// Tokens past which a device's outputs are compared in a sample.
+const SAMPLED_FROM: usize = 64;
+/// Outputs that a pool or a sample has at least.
+const POOL: u64 = 4096;
+
+/// Why a case failed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Failure {
+    pub reason: String,
+    pub first_bad: Option<FirstBad>,
+    /// No byte of any output was written, in any case: a stub.
+    pub stub: bool,
+}
+
+impl Failure {
+    fn of(case: &Case, what: impl std::fmt::Display) -> Failure {
+        Failure { reason: format!("{}: {what}", case.label), first_bad: None, stub: false }
+    }
+}
+
+/// Runs cases of one variant on one device.
+pub struct Runner<'d> {
+    pub device: &'d mut dyn Device,
+    pub module: ModuleId,
+    pub variant: &'d Variant,
+}
+
+struct Buffer {
+    id: BufferId,
+    /// Bytes of the contents, behind the front band.
+    len: usize,
+    back: u64,
+}
+
+/// What a run of one case left behind.
+pub struct Outputs {
+    pub values: Vec<Option<Values>>,
+    /// Elements of `Write` arguments that still hold their poison.
+    unwritten: usize,
+    written_args: usize,
+}
+
+impl Runner<'_> {
+    /// Runs a case for a schedule whose steps have at most `worst` tokens. `shift` moves every address.
+    pub fn run(&mut self, case: &Case, worst: usize, shift: u64) -> Result<Result<Outputs, Failure>> {
+        let c = case.contract();
+        let lookup = |name: &str| match name {
+            "T" => Some(worst as i64),
+            "R" if case.symbol("ratio").is_some() => Some((worst / case.symbol("ratio").unwrap_or(1).max(1) as usize + 1) as i64),
+            "R" => Some(worst as i64),
+            other => case.symbol(other),
+        };
+        let launches = geometry(self.variant, &lookup)?;
+        let mut kept: Vec<BufferId> = Vec::new();
+        if shift > 0 {
+            kept.push(self.device.alloc(shift)?);
+        }
+        let (mut fields, mut args, mut weights) = (Vec::new(), Vec::new(), Vec::new());
+        for (arg, value) in c.args.iter().zip(&case.args) {
+            let Some(value) = value else {
+                fields.push(Field::Null);
+                args.push(None);
+                continue;
+            };
+            let extra = self.rows_to_spare(case, arg.shape, value.len(), worst);
+            let poisoned = arg.access == Access::Write;
+            let buffer = self.buffer(value.bytes(), poisoned, extra * Elem::BYTES)?;
+            fields.push(Field::Pointer { buffer: buffer.id, offset: BAND });
+            args.push(Some(buffer));
+        }
+        for weight in &case.weights {
+            let Some(weight) = weight else {
+                fields.push(Field::Null);
+                weights.push(None);
+                continue;
+            };
+            let buffer = self.buffer(&weight.bytes, false, 0)?;
+            fields.push(Field::Pointer { buffer: buffer.id, offset: BAND });
+            weights.push(Some(buffer));
+        }
+        let steps: Vec<u8> = case.steps.iter().flat_map(|s| s.to_le_bytes()).collect();
+        let step = self.buffer(&steps, false, 0)?;
+        for i in 0..case.steps.len() {
+            fields.push(Field::Pointer { buffer: step.id, offset: BAND + 4 * i as u64 });
+        }
+        let bytes = scratch(self.variant, &lookup)?;
+        if bytes == 0 {
+            fields.push(Field::Null);
+        } else {
+            let buffer = self.buffer(&vec![0xff; usize::try_from(bytes).unwrap_or(usize::MAX)], false, 0)?;
+            fields.push(Field::Pointer { buffer: buffer.id, offset: BAND });
+            kept.push(buffer.id);
+        }
+        for d in &case.dims {
+            fields.push(Field::I32(i32::try_from(*d).map_err(|_| Error::internal(format!("{}: dim {d}", case.label)))?));
+        }
+        for (scalar, value) in c.scalars.iter().zip(&case.scalars) {
+            fields.push(match scalar.elem {
+                Elem::F32 => Field::F32(*value as f32),
+                Elem::I32 => Field::I32(*value as i32),
+            });
+        }
+        let outcome = self.launch(case, &launches, &fields);
+        let outcome = match outcome {
+            Err(e) if is_kernels_fault(&e) => return Ok(Err(Failure::of(case, e))),
+            other => other?,
+        };
+        if let Err(failure) = outcome {
+            return Ok(Err(failure));
+        }
+        let mut out = Outputs { values: Vec::new(), unwritten: 0, written_args: 0 };
+        for ((arg, value), buffer) in c.args.iter().zip(&case.args).zip(&args) {
+            let (Some(value), Some(buffer)) = (value, buffer) else {
+                out.values.push(None);
+                continue;
+            };
+            let bytes = match self.collect(buffer)? {
+                Ok(bytes) => bytes,
+                Err(what) => return Ok(Err(Failure::of(case, format!("{} {what}", arg.name)))),
+            };
+            if arg.access == Access::Read {
+                if bytes[..value.bytes().len()] != *value.bytes() {
+                    return Ok(Err(Failure::of(case, format!("the input `{}` was modified", arg.name))));
+                }
+                out.values.push(None);
+                continue;
+            }
+            let (mine, spare) = bytes.split_at(value.bytes().len());
+            if spare.chunks_exact(4).any(|w| w != POISON.to_le_bytes()) {
+                return Ok(Err(Failure::of(case, format!("rows of `{}` behind the step's last token were written", arg.name))));
+            }
+            let values = match arg.elem {
+                Elem::F32 => Values::F32(mine.chunks_exact(4).map(|b| f32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect()),
+                Elem::I32 => Values::I32(mine.chunks_exact(4).map(|b| i32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect()),
+            };
+            if arg.access == Access::Write {
+                out.unwritten += compare::unwritten(&values);
+                out.written_args += values.len();
+            }
+            out.values.push(Some(values));
+        }
+        for (slot, (weight, buffer)) in c.weights.iter().zip(case.weights.iter().zip(&weights)) {
+            if let (Some(weight), Some(buffer)) = (weight, buffer) {
+                match self.collect(buffer)? {
+                    Ok(bytes) if bytes == weight.bytes => {}
+                    Ok(_) => return Ok(Err(Failure::of(case, format!("the weights `{}` were modified", slot.name)))),
+                    Err(what) => return Ok(Err(Failure::of(case, format!("{} {what}", slot.name)))),
+                }
+            }
+        }
+        match self.collect(&step)? {
+            Ok(bytes) if bytes == steps => {}
+            _ => return Ok(Err(Failure::of(case, "the step's counts were modified"))),
+        }
+        for buffer in args.iter().chain(&weights).flatten().chain([&step]) {
+            self.device.free(buffer.id)?;
+        }
+        for id in kept {
+            self.device.free(id)?;
+        }
+        Ok(Ok(out))
+    }
+
+    /// Elements of rows that the worst step has beyond this one's: allocated, and to be left alone.
+    fn rows_to_spare(&self, case: &Case, shape: &[&str], len: usize, worst: usize) -> usize {
+        match shape.first() {
+            Some(&"T") => len / case.tokens().max(1) * (worst - case.tokens().min(worst)),
+            _ => 0,
+        }
+    }
+
+    fn buffer(&mut self, contents: &[u8], poisoned: bool, extra: usize) -> Result<Buffer> {
+        let back = if self.device.info().placement == Placement::Emulator { 0 } else { BAND };
+        let len = (contents.len() + extra).max(4);
+        let id = self.device.alloc(BAND + len as u64 + back)?;
+        self.device.fill(id, BAND_WORD)?;
+        let mut image = vec![0u8; len];
+        for word in image.chunks_mut(4) {
+            word.copy_from_slice(&POISON.to_le_bytes()[..word.len()]);
+        }
+        if !poisoned {
+            image[..contents.len()].copy_from_slice(contents);
+        }
+        self.device.write(id, BAND, &image)?;
+        if back > 0 {
+            // The fill rounds down to words; the band starts on the byte.
+            let band: Vec<u8> = BAND_WORD.to_le_bytes().iter().copied().cycle().take(back as usize).collect();
+            self.device.write(id, BAND + len as u64, &band)?;
+        }
+        Ok(Buffer { id, len, back })
+    }
+
+    /// A buffer's contents, once its bands are found as they were.
+    fn collect(&mut self, buffer: &Buffer) -> Result<Result<Vec<u8>, &'static str>> {
+        let mut image = vec![0u8; BAND as usize + buffer.len + buffer.back as usize];
+        self.device.read(buffer.id, 0, &mut image)?;
+        let intact = |band: &[u8]| band.iter().zip(BAND_WORD.to_le_bytes().iter().cycle()).all(|(a, b)| a == b);
+        if !intact(&image[..BAND as usize]) {
+            return Ok(Err("was written in front of its start"));
+        }
+        if !intact(&image[BAND as usize + buffer.len..]) {
+            return Ok(Err("was written behind its end"));
+        }
+        image.truncate(BAND as usize + buffer.len);
+        Ok(Ok(image.split_off(BAND as usize)))
+    }
+
+    fn launch(&mut self, case: &Case, launches: &[Geometry], fields: &[Field]) -> Result<Result<(), Failure>> {
+        let mut expected = Vec::new();
+        for g in launches {
+            expected.push(Traced { entry: g.entry.clone(), grid: g.grid, block: g.block, shared: g.shared });
+            self.device.launch(&Launch {
+                name: format!("{}: {}", case.contract().op, g.entry),
+                module: self.module,
+                entry: g.entry.clone(),
+                grid: g.grid,
+                block: g.block,
+                shared: g.shared,
+                args: fields.to_vec(),
+            })?;
+        }
+        self.device.sync()?;
+        if self.device.take_trace()? != expected {
+            return Ok(Err(Failure::of(case, "the device's launches are not the manifest's")));
+        }
+        Ok(Ok(()))
+    }
+}
+
+/// Whether an error of a launch is the kernel's doing. What could not run at all is not.
+pub fn is_kernels_fault(e: &Error) -> bool {
+    matches!(e.kind(), crate::error::Kind::No)
+}
+
+/// A node's shapes in an opened model, with the tensors of one instance for each.
+pub struct ModelShape<'m> {
+    pub label: String,
+    pub dims: Vec<i64>,
+    pub scalars: Vec<f64>,
+    pub weights: Vec<Option<crate::ops::Weight<'m>>>,
+    pub absent: Vec<bool>,
+}
+
+/// What stage 4 is asked to do.
+pub struct Request<'r, 'm> {
+    pub op: &'static dyn Op,
+    /// Types of the weights, in the contract's order.
+    pub types: Vec<crate::model::quant::DType>,
+    pub shapes: &'r [ModelShape<'m>],
+    pub seed: [u8; 32],
+    pub placement: Placement,
+    pub thorough: bool,
+}
+
+/// A case to run, and whether its outputs are compared in full.
+pub struct Planned {
+    pub case: Case,
+    pub worst: usize,
+    pub sampled: bool,
+}
+
+impl Request<'_, '_> {
+    fn limit(&self) -> u64 {
+        if self.placement == Placement::Emulator { EMULATOR_MACS } else { DEVICE_MACS }
+    }
+
+    /// Draws the cases of a variant. The list is the same for one seed on any machine.
+    pub fn cases(&self, variant: &Variant) -> Result<Vec<Planned>> {
+        let label = format!("{}/{}", self.op.contract().op, variant.name);
+        let mut draw = Draw::new(&self.seed, &label);
+        let (min, max) = variant.tokens.map_or((1, usize::MAX), |t| (t.min.unwrap_or(1).max(1), t.max.unwrap_or(usize::MAX)));
+        let ragged = draw.between(5, 63);
+        let long = 2049 + draw.below(200);
+        let mut counts: Vec<usize> = vec![1, 2, 3, ragged, long];
+        if self.thorough || self.placement == Placement::Device {
+            counts.extend([draw.between(64, 130), draw.between(250, 520)]);
+        }
+        counts.iter_mut().for_each(|t| *t = (*t).clamp(min, max));
+        counts.sort_unstable();
+        counts.dedup();
+        let mut out = Vec::new();
+        let presets = self.op.presets();
+        for tokens in counts {
+            // Presets from the cheapest on; the long one gets a single small size on the emulator.
+            let mut taken = 0;
+            for (i, dims) in presets.iter().enumerate() {
+                let work = self.op.macs(dims, tokens);
+                let wide = tokens > 2000;
+                if work > self.limit() || (wide && taken >= 1 && self.placement == Placement::Emulator && !self.thorough) {
+                    continue;
+                }
+                // The odd ones of many sizes in turn, unless asked for all.
+                if !self.thorough && self.placement == Placement::Emulator && !wide && presets.len() > 4 && taken >= 3 && (i + tokens) % 2 == 1 {
+                    continue;
+                }
+                taken += 1;
+                let blocks = match draw.below(8) {
+                    0 => Blocks::Subnormal,
+                    1 => Blocks::Large,
+                    _ => Blocks::Usual,
+                };
+                let sizes = Sizes { dims, types: &self.types, blocks, real: None };
+                self.push(&mut out, &sizes, tokens, (min, max), &mut draw, format!("{} T={tokens} {}", self.dims(dims), kind(blocks)))?;
+            }
+            if tokens > 512 {
+                continue;
+            }
+            for shape in self.shapes {
+                if self.op.macs(&shape.dims, tokens) > self.limit() {
+                    continue;
+                }
+                let real = Real { weights: shape.weights.clone(), scalars: &shape.scalars, absent: shape.absent.clone() };
+                let sizes = Sizes { dims: &shape.dims, types: &self.types, blocks: Blocks::Usual, real: Some(real) };
+                self.push(&mut out, &sizes, tokens, (min, max), &mut draw, format!("{} T={tokens}", shape.label))?;
+            }
+        }
+        Ok(out)
+    }
+
+    fn dims(&self, dims: &[i64]) -> String {
+        let names = self.op.contract().dims;
+        names.iter().zip(dims).map(|(n, d)| format!("{n}={d}")).collect::<Vec<_>>().join(" ")
+    }
+
+    fn push(&self, out: &mut Vec<Planned>, sizes: &Sizes<'_>, tokens: usize, (_, max): (usize, usize), draw: &mut Draw, label: String) -> Result<()> {
+        let case = draw_case(self.op, sizes, tokens, draw, label)?;
+        // A step may have fewer tokens than its schedule is made for.
+        let room = draw.pick(&[0, 0, 1, 37]);
+        let worst = tokens.saturating_add(room).min(max);
+        let sampled = self.placement == Placement::Device && tokens > SAMPLED_FROM && self.op.tokenwise();
+        out.push(Planned { case, worst, sampled });
+        Ok(())
+    }
+}
+
+fn kind(blocks: Blocks) -> &'static str {
+    match blocks {
+        Blocks::Usual => "",
+        Blocks::Subnormal => "subnormal scales",
+        Blocks::Large => "large scales",
+    }
+}
+
+/// What stage 4 found.
+pub struct Unit {
+    pub failure: Option<Failure>,
+    pub pool: Pool,
+    pub cases: usize,
+    /// sha256 over every case's outputs, in order.
+    pub outputs: String,
+    /// Small cases with their right answers, for the mutants.
+    pub small: Vec<(Case, Reference)>,
+    /// sha256 over the drawn inputs of every case: what was asked, independent of who answered.
+    pub asked: String,
+}
+
+/// Runs every case of a variant. `tick` is told of each finished case and may ask to stop.
+pub fn judge(runner: &mut Runner<'_>, planned: &[Planned], rounding: Rounding, seed: &[u8; 32], stop: &AtomicBool, mut tick: impl FnMut(usize, usize)) -> Result<Unit> {
+    use sha2::{Digest, Sha256};
+    let (mut outputs, mut asked) = (Sha256::new(), Sha256::new());
+    let mut unit = Unit { failure: None, pool: Pool::default(), cases: 0, outputs: String::new(), small: Vec::new(), asked: String::new() };
+    let (mut unwritten, mut writable) = (0, 0);
+    let mut failure: Option<Failure> = None;
+    for (i, p) in planned.iter().enumerate() {
+        tick(i, planned.len());
+        if stop.load(Ordering::Relaxed) {
+            return Err(Error::new(&crate::error::INTERRUPTED, "interrupted"));
+        }
+        asked.update(p.case.label.as_bytes());
+        p.case.args.iter().flatten().for_each(|v| asked.update(v.bytes()));
+        p.case.weights.iter().flatten().for_each(|w| asked.update(&w.bytes));
+        // The sample's tokens are drawn from the secret seed, so that a kernel cannot know them.
+        let parts: Vec<(Case, Option<usize>)> = if p.sampled {
+            let mut draw = Draw::new(seed, &format!("sample {}", p.case.label));
+            let width: usize = p.case.args.iter().zip(p.case.contract().args).filter(|(_, a)| a.access != Access::Read).map(|(v, _)| v.as_ref().map_or(0, Values::len)).sum();
+            let per_token = (width / p.case.tokens()).max(1) as u64;
+            let n = (POOL.div_ceil(per_token) as usize).clamp(4, p.case.tokens());
+            let mut tokens: Vec<usize> = (0..n).map(|_| draw.below(p.case.tokens())).chain([0, p.case.tokens() - 1]).collect();
+            tokens.sort_unstable();
+            tokens.dedup();
+            tokens.into_iter().map(|t| (p.case.token(t), Some(t))).collect()
+        } else {
+            vec![(p.case.clone(), None)]
+        };
+        let references: Vec<Reference> = parts.iter().map(|(c, _)| Reference::of(c, rounding)).collect::<Result<_>>()?;
+        for (run, shift) in [(0, 0u64), (1, 4096 + 256 * (i as u64 % 7))] {
+            let out = match runner.run(&p.case, p.worst, shift)? {
+                Ok(out) => out,
+                Err(f) => {
+                    unit.failure = Some(f);
+                    return Ok(unit);
+                }
+            };
+            unwritten += out.unwritten;
+            writable += out.written_args;
+            out.values.iter().flatten().for_each(|v| outputs.update(v.bytes()));
+            for ((case, token), reference) in parts.iter().zip(&references) {
+                let mine = match token {
+                    None => out.values.clone(),
+                    Some(t) => slice_token(&p.case, &out.values, *t),
+                };
+                let mut pool = std::mem::take(&mut unit.pool);
+                let bad = pool.add(case, reference, &mine);
+                unit.pool = pool;
+                if let (Some(bad), None) = (bad, &failure) {
+                    let poisoned = bad.found.is_nan();
+                    let reason = match (out.unwritten, poisoned) {
+                        (n, true) if n > 0 => format!("{n} of {} outputs were never written", out.written_args),
+                        _ if run == 1 => "the outputs depend on where the buffers lie, or on the call before".into(),
+                        _ => format!("{} is wrong", bad.at.split('[').next().unwrap_or("an output")),
+                    };
+                    failure = Some(Failure { reason, first_bad: Some(bad), stub: false });
+                }
+            }
+            if failure.is_some() {
+                break;
+            }
+        }
+        unit.cases += 1;
+        if let Some(f) = &mut failure {
+            f.stub = writable > 0 && unwritten == writable;
+            unit.failure = failure;
+            return Ok(unit);
+        }
+        if p.case.tokens() <= 63 && p.case.op.macs(&p.case.dims, p.case.tokens()) < 3_000_000 {
+            unit.small.extend(parts.into_iter().map(|(c, _)| c).zip(references));
+        }
+    }
+    if let Some(bad) = unit.pool.check() {
+        let reason = format!(
+            "relative RMS {:.2e} over {} outputs is above {:.2e} = 1.3 × honest {:.2e} + floor",
+            unit.pool.relative_rms(), unit.pool.outputs, unit.pool.limit(), unit.pool.honest_rms()
+        );
+        unit.failure = Some(Failure { reason, first_bad: Some(bad), stub: false });
+    }
+    unit.outputs = crate::plan::source::hex(&outputs.finalize());
+    unit.asked = crate::plan::source::hex(&asked.finalize());
+    Ok(unit)
+}
+
+/// The outputs of token `t` out of a whole case's.
+fn slice_token(case: &Case, values: &[Option<Values>], t: usize) -> Vec<Option<Values>> {
+    let n = case.tokens();
+    case.contract()
+        .args
+        .iter()
+        .zip(values)
+        .map(|(arg, v)| match v {
+            Some(Values::F32(v)) if matches!(arg.shape.first(), Some(&"T" | &"R")) => Some(Values::F32(v[v.len() / n * t..][..v.len() / n].to_vec())),
+            Some(Values::I32(v)) if matches!(arg.shape.first(), Some(&"T" | &"R")) => Some(Values::I32(v[v.len() / n * t..][..v.len() / n].to_vec())),
+            other => other.clone(),
+        })
+        .collect()
+}
