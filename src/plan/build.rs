@@ -49,7 +49,15 @@ pub(super) fn build(model: &Model, options: PlanOptions) -> Result<Plan> {
     }
     b.layer = None;
     let logits = b.head(h)?;
-    Ok(Plan { numerics: options.numerics, options, top_k: c.indexer_top_k, buffers: b.buffers, instances: b.instances, tokens, logits })
+    Ok(Plan {
+        numerics: options.numerics,
+        options,
+        top_k: c.indexer_top_k,
+        buffers: b.buffers,
+        instances: b.instances,
+        tokens,
+        logits,
+    })
 }
 
 struct Builder<'m> {
@@ -93,13 +101,37 @@ impl<'m> Builder<'m> {
 
     fn op(&mut self, op: &'static str, label: &str, guard: Guard) -> Pending<'_, 'm> {
         let label = self.tensor(label);
-        Pending { b: self, op, label, guard, args: vec![], weights: vec![], steps: vec![], dims: vec![], scalars: vec![] }
+        Pending {
+            b: self,
+            op,
+            label,
+            guard,
+            args: vec![],
+            weights: vec![],
+            steps: vec![],
+            dims: vec![],
+            scalars: vec![],
+        }
     }
 
-    fn rms_norm(&mut self, label: &str, rows: StepField, x: BufferIx, y: BufferIx, d: usize, w: Option<&str>) -> Result<()> {
+    fn rms_norm(
+        &mut self,
+        label: &str,
+        rows: StepField,
+        x: BufferIx,
+        y: BufferIx,
+        d: usize,
+        w: Option<&str>,
+    ) -> Result<()> {
         let eps = f64::from(self.model.config.rms_eps);
         let w = w.map(|w| self.tensor(w));
-        let p = self.op("rms_norm", label, Guard::Always).arg("x", x).arg("y", y).step("R", rows).dims(&[("D", d)]).scalar("eps", eps);
+        let p = self
+            .op("rms_norm", label, Guard::Always)
+            .arg("x", x)
+            .arg("y", y)
+            .step("R", rows)
+            .dims(&[("D", d)])
+            .scalar("eps", eps);
         match w {
             Some(w) => p.weight("w", &w).push(),
             None => p.push(),
@@ -107,7 +139,16 @@ impl<'m> Builder<'m> {
     }
 
     #[allow(clippy::too_many_arguments)] // label, where from, where to, and the two sizes
-    fn matmul(&mut self, w: &str, guard: Guard, rows: StepField, x: BufferIx, y: BufferIx, k: usize, n: usize) -> Result<()> {
+    fn matmul(
+        &mut self,
+        w: &str,
+        guard: Guard,
+        rows: StepField,
+        x: BufferIx,
+        y: BufferIx,
+        k: usize,
+        n: usize,
+    ) -> Result<()> {
         let weight = self.tensor(&format!("{w}.weight"));
         self.op("matmul", w, guard)
             .arg("x", x)
@@ -136,7 +177,16 @@ impl<'m> Builder<'m> {
         self.buffer(name, Elem::F32, Role::Constant(values), &[Extent::Fixed(n)])
     }
 
-    fn rope(&mut self, label: &str, guard: Guard, x: BufferIx, heads: usize, d: usize, ratio: u32, inverse: bool) -> Result<()> {
+    fn rope(
+        &mut self,
+        label: &str,
+        guard: Guard,
+        x: BufferIx,
+        heads: usize,
+        d: usize,
+        ratio: u32,
+        inverse: bool,
+    ) -> Result<()> {
         let (inv_freq, p) = (self.inv_freq(ratio), self.model.config.rope_dim);
         self.op("rope_tail", label, guard)
             .arg("x", x)
@@ -159,7 +209,8 @@ impl<'m> Builder<'m> {
         let (split, x) = (self.temp("hc_split", t, width), self.temp("x", t, hidden));
         self.rms_norm(&format!("hc_{which}_norm"), t, h, flat, streams * hidden, None)?;
         self.matmul(&format!("hc_{which}_fn"), Guard::Always, t, flat, mix, streams * hidden, width)?;
-        let (scale, base) = (self.tensor(&format!("hc_{which}_scale.weight")), self.tensor(&format!("hc_{which}_base.weight")));
+        let (scale, base) =
+            (self.tensor(&format!("hc_{which}_scale.weight")), self.tensor(&format!("hc_{which}_base.weight")));
         self.op("hc_split", &format!("hc_{which}_split"), Guard::Always)
             .arg("mix", mix)
             .arg("split", split)
@@ -174,7 +225,15 @@ impl<'m> Builder<'m> {
         Ok((split, x))
     }
 
-    fn weighted_sum(&mut self, label: &str, rows: StepField, h: BufferIx, w: BufferIx, x: BufferIx, stride: usize) -> Result<()> {
+    fn weighted_sum(
+        &mut self,
+        label: &str,
+        rows: StepField,
+        h: BufferIx,
+        w: BufferIx,
+        x: BufferIx,
+        stride: usize,
+    ) -> Result<()> {
         let (hidden, streams) = (self.model.config.hidden, self.model.config.streams);
         self.op("hc_weighted_sum", label, Guard::Always)
             .arg("h", h)
@@ -185,7 +244,14 @@ impl<'m> Builder<'m> {
             .push()
     }
 
-    fn hc_expand(&mut self, label: &str, y: BufferIx, y2: Option<BufferIx>, split: BufferIx, h: BufferIx) -> Result<()> {
+    fn hc_expand(
+        &mut self,
+        label: &str,
+        y: BufferIx,
+        y2: Option<BufferIx>,
+        split: BufferIx,
+        h: BufferIx,
+    ) -> Result<()> {
         let (hidden, streams) = (self.model.config.hidden, self.model.config.streams);
         let mut p = self.op("hc_expand", label, Guard::Always).arg("y", y);
         if let Some(y2) = y2 {
@@ -201,7 +267,11 @@ impl<'m> Builder<'m> {
 
     fn fp4(&mut self, label: &str, guard: Guard, x: BufferIx, rows: StepField, heads: usize) -> Result<()> {
         let d = self.model.config.indexer_dim;
-        self.op("hadamard_fp4_round_trip", label, guard).arg("x", x).step("R", rows).dims(&[("H", heads), ("D", d)]).push()
+        self.op("hadamard_fp4_round_trip", label, guard)
+            .arg("x", x)
+            .step("R", rows)
+            .dims(&[("H", heads), ("D", d)])
+            .push()
     }
 
     #[allow(clippy::too_many_arguments)] // what, when, from, to, and the ring's geometry
@@ -322,8 +392,26 @@ impl<'m> Builder<'m> {
                 let comp = self.cache("attn_comp", comp_cap, d, 0.0);
                 self.compressor("attn_compressor", a, ratio, d, comp, comp_cap)?;
                 let ids = self.indexer(a, qrn, ratio, comp_cap)?;
-                self.attention("attention_mixed", Guard::NotSelecting, [q, ring, o], Some(comp), None, cap, comp_cap, ratio)?;
-                self.attention("attention_indexed", Guard::Selecting, [q, ring, o], Some(comp), Some(ids), cap, comp_cap, ratio)?;
+                self.attention(
+                    "attention_mixed",
+                    Guard::NotSelecting,
+                    [q, ring, o],
+                    Some(comp),
+                    None,
+                    cap,
+                    comp_cap,
+                    ratio,
+                )?;
+                self.attention(
+                    "attention_indexed",
+                    Guard::Selecting,
+                    [q, ring, o],
+                    Some(comp),
+                    Some(ids),
+                    cap,
+                    comp_cap,
+                    ratio,
+                )?;
             }
         }
         self.rope("attn_o_rope", always, o, heads, d, ratio, true)?;
@@ -437,8 +525,11 @@ impl<'m> Builder<'m> {
         }
         let mid = self.temp("moe_mid", t, used * ff);
         let routed = self.temp("moe_out", t, hidden);
-        let (gate, up, down) =
-            (self.tensor("ffn_gate_exps.weight"), self.tensor("ffn_up_exps.weight"), self.tensor("ffn_down_exps.weight"));
+        let (gate, up, down) = (
+            self.tensor("ffn_gate_exps.weight"),
+            self.tensor("ffn_up_exps.weight"),
+            self.tensor("ffn_down_exps.weight"),
+        );
         self.op("moe_gate_up", "ffn_gate_up_exps", always)
             .arg("x", f)
             .arg("sel", sel)
@@ -458,7 +549,8 @@ impl<'m> Builder<'m> {
             .step("T", t)
             .dims(&[("F", ff), ("N", hidden), ("E", experts), ("U", used)])
             .push()?;
-        let (g, u, s) = (self.temp("shared_gate", t, ff), self.temp("shared_up", t, ff), self.temp("shared_mid", t, ff));
+        let (g, u, s) =
+            (self.temp("shared_gate", t, ff), self.temp("shared_up", t, ff), self.temp("shared_mid", t, ff));
         self.matmul("ffn_gate_shexp", always, t, f, g, hidden, ff)?;
         self.matmul("ffn_up_shexp", always, t, f, u, hidden, ff)?;
         self.op("swiglu", "ffn_shexp_swiglu", always)
@@ -594,7 +686,18 @@ impl Pending<'_, '_> {
         all(self.args.len(), args.iter().flatten().count(), "an argument that the contract lacks")?;
         let node = Node { op: self.op.into(), types };
         let layer = self.b.layer;
-        self.b.instances.push(Instance { label: self.label, node, layer, args, weights, steps, dims, scalars, guard: self.guard, op });
+        self.b.instances.push(Instance {
+            label: self.label,
+            node,
+            layer,
+            args,
+            weights,
+            steps,
+            dims,
+            scalars,
+            guard: self.guard,
+            op,
+        });
         Ok(())
     }
 }

@@ -102,7 +102,7 @@ impl KernelTree {
     }
 
     pub fn source(&self, kernel: &Kernel<'_>) -> Result<SourceSet> {
-        SourceSet::gather(&self.root, &kernel.main())
+        SourceSet::load(&self.root, &kernel.main())
     }
 
     /// Digest of everything that decides what the node's kernel is: sources, the manifest's entries for it, the
@@ -113,7 +113,7 @@ impl KernelTree {
             kernel.manifest.variants.iter().filter(|v| v.covers_types(node)).map(Variant::describe).collect();
         let parts = json!({
             "node": node.to_string(),
-            "source": self.source(kernel)?.digest(),
+            "source": self.source(kernel)?.digest().to_hex().as_str(),
             "variants": variants,
             "contract": serde_json::to_value(op.contract()).map_err(|e| Error::internal(e.to_string()))?,
             "header": header::generate(op.contract()),

@@ -177,7 +177,10 @@ impl Plan {
     /// Checks that a step of `n` tokens at `pos0` fits, and gives its state.
     pub fn step(&self, n: usize, pos0: usize, outputs: usize) -> Result<StepState> {
         if n == 0 || n > self.options.max_tokens || outputs > n.min(self.options.max_outputs) {
-            return Err(Error::internal(format!("a step of {n} tokens with {outputs} outputs was asked of a plan for {:?}", self.options)));
+            return Err(Error::internal(format!(
+                "a step of {n} tokens with {outputs} outputs was asked of a plan for {:?}",
+                self.options
+            )));
         }
         if pos0 + n > self.options.context {
             return Err(Error::new(&PLAN_SIZE, format!("{n} tokens at position {pos0} do not fit the context"))

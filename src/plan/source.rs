@@ -1,22 +1,26 @@
-//! Kernel sources as they travel to a compiler: the entry file and every header that it can reach.
+//! The source of one kernel: its `.cu` file and every header it reaches, as text.
+//!
+//! A [`SourceSet`] is what a closure digest is taken of and what the two compilers get; neither reads the kernel
+//! directory itself. The emulator's shim (`emu/`) is never part of it: that belongs to the verifier, which carries its
+//! own copy, so a kernel cannot bring one along.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
 crate::codes! {
-    KERNEL_SOURCE: "kernel-source", No, "A kernel's source could not be gathered: a file is missing, is not UTF-8, is too \
-        large, or includes something outside kernels/.";
+    SOURCE_INCLUDE: "source-include", No, "A kernel may include headers below kernels/ only, by their path from there \
+        (`#include \"common/cuda.cuh\"`). Absolute paths, `..` and links that lead outside are refused.";
+    SOURCE_MISSING: "source-missing", No, "A kernel includes a header that does not exist below kernels/.";
 }
 
-/// Largest single kernel source; a table of constants fits, a dump does not.
-const LARGEST_FILE: u64 = 1 << 20;
+/// Folder of the emulator's shim, resolved by the emulator alone.
+const SHIM: &str = "emu/";
 
-/// A translation unit without the compiler's own headers. Paths are relative to `kernels/`, with `/`.
+/// Paths are relative to `kernels/`, with `/` between components.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceSet {
     pub main: String,
@@ -24,66 +28,78 @@ pub struct SourceSet {
 }
 
 impl SourceSet {
-    /// Reads `main` and whatever it includes with quotes, from `root` (the `kernels/` folder) alone.
-    ///
-    /// An include is searched beside the including file first, then from `root`. Conditionals are not evaluated: a
-    /// header behind an `#ifdef` is part of the set, so that nothing can be slipped in by a macro.
-    pub fn gather(root: &Path, main: &str) -> Result<SourceSet> {
-        let mut set = SourceSet { main: main.into(), files: BTreeMap::new() };
-        let mut open = vec![main.to_string()];
-        while let Some(path) = open.pop() {
-            if set.files.contains_key(&path) {
+    /// Reads `main` and, transitively, every `#include "…"` below `root`. Conditional includes are all followed, so the
+    /// set does not depend on which compiler reads it.
+    pub fn load(root: &Path, main: &str) -> Result<Self> {
+        let real_root = root.canonicalize().map_err(|e| Error::io(root, e))?;
+        let mut files = BTreeMap::new();
+        let mut queue = vec![(main.to_string(), None::<String>)];
+        while let Some((name, from)) = queue.pop() {
+            if files.contains_key(&name) {
                 continue;
             }
-            let text = read(root, &path)?;
+            let path = resolve(&real_root, &name, from.as_deref())?;
+            let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
             for include in quoted_includes(&text) {
-                let beside = join(&path, include);
-                let found = [beside, normal(include)].into_iter().flatten().find(|p| root.join(p).is_file());
-                open.push(found.ok_or_else(|| {
-                    Error::new(&KERNEL_SOURCE, format!("{path} includes \"{include}\", which is not in kernels/"))
-                        .expected("a header below kernels/")
-                        .hint("assay ops --write-headers makes kernels/args/")
-                })?);
+                // As the compilers look it up: beside the including file, then below kernels/.
+                let beside = name.rsplit_once('/').map(|(dir, _)| format!("{dir}/{include}"));
+                let target = match beside {
+                    Some(b) if real_root.join(&b).is_file() => b,
+                    _ => include.to_string(),
+                };
+                if !target.starts_with(SHIM) {
+                    queue.push((target, Some(name.clone())));
+                }
             }
-            set.files.insert(path, text);
+            files.insert(name, text);
         }
-        Ok(set)
+        Ok(SourceSet { main: main.to_string(), files })
     }
 
-    /// Content digest: paths and texts, in order.
-    pub fn digest(&self) -> String {
-        let mut hash = Sha256::new();
-        for part in [&self.main].into_iter().chain(self.files.iter().flat_map(|(p, t)| [p, t])) {
-            hash.update((part.len() as u64).to_le_bytes());
-            hash.update(part.as_bytes());
-        }
-        hex(&hash.finalize())
+    /// A set of one file, for tests and generated sources.
+    pub fn single(main: impl Into<String>, text: impl Into<String>) -> Self {
+        let main = main.into();
+        SourceSet { files: BTreeMap::from([(main.clone(), text.into())]), main }
     }
 
-    pub fn text(&self) -> &str {
-        self.files.get(&self.main).map_or("", String::as_str)
+    /// Digest of names and contents, for caches.
+    pub fn digest(&self) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        let mut part = |bytes: &[u8]| {
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        };
+        part(self.main.as_bytes());
+        for (name, text) in &self.files {
+            part(name.as_bytes());
+            part(text.as_bytes());
+        }
+        hasher.finalize()
     }
 }
 
+/// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-fn read(root: &Path, path: &str) -> Result<String> {
-    let full = root.join(path);
-    let meta = full.symlink_metadata().map_err(|e| Error::io(&full, e))?;
-    if !meta.is_file() {
-        return Err(Error::new(&KERNEL_SOURCE, format!("kernels/{path} is no regular file")));
+/// The file that `name` stands for, or why it is refused.
+fn resolve(root: &Path, name: &str, from: Option<&str>) -> Result<PathBuf> {
+    let whose = || from.map_or_else(|| name.to_string(), |f| format!("{f} includes \"{name}\""));
+    if Path::new(name).components().any(|c| !matches!(c, Component::Normal(_))) {
+        return Err(Error::new(&SOURCE_INCLUDE, whose()).expected("a path below kernels/").found(name));
     }
-    if meta.len() > LARGEST_FILE {
-        return Err(Error::new(&KERNEL_SOURCE, format!("kernels/{path} is too large"))
-            .expected(format!("at most {LARGEST_FILE} bytes"))
-            .found(meta.len()));
+    let path = root.join(name);
+    let real = path
+        .canonicalize()
+        .map_err(|e| Error::new(&SOURCE_MISSING, format!("{}: {e}", whose())).expected(path.display()).because(e))?;
+    if !real.starts_with(root) {
+        return Err(Error::new(&SOURCE_INCLUDE, whose()).expected("a path below kernels/").found(real.display()));
     }
-    let bytes = std::fs::read(&full).map_err(|e| Error::io(&full, e))?;
-    String::from_utf8(bytes).map_err(|_| Error::new(&KERNEL_SOURCE, format!("kernels/{path} is not UTF-8")))
+    Ok(real)
 }
 
+/// The names in `#include "…"` lines.
 fn quoted_includes(text: &str) -> impl Iterator<Item = &str> {
     text.lines().filter_map(|line| {
         let rest = line.trim_start().strip_prefix('#')?.trim_start().strip_prefix("include")?.trim_start();
@@ -91,45 +107,38 @@ fn quoted_includes(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// `path`'s folder joined with `include`; `None` when it leaves `kernels/`.
-fn join(path: &str, include: &str) -> Option<String> {
-    match path.rsplit_once('/') {
-        Some((dir, _)) => normal(&format!("{dir}/{include}")),
-        None => normal(include),
-    }
-}
-
-fn normal(path: &str) -> Option<String> {
-    if path.starts_with('/') {
-        return None;
-    }
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => {
-                parts.pop()?;
-            }
-            p => parts.push(p),
-        }
-    }
-    Some(parts.join("/"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn includes_stay_below_the_root() {
+    fn follows_includes_and_refuses_to_leave() {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::create_dir(dir.path().join("common")).unwrap();
-        std::fs::write(dir.path().join("a.cu"), "#include \"common/x.cuh\"\n").unwrap();
-        std::fs::write(dir.path().join("common/x.cuh"), " # include \"y.cuh\"\n").unwrap();
-        std::fs::write(dir.path().join("common/y.cuh"), "#pragma once\n").unwrap();
-        let set = SourceSet::gather(dir.path(), "a.cu").unwrap();
+        let write = |name: &str, text: &str| {
+            let path = dir.path().join("kernels").join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        write("a.cu", "#include \"common/x.cuh\"\n #  include \"emu/cuda.h\"\n#include <cuda_fp16.h>\n");
+        write("common/x.cuh", "#include \"y.cuh\"\n");
+        write("common/y.cuh", "");
+        write("b.cu", "#include \"../../etc/passwd\"\n");
+        write("c.cu", "#include \"gone.cuh\"\n");
+        let root = dir.path().join("kernels");
+        let set = SourceSet::load(&root, "a.cu").unwrap();
         assert_eq!(set.files.keys().collect::<Vec<_>>(), ["a.cu", "common/x.cuh", "common/y.cuh"]);
-        std::fs::write(dir.path().join("common/y.cuh"), "#include \"../../etc/passwd\"\n").unwrap();
-        assert_eq!(SourceSet::gather(dir.path(), "a.cu").unwrap_err().code().id, "kernel-source");
+        assert_eq!(SourceSet::load(&root, "b.cu").unwrap_err().code().id, "source-include");
+        assert_eq!(SourceSet::load(&root, "c.cu").unwrap_err().code().id, "source-missing");
+        std::fs::write(dir.path().join("secret"), "").unwrap();
+        std::os::unix::fs::symlink(dir.path().join("secret"), root.join("link.cuh")).unwrap();
+        write("d.cu", "#include \"link.cuh\"\n");
+        assert_eq!(SourceSet::load(&root, "d.cu").unwrap_err().code().id, "source-include");
+    }
+
+    #[test]
+    fn digest_separates_names_from_contents() {
+        let a = SourceSet::single("a.cu", "bc");
+        let b = SourceSet::single("a.cub", "c");
+        assert_ne!(a.digest(), b.digest());
     }
 }

@@ -49,15 +49,7 @@ impl StepState {
     /// A step of `n` tokens from position `pos0`, with logits for the last `outputs` of them.
     pub fn new(n: usize, pos0: usize, outputs: usize) -> StepState {
         let rows = |ratio: usize| ((pos0 + n) / ratio - pos0 / ratio) as i32;
-        StepState([
-            n as i32,
-            pos0 as i32,
-            outputs as i32,
-            rows(4),
-            (pos0 / 4) as i32,
-            rows(128),
-            (pos0 / 128) as i32,
-        ])
+        StepState([n as i32, pos0 as i32, outputs as i32, rows(4), (pos0 / 4) as i32, rows(128), (pos0 / 128) as i32])
     }
 
     pub fn get(&self, field: StepField) -> i32 {

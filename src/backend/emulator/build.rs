@@ -1,0 +1,175 @@
+//! From a [`SourceSet`] to a shared object, through a cache on disk.
+//!
+//! The cache key covers the sources, the shim, the entries, the compiler and its flags. Objects appear by an atomic
+//! rename under a `flock`, which the kernel drops with its holder: a process that dies leaves nothing to clean up.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::codes;
+use super::compiler::Compiler;
+use crate::backend::Module;
+use crate::backend::source::SourceSet;
+use crate::error::{Error, Result};
+
+/// The shim: written beside the kernel's own files for each compilation.
+const SHIM: [(&str, &str); 8] = [
+    ("emu/cuda.h", include_str!("../../../kernels/emu/cuda.h")),
+    ("emu/vector.h", include_str!("../../../kernels/emu/vector.h")),
+    ("emu/math.h", include_str!("../../../kernels/emu/math.h")),
+    ("emu/half.h", include_str!("../../../kernels/emu/half.h")),
+    ("emu/warp.h", include_str!("../../../kernels/emu/warp.h")),
+    ("emu/atomic.h", include_str!("../../../kernels/emu/atomic.h")),
+    ("emu/mma.h", include_str!("../../../kernels/emu/mma.h")),
+    ("emu/export.h", include_str!("../../../kernels/emu/export.h")),
+];
+
+const TIME_LIMIT: Duration = Duration::from_secs(120);
+
+/// Compiles kernels for the emulator.
+pub struct Builder {
+    compiler: Compiler,
+    cache: PathBuf,
+}
+
+impl Builder {
+    /// With the host's compiler and the user's cache directory.
+    pub fn new() -> Result<Self> {
+        Self::with_cache(&cache_dir()?)
+    }
+
+    pub fn with_cache(cache: &Path) -> Result<Self> {
+        let compiler = Compiler::find()?;
+        let cache = cache.join("emulator");
+        std::fs::create_dir_all(&cache).map_err(|e| cache_error(&cache, e))?;
+        let cache = cache.canonicalize().map_err(|e| cache_error(&cache, e))?;
+        Ok(Builder { compiler, cache })
+    }
+
+    pub fn compiler(&self) -> &Compiler {
+        &self.compiler
+    }
+
+    /// Where compiled kernels lie; a worker needs to read it.
+    pub fn cache(&self) -> &Path {
+        &self.cache
+    }
+
+    /// The shared object with `entries`, from the cache or compiled now.
+    pub fn build(&self, source: &SourceSet, entries: &[&str]) -> Result<Module> {
+        let wrapper = wrapper(source, entries)?;
+        let key = self.key(source, &wrapper);
+        let object = self.cache.join(format!("{key}.so"));
+        if object.is_file() {
+            return Ok(Module::SharedObject(object));
+        }
+        let lock_path = self.cache.join(format!("{key}.lock"));
+        let lock = File::create(&lock_path).map_err(|e| cache_error(&lock_path, e))?;
+        lock.lock().map_err(|e| cache_error(&lock_path, e))?;
+        if !object.is_file() {
+            self.compile(source, &wrapper, &object)?;
+        }
+        Ok(Module::SharedObject(object))
+    }
+
+    fn key(&self, source: &SourceSet, wrapper: &str) -> String {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(source.digest().as_bytes());
+        let compiler = self.compiler.path.to_string_lossy();
+        let flags = self.compiler.flags().join(" ");
+        let fixed = [wrapper, &compiler, &self.compiler.version, &flags];
+        for text in fixed.into_iter().chain(SHIM.iter().flat_map(|(name, text)| [*name, *text])) {
+            hasher.update(&(text.len() as u64).to_le_bytes());
+            hasher.update(text.as_bytes());
+        }
+        hasher.finalize().to_hex()[..32].to_string()
+    }
+
+    fn compile(&self, source: &SourceSet, wrapper: &str, object: &Path) -> Result<()> {
+        // In the cache, so that the rename stays within one file system.
+        let scratch = tempfile::Builder::new()
+            .prefix(".build-")
+            .tempdir_in(&self.cache)
+            .map_err(|e| cache_error(&self.cache, e))?;
+        let files = source.files.iter().map(|(n, t)| (n.as_str(), t.as_str()));
+        for (name, text) in files.chain(SHIM).chain([("assay_wrapper.cpp", wrapper)]) {
+            let path = scratch.path().join(name);
+            let dir = path.parent().unwrap_or(scratch.path());
+            std::fs::create_dir_all(dir)
+                .and_then(|()| std::fs::write(&path, text))
+                .map_err(|e| cache_error(&path, e))?;
+        }
+        let mut command = Command::new(&self.compiler.path);
+        command.args(self.compiler.flags()).args(["-I.", "-o", "out.so", "assay_wrapper.cpp"]);
+        command.current_dir(scratch.path()).env("TMPDIR", scratch.path()).env("LC_ALL", "C");
+        let log_path = scratch.path().join("log");
+        let log = File::create(&log_path).map_err(|e| cache_error(&log_path, e))?;
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let done = run_limited(&mut command)?;
+        let log = std::fs::read(&log_path).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        match done {
+            None => Err(Error::new(&codes::COMPILE_TIME, format!("{}: the compiler did not finish", source.main))
+                .expected(format!("at most {} s", TIME_LIMIT.as_secs()))),
+            Some(false) => {
+                Err(Error::new(&codes::COMPILE, format!("{} does not compile for the emulator", source.main))
+                    .found(first_errors(&log))
+                    .hint(format!("{} --version says: {}", self.compiler.path.display(), self.compiler.version)))
+            }
+            Some(true) => std::fs::rename(scratch.path().join("out.so"), object).map_err(|e| cache_error(object, e)),
+        }
+    }
+}
+
+/// Whether the command succeeded, or `None` if it had to be killed at the time limit.
+fn run_limited(command: &mut Command) -> Result<Option<bool>> {
+    let mut child = command.spawn().map_err(|e| Error::io(command.get_program(), e))?;
+    let deadline = Instant::now() + TIME_LIMIT;
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return Ok(Some(status.success())),
+            Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(3)),
+            Ok(None) => {
+                child.kill().and_then(|()| child.wait()).map_err(|e| Error::io(command.get_program(), e))?;
+                return Ok(None);
+            }
+            Err(e) => return Err(Error::io(command.get_program(), e)),
+        }
+    }
+}
+
+/// One translation unit: shim, kernel, then an export per entry that fails to compile unless the entry takes one struct.
+fn wrapper(source: &SourceSet, entries: &[&str]) -> Result<String> {
+    let mut text = String::from("#define ASSAY_EMULATOR 1\n#include \"emu/cuda.h\"\n");
+    text += &format!("#include \"{}\"\n#include \"emu/export.h\"\n", source.main);
+    for entry in entries {
+        if !entry.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') || entry.is_empty() {
+            return Err(Error::new(&codes::NO_ENTRY, format!("{}: `{entry}` is not a C identifier", source.main)));
+        }
+        text += &format!("ASSAY_EXPORT({entry})\n");
+    }
+    Ok(text)
+}
+
+/// The compiler's first few error lines, without the notes around them.
+fn first_errors(log: &str) -> String {
+    let errors: Vec<&str> = log.lines().filter(|l| l.contains("error:") || l.contains("undefined reference")).collect();
+    let lines = if errors.is_empty() { log.lines().take(5).collect() } else { errors };
+    lines.into_iter().take(5).map(|l| l.trim_start_matches("./")).collect::<Vec<_>>().join("\n            ")
+}
+
+fn cache_dir() -> Result<PathBuf> {
+    let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    var("ASSAY_CACHE_DIR")
+        .or_else(|| Some(var("XDG_CACHE_HOME")?.join("assay")))
+        .or_else(|| Some(var("HOME")?.join(".cache/assay")))
+        .ok_or_else(|| Error::new(&codes::CACHE, "no cache directory: HOME is not set").hint("set ASSAY_CACHE_DIR"))
+}
+
+fn cache_error(path: &Path, e: std::io::Error) -> Error {
+    Error::new(&codes::CACHE, format!("{}: {e}", path.display()))
+        .hint("set ASSAY_CACHE_DIR to a writable directory")
+        .because(e)
+}

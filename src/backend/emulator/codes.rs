@@ -1,0 +1,42 @@
+//! What the emulator reports. Codes of kind `No` are a kernel's faults; `CouldNotRun` are the machine's.
+
+crate::codes! {
+    NO_COMPILER: "emulator-no-compiler", CouldNotRun, "The CPU emulator compiles kernels with the host's C++ compiler and \
+        found none. It tries $CXX, then g++, clang++ and c++. On Debian or Ubuntu `apt install g++` is enough. Without \
+        one, kernels run on a CUDA device only and everything else on the oracle.";
+    CACHE: "emulator-cache", CouldNotRun, "The emulator keeps compiled kernels in $ASSAY_CACHE_DIR, else in the user's \
+        cache directory, and could not write there.";
+    COMPILE: "emulator-compile", No, "The host C++ compiler refused the kernel. An entry has the form `extern \"C\" \
+        __global__ void NAME(const XArgs a)` with the struct of the generated header.";
+    COMPILE_TIME: "emulator-compile-time", No, "The host C++ compiler did not finish with the kernel in time.";
+    LOAD: "emulator-load", CouldNotRun, "The dynamic loader refused a compiled kernel.";
+    NO_ENTRY: "emulator-no-entry", No, "The compiled kernel has no entry of this name.";
+    ARGS: "emulator-args", No, "The kernel's argument struct has another size than the contract's. Include the generated \
+        header `args/<op>.h` and take its struct by value.";
+    LAUNCH: "emulator-launch", No, "The launch asks for what no GPU has: more than 1024 threads in a block, a grid or \
+        block dimension of 0, or more dynamic shared memory than an SM offers.";
+    BUFFER: "emulator-buffer", Internal, "A buffer was used that does not exist, or beyond its size. This is a bug in \
+        assay.";
+    MEMORY: "emulator-memory", CouldNotRun, "The operating system has no more memory for the emulator's buffers.";
+    OUT_OF_BOUNDS: "kernel-out-of-bounds", No, "A kernel touched memory outside every buffer. Each buffer ends at an \
+        inaccessible page; the few bytes between its last one and that page, and those before its first, are checked \
+        after the launch.";
+    ARRAY_BOUNDS: "kernel-array-bounds", No, "A kernel indexed an array of known size outside its bounds.";
+    MISALIGNED: "kernel-misaligned", No, "A kernel accessed memory at an address that its type's alignment rules out: \
+        float4 and uint4 need 16 bytes, float2 8, float 4. A device reports this as `misaligned address`.";
+    STACK: "kernel-stack", No, "A kernel thread used more stack than the emulator gives it: its local arrays are too big \
+        or it recurses.";
+    BARRIER: "kernel-barrier", No, "Some threads of a block wait at a barrier that others never reach, because they \
+        returned or left a loop earlier. Every thread of a block must reach every __syncthreads().";
+    BARRIER_SITES: "kernel-barrier-sites", No, "The threads of a block wait at different __syncthreads() calls. A device \
+        may let this pass, with each half seeing the other's memory half-written.";
+    WARP_MASK: "kernel-warp-mask", No, "The lanes of a warp operation disagree: each lane must name itself, all lanes \
+        named must execute the same operation with the same mask, and none may have returned.";
+    DEADLOCK: "kernel-deadlock", No, "No thread of a block can go on. The message says where each waits.";
+    ASYNC_COPY: "kernel-async-copy", No, "A thread returned although a cp.async of its own was never waited for, or gave \
+        it an address that is not on 16 bytes. Commit the group and wait for it before the data is read.";
+    TRAP: "kernel-trap", No, "A kernel called __trap(), failed an assert or executed an instruction that the CPU refuses, \
+        such as an integer division by zero.";
+    TIME_LIMIT: "kernel-time-limit", No, "A launch did not end within its time limit: an endless loop, or a spin on memory \
+        that no other thread will write.";
+}

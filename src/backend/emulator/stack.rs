@@ -1,0 +1,55 @@
+//! Coroutine stacks, one per CUDA thread, kept by the operating-system thread that runs them.
+
+use corosensei::stack::StackPointer;
+
+use super::memory::page_size;
+
+/// Bytes a CUDA thread's frames and local arrays may take; only touched pages cost memory.
+const SIZE: usize = 256 << 10;
+
+pub struct Stack {
+    map: usize,
+    top: usize,
+}
+
+impl Stack {
+    /// Stacks of neighbouring threads start at different cache sets: page-aligned ones cost 20–45 % of the speed.
+    pub fn new(number: usize) -> std::io::Result<Self> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a fresh anonymous mapping whose lowest page is made inaccessible.
+        unsafe {
+            let map = libc::mmap(std::ptr::null_mut(), SIZE, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0);
+            if map == libc::MAP_FAILED {
+                return Err(std::io::Error::last_os_error());
+            }
+            let stack = Stack { map: map as usize, top: map as usize + SIZE - number % 24 * 320 };
+            if libc::mprotect(map, page_size(), libc::PROT_NONE) != 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+            Ok(stack)
+        }
+    }
+
+    /// All addresses, guard page included.
+    pub fn range(&self) -> std::ops::Range<usize> {
+        self.map..self.map + SIZE
+    }
+}
+
+// SAFETY: base and limit enclose one private mapping with a guard page at its low end; the base is 16-byte aligned.
+unsafe impl corosensei::stack::Stack for Stack {
+    fn base(&self) -> StackPointer {
+        StackPointer::new(self.top).unwrap_or(StackPointer::MIN)
+    }
+
+    fn limit(&self) -> StackPointer {
+        StackPointer::new(self.map).unwrap_or(StackPointer::MIN)
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours and no coroutine runs on it any more.
+        unsafe { libc::munmap(self.map as *mut libc::c_void, SIZE) };
+    }
+}

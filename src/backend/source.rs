@@ -1,0 +1,3 @@
+//! The source of a kernel, as the compilers get it.
+
+pub use crate::plan::source::SourceSet;
