@@ -1,85 +1,160 @@
-"""Measures a model file: recall by distance, the other tasks, text loss; whole, and with each mechanism broken in turn. Weights are the dequantised file's.
+"""Measures a model file: recall by distance, the other tasks, text loss; whole, and with each mechanism broken in turn.
 
-    python evaluate.py MODEL.gguf --heldout heldout.npz --out provenance-eval.json [--device cuda] [--n 64]
+    python evaluate.py model.gguf --heldout heldout.npz --out evaluation.json [--device cuda] [--probes 64]
+
+The weights are the file's, dequantised; everything is f32.
 """
-import argparse, json
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Callable, Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
-import data, golden, tokenizer
-from config import EOS_ID
-from model import EV, Tiny
+from tokenizers import Tokenizer
+from torch import Tensor
 
-DISTANCES = (16, 60, 120, 200, 400, 700, 950)
+import data
+import gguf_file
+import tokenizer
+from config import ASSISTANT, BOS, BOS_ID, END_THINK, EOS_ID, USER
+from model import Evaluate, FastModel, Params
 
+DISTANCES = (16, 60, 110, 180, 300, 500, 700, 950)
+LENGTH = 1024                    # of text and block sequences
+PAD_ID = 7
 
-def score(t, prompts, answers, o=None, dt=torch.float32, P=None):
-    """Greedy exact match of answer + EOS. prompts, answers: lists of token lists."""
-    S = max(len(p) + len(a) for p, a in zip(prompts, answers)); S += -S % 128; hit = []
-    x = torch.full((len(prompts), S), 7, dtype=torch.long)
-    for i, (p, a) in enumerate(zip(prompts, answers)): x[i, :len(p) + len(a)] = torch.tensor(p + a)
-    pr = t.logits(x.to(t.dev), o, dt, P).argmax(-1).cpu()
-    for i, (p, a) in enumerate(zip(prompts, answers)): hit.append(pr[i, len(p) - 1:len(p) + len(a) - 1].tolist() == a)
-    return sum(hit) / len(hit), hit
-
-
-def make_recall(tk, ev, d, n, seed=9, **k):
-    g = data.Gen(tk, ev[0], ev[1], seed * 1000 + d, 1024); out = [g.probe(d, **k) for _ in range(n)]
-    return [tk.encode(f).ids for _, _, f in out], [tk.encode(v).ids + [EOS_ID] for _, v, _ in out]
+Probes = tuple[list[list[int]], list[list[int]]]          # prompts, answers with EOS
 
 
-_made = {}
+def recall_probes(tk: Tokenizer, corpus: data.Corpus, distance: int, n: int, **kind: bool) -> Probes:
+    generator = data.Generator(tk, corpus, 9000 + distance, LENGTH)
+    probes = [generator.probe(distance, **kind) for _ in range(n)]
+    return [tk.encode(p).ids for p, _ in probes], [tk.encode(a).ids + [EOS_ID] for _, a in probes]
 
 
-def recall(t, tk, ev, d, n, o=None, dt=torch.float32, P=None, **k):
-    key = (d, n, tuple(k.items()))
-    if key not in _made: _made[key] = make_recall(tk, ev, d, n, **k)
-    return score(t, *_made[key], o, dt, P)
+class Evaluation:
+    """One way of running one model: whole, or with something broken."""
+
+    def __init__(self, model: FastModel, tk: Tokenizer, corpus: data.Corpus, dtype: torch.dtype = torch.float32) -> None:
+        self.model, self.tk, self.corpus, self.dtype = model, tk, corpus, dtype
+        self.mode = Evaluate()
+        self.layers: Sequence[Params] = model.layers
+        self.probes: dict[tuple[int, int], Probes] = {}
+
+    def logits(self, ids: Tensor) -> Tensor:
+        return self.model.logits(ids.to(self.model.device), self.mode, self.dtype, self.layers)
+
+    def correct(self, probes: Probes) -> float:
+        """Share of prompts whose answer, EOS included, is what greedy decoding gives."""
+        longest = max(len(p) + len(a) for p, a in zip(*probes))
+        ids = torch.full((len(probes[0]), longest), PAD_ID)
+        for row, prompt, answer in zip(ids, *probes):
+            row[:len(prompt) + len(answer)] = torch.tensor(prompt + answer)
+        best = self.logits(ids).argmax(-1).cpu()
+        hits = [row[len(p) - 1:len(p) + len(a) - 1].tolist() == a for row, p, a in zip(best, *probes)]
+        return sum(hits) / len(hits)
+
+    def recall(self, distance: int, n: int) -> float:
+        key = (distance, n)
+        if key not in self.probes:
+            self.probes[key] = recall_probes(self.tk, self.corpus, distance, n)
+        return self.correct(self.probes[key])
+
+    def text_loss(self, n: int) -> float:
+        """Nats per token of held-out text."""
+        starts = np.linspace(0, len(self.corpus.tokens) - LENGTH - 1, n).astype(int)
+        ids = torch.tensor(np.stack([self.corpus.tokens[s:s + LENGTH] for s in starts]).astype(np.int64))
+        ids[:, 0] = BOS_ID
+        logits = self.logits(ids)
+        return F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten().to(logits.device)).item()
+
+    def blocks(self, n: int) -> tuple[float, float]:
+        """Accuracy and loss on the answers in the second half of block sequences."""
+        generator = data.Generator(self.tk, self.corpus, 77, LENGTH)
+        made = [generator.block() for _ in range(n)]
+        ids = torch.tensor(np.stack([ids for ids, _ in made]))
+        asked = torch.tensor(np.stack([weights for _, weights in made])) > 0
+        asked[:, :LENGTH // 2] = False
+        logits = self.logits(ids).cpu()[:, :-1][asked[:, 1:]]
+        answers = ids[:, 1:][asked[:, 1:]]
+        return (logits.argmax(-1) == answers).float().mean().item(), F.cross_entropy(logits, answers).item()
+
+    def measure(self, n: int) -> dict[str, float]:
+        row = {f"recall_{d}": self.recall(d, n) for d in DISTANCES}
+        row["block_accuracy"], row["block_loss"] = self.blocks(max(2, n // 4))
+        row["text_loss"] = self.text_loss(max(2, n // 2))
+        return {k: round(v, 4) for k, v in row.items()}
+
+    def small_tasks(self, n: int) -> dict[str, float]:
+        generator = data.Generator(self.tk, self.corpus, 4, LENGTH)
+        out = {}
+        for ask in (generator.addition, generator.largest, generator.repeat):
+            pairs = [ask() for _ in range(n)]
+            prompts = [self.tk.encode(BOS + USER + q + ASSISTANT + END_THINK).ids for q, _ in pairs]
+            out[ask.__name__] = self.correct((prompts, [self.tk.encode(a).ids + [EOS_ID] for _, a in pairs]))
+        for name, distance, count, kind in (("recall_200, thinking layout", 200, n, {"think": True}),
+                                            ("recall_200, facts only", 200, n, {"facts_only": True}),
+                                            ("recall_400, facts only", 400, n, {"facts_only": True}),
+                                            ("recall_1700 (twice the trained length)", 1700, min(n, 32), {})):
+            out[name] = self.correct(recall_probes(self.tk, self.corpus, distance, count, **kind))
+        return {k: round(v, 4) for k, v in out.items()}
 
 
-def text_loss(t, ev, o=None, dt=torch.float32, P=None, n=32, S=1024):
-    x = torch.tensor(np.stack([ev[1][i:i + S] for i in np.linspace(0, len(ev[1]) - S - 1, n).astype(int)]).astype(np.int64), device=t.dev); x[:, 0] = 0
-    lg = t.logits(x, o, dt, P); return F.cross_entropy(lg[:, :-1].reshape(-1, lg.shape[-1]), x[:, 1:].reshape(-1)).item()
+def changed(layers: Sequence[Params], part: str, change: Callable[[Tensor], Tensor]) -> list[Params]:
+    return [{name: change(p) if part in name else p for name, p in layer.items()} for layer in layers]
 
 
-def block(t, tk, ev, n, o=None, dt=torch.float32, P=None, S=1024):
-    """(accuracy, loss) on the answers of the block task in the second half."""
-    g = data.Gen(tk, ev[0], ev[1], 77, S); b = [g.t_block() for _ in range(n)]; x = torch.tensor(np.stack([q for q, _ in b]), device=t.dev); w = torch.tensor(np.stack([w for _, w in b]), device=t.dev) > 0; w[:, :S // 2] = False
-    lg = t.logits(x, o, dt, P); m = w[:, 1:]; return (lg[:, :-1].argmax(-1) == x[:, 1:])[m].float().mean().item(), F.cross_entropy(lg[:, :-1][m], x[:, 1:][m]).item()
+def breakages(model: FastModel) -> dict[str, tuple[Evaluate, Sequence[Params]]]:
+    torch.manual_seed(3)
+    shuffled = torch.randperm(model.cfg.vocab, device=model.device)
+    layers = model.layers
+    return {
+        "whole": (Evaluate(), layers),
+        "ds4 roundings (fp8 rows, fp4 index)": (Evaluate(ds4=True), layers),
+        "every ratio-4 row attended to": (Evaluate(select="all"), layers),
+        "window of one token": (Evaluate(window=1), layers),
+        "ratio-4 rows removed": (Evaluate(without_rows=(4,)), layers),
+        "ratio-128 rows removed": (Evaluate(without_rows=(128,)), layers),
+        "indexer takes the last rows": (Evaluate(select="last"), layers),
+        "indexer takes random rows": (Evaluate(select="random"), layers),
+        "sinks dropped": (Evaluate(sinks=False), layers),
+        "position biases (APE) zeroed": (Evaluate(), changed(layers, "position_bias", torch.zeros_like)),
+        "hash table permuted": (Evaluate(), changed(layers, "tid2eid", lambda t: t[shuffled])),
+        "router bias zeroed": (Evaluate(), changed(layers, "e_score_correction_bias", torch.zeros_like)),
+        "routed experts zeroed": (Evaluate(), changed(layers, ".experts.", torch.zeros_like)),
+    }
 
 
-def small_tasks(t, tk, dt, n=200):
-    r = np.random.default_rng(4); out = {}; from_text = lambda q: tk.encode(f"{data.BOS}{data.USER}{q}{data.ASSISTANT}{data.END_THINK}").ids
-    def run(name, qa): out[name] = score(t, [from_text(q) for q, _ in qa], [tk.encode(a).ids + [EOS_ID] for _, a in qa], dt=dt)[0]
-    ab = r.integers(0, 100, (n, 2)); run("addition", [(f"{a:02d}+{b:02d}=", f"{(a + b) % 100:02d}") for a, b in ab])
-    v = r.integers(0, 100, (n, 3)); run("max", [("max " + " ".join(f"{x:02d}" for x in y), f"{y.max():02d}") for y in v])
-    w = ["".join(r.choice(list("abcdefghijklmnopqrstuvwxyz"), r.integers(2, 13))) for _ in range(n)]; run("repeat", [("repeat: " + x, x) for x in w]); return out
+def load_heldout(path: Path) -> data.Corpus:
+    stored = np.load(path)
+    return data.Corpus(stored["text"].tobytes().decode(), stored["tokens"])
 
 
-def main():
-    ap = argparse.ArgumentParser(); ap.add_argument("model"); ap.add_argument("--heldout", default="heldout.npz"); ap.add_argument("--out", default="evaluation.json"); ap.add_argument("--device", default="cuda"); ap.add_argument("--n", type=int, default=64)
-    A = ap.parse_args(); hf, cfg = golden.load(A.model); tk = tokenizer.load(); z = np.load(A.heldout); ev = (z["text"].tobytes().decode(), z["tokens"]); t = Tiny(hf, cfg, torch.device(A.device)); torch.set_float32_matmul_precision("highest"); res = {}
-    torch.manual_seed(3); perm = torch.randperm(cfg.vocab, device=t.dev)
-
-    def measure(name, o=None, P=None):
-        r = {f"recall_{d}": recall(t, tk, ev, d, A.n, o, P=P)[0] for d in DISTANCES}; r["text_loss"] = text_loss(t, ev, o, P=P); r["block_acc"], r["block_loss"] = block(t, tk, ev, max(2, A.n // 4), o, P=P)
-        res[name] = {k: round(v, 4) for k, v in r.items()}; print(f"{name:32s}", " ".join(f"{k}={v:.3f}" for k, v in res[name].items()), flush=True)
-    measure("whole")
-    measure("ds4 numerics (fp8 KV, fp4 indexer)", EV(ds4=True))
-    measure("all ratio-4 rows attended", EV(sel="all"))
-    measure("ratio-4 rows removed", EV(drop=(4,))); measure("ratio-128 rows removed", EV(drop=(128,)))
-    measure("indexer takes the last k", EV(sel="last")); measure("indexer takes random k", EV(sel="rand"))
-    measure("sinks dropped", EV(sink="none"))
-    measure("hash table permuted", P=[{k: (v[perm] if "tid2eid" in k else v) for k, v in d.items()} for d in t.P])
-    measure("router bias zeroed", P=[{k: (torch.zeros_like(v) if "e_score" in k else v) for k, v in d.items()} for d in t.P])
-    measure("routed experts zeroed", P=[{k: (torch.zeros_like(v) if ".experts." in k else v) for k, v in d.items()} for d in t.P])
-    measure("APE zeroed", P=[{k: (torch.zeros_like(v) if "position_bias" in k else v) for k, v in d.items()} for d in t.P])
-    ex = small_tasks(t, tk, torch.float32)
-    ex["recall_1700 (2,048-token prompts, never trained on)"] = recall(t, tk, ev, 1700, 32)[0]; ex["recall_200, thinking layout"] = recall(t, tk, ev, 200, A.n, think=True)[0]
-    ex["recall_200, facts only"] = recall(t, tk, ev, 200, A.n, plain=True)[0]; ex["recall_400, facts only"] = recall(t, tk, ev, 400, A.n, plain=True)[0]
-    res["other tasks"] = {k: round(v, 4) for k, v in ex.items()}; print(res["other tasks"])
-    res["sinks"] = [[round(x, 2) for x in d["self_attn.sinks"].tolist()] for d in t.P]
-    json.dump(dict(n=A.n, results=res), open(A.out, "w"), indent=1)
+def main() -> None:
+    args = argparse.ArgumentParser()
+    args.add_argument("model", type=Path)
+    args.add_argument("--heldout", type=Path, default=Path("heldout.npz"))
+    args.add_argument("--out", type=Path, default=Path("evaluation.json"))
+    args.add_argument("--device", default="cuda")
+    args.add_argument("--probes", type=int, default=64)
+    a = args.parse_args()
+    torch.set_float32_matmul_precision("highest")
+    hf, cfg = gguf_file.load(a.model)
+    model = FastModel(hf, cfg, torch.device(a.device))
+    evaluation = Evaluation(model, tokenizer.load(), load_heldout(a.heldout))
+    results: dict[str, dict[str, float]] = {}
+    for name, (evaluation.mode, evaluation.layers) in breakages(model).items():
+        results[name] = evaluation.measure(a.probes)
+        print(f"{name:36s}", " ".join(f"{k.replace('recall_', 'r')}={v:.3f}" for k, v in results[name].items()), flush=True)
+        if name == "whole":
+            small = evaluation.small_tasks(a.probes)
+            print(small, flush=True)
+        sinks = [[round(x, 2) for x in layer["self_attn.sinks"].tolist()] for layer in model.layers]
+        a.out.write_text(json.dumps({"probes": a.probes, "results": results, "other_tasks": small, "sinks": sinks}, indent=1))
 
 
 if __name__ == "__main__":

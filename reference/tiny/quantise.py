@@ -1,19 +1,18 @@
-"""Quantisers for the block formats of DeepSeek V4 Flash's GGUF files, and a GGUF v3 writer. Own code; only the IQ2_XXS grid is a constant of the format.
+"""Encoders of the block formats of §2.4. Own code; the IQ2_XXS grid is a constant of the format.
 
-Each format has one encoder that returns packed bytes *and* the values those bytes mean, so that training can round to exactly
-what the file will hold. Everything runs in torch on the weights' device.
-
-    python quantise.py WEIGHTS.pt OUT.gguf      # WEIGHTS.pt: {hf parameter name: tensor}, shape = config.TINY
+Each encoder returns the values that the packed bytes mean, and the bytes when asked, so that training can round to
+exactly what the file will hold. Everything runs in torch, on the weights' device.
 """
-import json, os, struct, sys
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Callable, NamedTuple
+
 import numpy as np
 import torch
-from config import BOS_ID, EOS_ID, SPECIALS, TINY, tensors
+from torch import Tensor
 
-# ---------------------------------------------------------------- block formats
-# name: (ggml type id, elements a block, bytes a block)
-TYPES = dict(F32=(0, 1, 4), F16=(1, 1, 2), Q8_0=(8, 32, 34), Q2_K=(10, 256, 84), Q4_K=(12, 256, 144), IQ2_XXS=(16, 256, 66), I32=(26, 1, 4))
-TINY_F16 = 6.0e-8                       # the smallest f16 step: block scales are never stored as zero
+TINY_F16 = 6.0e-8             # about the smallest f16 step: block scales are never stored as zero
 
 # 256 grid entries of 8 values from {8, 25, 43}, two bits each, first value in the low bits.
 GRID_HEX = (
@@ -27,175 +26,164 @@ GRID_HEX = (
     "608400854685948509864086608602880489118a0490109024904090a19016918091459200942294449451958198209902a050a085a009a100a218a450a804a9")
 
 
-def grid(dev, _cache={}):
-    if dev not in _cache:
-        b = np.frombuffer(bytes.fromhex(GRID_HEX), np.uint8)
-        _cache[dev] = torch.tensor(np.array([8, 25, 43])[(b[:, None] >> np.array([0, 2, 4, 6])) & 3].reshape(256, 8), dtype=torch.float32, device=dev)
-    return _cache[dev]
+class Encoded(NamedTuple):
+    values: Tensor            # f32, the weights' shape
+    data: Tensor | None       # u8, in file order
 
 
-def f16_bytes(x):
+class Format(NamedTuple):
+    id: int                   # ggml type id
+    block: int                # elements a block
+    size: int                 # bytes a block
+    encode: Callable[[Tensor, bool], Encoded]
+
+
+@lru_cache
+def grid(device: torch.device) -> Tensor:
+    packed = np.frombuffer(bytes.fromhex(GRID_HEX), np.uint8)
+    entries = np.array([8, 25, 43])[(packed[:, None] >> np.array([0, 2, 4, 6])) & 3].reshape(256, 8)
+    return torch.tensor(entries, dtype=torch.float32, device=device)
+
+
+def f16_bytes(x: Tensor) -> Tensor:
     """[n] f32 -> [n, 2] u8, little endian."""
     return x.half().contiguous().view(torch.uint8).view(-1, 2)
 
 
-def f16_scale(x):
-    """Round a scale to f16, never to zero; NaN-free for all-zero blocks."""
+def f16_scale(x: Tensor) -> Tensor:
+    """Round a block scale to f16, never to zero, so that an all-zero block divides by something."""
     return x.half().float().clamp_min(TINY_F16).half().float()
 
 
-def iq2_xxs(w, pack=True):
-    """2.06 bits: f16 d per 256, a 4-bit scale per 32, and per 8 weights one of 256 magnitude patterns plus 7 sign bits (even parity)."""
-    x = w.reshape(-1, 8).float(); a = x.abs(); neg = x < 0; g = grid(x.device); half_norm = .5 * g.square().sum(1)
-    odd = neg.sum(1, keepdim=True) % 2 == 1                              # make parity even by flipping the smallest weight's sign
-    flip = torch.zeros_like(neg).scatter(1, a.argmin(1, keepdim=True), odd)
-    sign = neg ^ flip; a = torch.where(flip, -a, a)
-
-    def nearest(s):                                                      # s per 32 weights -> index of the nearest pattern per 8
-        an = a / s.repeat_interleave(4).unsqueeze(1).clamp_min(1e-12); out = torch.empty(len(a), dtype=torch.long, device=a.device)
-        for i in range(0, len(an), 1 << 18): out[i:i + (1 << 18)] = (an[i:i + (1 << 18)] @ g.t() - half_norm).argmax(1)
-        return out
-    top = a.view(-1, 32).abs().amax(1); best = None
-    for f in (.75, .95):                                                 # two starting scales, one least-squares step each
-        c = g[nearest(top * f / 43)]; num, den = (a * c).view(-1, 32).sum(1), c.square().view(-1, 32).sum(1)
-        s = (num / den).clamp_min(1e-12); err = -num * num / den
-        best = (s, err) if best is None else (torch.where(err < best[1], s, best[0]), torch.minimum(err, best[1]))
-    s = best[0].view(-1, 8); d = f16_scale(s.amax(1, keepdim=True) / (.25 * 15.5))
-    q = (s / (.25 * d) - .5).round().clamp(0, 15); s = (d * (.5 + q) * .25).reshape(-1)
-    idx = nearest(s); val = g[idx] * torch.where(sign, -1.0, 1.0) * s.repeat_interleave(4).unsqueeze(1)
-    if not pack: return val.reshape(w.shape), None
-    n = len(d); bits = (sign[:, :7].long() << torch.arange(7, device=x.device)).sum(1).view(n, 8, 4)
-    hi = (bits << torch.tensor([0, 7, 14, 21], device=x.device)).sum(2) | (q.long() << 28)
-    grp = torch.cat([idx.view(n, 8, 4), (hi.unsqueeze(2) >> torch.tensor([0, 8, 16, 24], device=x.device)) & 255], 2).to(torch.uint8)
-    return val.reshape(w.shape), torch.cat([f16_bytes(d.flatten()), grp.view(n, 64)], 1)
+def shifts(values: list[int], like: Tensor) -> Tensor:
+    return torch.tensor(values, device=like.device)
 
 
-def q2_k(w, pack=True):
-    """2.6 bits: per 16 weights a 4-bit scale and a 4-bit minimum, both on f16 steps per 256."""
-    x = w.reshape(-1, 16, 16).float(); best = None
-    for f in (1.0, .9, .8, .7, .6):                                      # shrink the range, then least squares for scale and minimum
-        mn = (x.amin(-1, keepdim=True) * f).clamp(max=0); sc = ((x.amax(-1, keepdim=True) * f - mn) / 3).clamp_min(1e-10)
-        q = ((x - mn) / sc).round().clamp(0, 3); qm, xm = q.mean(-1, keepdim=True), x.mean(-1, keepdim=True)
-        sc = (((q - qm) * (x - xm)).sum(-1, keepdim=True) / ((q - qm).square().sum(-1, keepdim=True) + 1e-12)).clamp_min(1e-10)
-        mn = (xm - sc * qm).clamp(max=0); err = (x - mn - sc * q).square().sum(-1, keepdim=True)
-        best = (sc, mn, err) if best is None else tuple(torch.where(err < best[2], n, o) for n, o in zip((sc, mn, err), best))
-    sc, mn, _ = best; d, dm = f16_scale(sc.amax(1, keepdim=True) / 15), f16_scale((-mn).amax(1, keepdim=True) / 15)
-    s4, m4 = (sc / d).round().clamp(0, 15), (-mn / dm).round().clamp(0, 15)
-    q = ((x + dm * m4) / (d * s4).clamp_min(1e-10)).round().clamp(0, 3); val = d * s4 * q - dm * m4
-    if not pack: return val.reshape(w.shape), None
-    n = len(x); scales = (s4.long() | (m4.long() << 4)).view(n, 16).to(torch.uint8)
-    qs = (q.long().view(n, 2, 4, 32) << torch.tensor([0, 2, 4, 6], device=x.device).view(1, 1, 4, 1)).sum(2).view(n, 64).to(torch.uint8)
-    return val.reshape(w.shape), torch.cat([scales, qs, f16_bytes(d.flatten()), f16_bytes(dm.flatten())], 1)
+def nearest_pattern(magnitude: Tensor, scale: Tensor) -> Tensor:
+    """Index of the nearest grid entry for each 8 magnitudes. magnitude [n, 8], scale [n / 4] (one per 32)."""
+    g = grid(magnitude.device)
+    half_norm = .5 * g.square().sum(1)
+    target = magnitude / scale.repeat_interleave(4).unsqueeze(1).clamp_min(1e-12)
+    return torch.cat([(part @ g.t() - half_norm).argmax(1) for part in target.split(1 << 18)])
 
 
-def q4_k(w, pack=True):
-    """4.5 bits: per 32 weights a 6-bit scale and a 6-bit minimum, both on f16 steps per 256."""
-    x = w.reshape(-1, 8, 32).float(); mn = x.amin(-1, keepdim=True).clamp(max=0); sc = ((x.amax(-1, keepdim=True) - mn) / 15).clamp_min(1e-10)
-    d, dm = f16_scale(sc.amax(1, keepdim=True) / 63), f16_scale((-mn).amax(1, keepdim=True) / 63)
-    s6, m6 = (sc / d).round().clamp(0, 63), (-mn / dm).round().clamp(0, 63)
-    q = ((x + dm * m6) / (d * s6).clamp_min(1e-10)).round().clamp(0, 15); val = d * s6 * q - dm * m6
-    if not pack: return val.reshape(w.shape), None
-    n = len(x); s, m = s6.long().view(n, 8), m6.long().view(n, 8)
-    sb = torch.cat([s[:, :4] | (s[:, 4:] >> 4 << 6), m[:, :4] | (m[:, 4:] >> 4 << 6), (s[:, 4:] & 15) | ((m[:, 4:] & 15) << 4)], 1).to(torch.uint8)
-    p = q.long().view(n, 4, 2, 32); qs = (p[:, :, 0] | (p[:, :, 1] << 4)).view(n, 128).to(torch.uint8)
-    return val.reshape(w.shape), torch.cat([f16_bytes(d.flatten()), f16_bytes(dm.flatten()), sb, qs], 1)
+def iq2_xxs(w: Tensor, pack: bool) -> Encoded:
+    """2.06 bits: f16 d per 256, a 4-bit scale per 32, and per 8 weights a magnitude pattern and 7 sign bits."""
+    g = grid(w.device)
+    x = w.reshape(-1, 8).float()
+    magnitude, negative = x.abs(), x < 0
+    # The eighth sign is the parity of the seven stored ones: where it comes out wrong, the smallest weight gives way.
+    odd = negative.sum(1, keepdim=True) % 2 == 1
+    flip = torch.zeros_like(negative).scatter(1, magnitude.argmin(1, keepdim=True), odd)
+    negative, magnitude = negative ^ flip, torch.where(flip, -magnitude, magnitude)
+
+    top = magnitude.view(-1, 32).abs().amax(1)
+    scale, error = torch.zeros_like(top), torch.full_like(top, float("inf"))
+    for share in (.75, .95):                              # two starting scales, one least-squares step each
+        pattern = g[nearest_pattern(magnitude, top * share / 43)]
+        dot, norm = (magnitude * pattern).view(-1, 32).sum(1), pattern.square().view(-1, 32).sum(1)
+        candidate, candidate_error = (dot / norm).clamp_min(1e-12), -dot * dot / norm
+        scale = torch.where(candidate_error < error, candidate, scale)
+        error = torch.minimum(error, candidate_error)
+    scale = scale.view(-1, 8)
+    d = f16_scale(scale.amax(1, keepdim=True) / (.25 * 15.5))
+    q = (scale / (.25 * d) - .5).round().clamp(0, 15)
+    scale = (d * (.5 + q) * .25).reshape(-1)
+    index = nearest_pattern(magnitude, scale)
+    values = g[index] * torch.where(negative, -1.0, 1.0) * scale.repeat_interleave(4).unsqueeze(1)
+    if not pack:
+        return Encoded(values.reshape(w.shape), None)
+    n = len(d)
+    signs = (negative[:, :7].long() << torch.arange(7, device=w.device)).sum(1).view(n, 8, 4)
+    high = (signs << shifts([0, 7, 14, 21], w)).sum(2) | (q.long() << 28)
+    groups = torch.cat([index.view(n, 8, 4), (high.unsqueeze(2) >> shifts([0, 8, 16, 24], w)) & 255], 2)
+    return Encoded(values.reshape(w.shape), torch.cat([f16_bytes(d.flatten()), groups.to(torch.uint8).view(n, 64)], 1))
 
 
-def q8_0(w, pack=True):
-    x = w.reshape(-1, 32).float(); d = f16_scale(x.abs().amax(1, keepdim=True) / 127); q = (x / d).round().clamp(-127, 127)
-    if not pack: return (q * d).reshape(w.shape), None
-    return (q * d).reshape(w.shape), torch.cat([f16_bytes(d.flatten()), q.to(torch.int8).view(torch.uint8)], 1)
+def q2_k(w: Tensor, pack: bool) -> Encoded:
+    """2.6 bits: per 16 weights a 4-bit scale and a 4-bit minimum, both in f16 steps per 256."""
+    x = w.reshape(-1, 16, 16).float()
+    low, high, mean = x.amin(-1, keepdim=True), x.amax(-1, keepdim=True), x.mean(-1, keepdim=True)
+    scale, minimum, error = torch.zeros_like(low), torch.zeros_like(low), torch.full_like(low, float("inf"))
+    for share in (1.0, .9, .8, .7, .6):                   # shrink the range, then least squares for both
+        start = (low * share).clamp(max=0)
+        step = ((high * share - start) / 3).clamp_min(1e-10)
+        q = ((x - start) / step).round().clamp(0, 3)
+        q_mean = q.mean(-1, keepdim=True)
+        covariance = ((q - q_mean) * (x - mean)).sum(-1, keepdim=True)
+        step = (covariance / ((q - q_mean).square().sum(-1, keepdim=True) + 1e-12)).clamp_min(1e-10)
+        start = (mean - step * q_mean).clamp(max=0)
+        candidate = (x - start - step * q).square().sum(-1, keepdim=True)
+        better = candidate < error
+        scale, minimum = torch.where(better, step, scale), torch.where(better, start, minimum)
+        error = torch.where(better, candidate, error)
+    d, d_min = f16_scale(scale.amax(1, keepdim=True) / 15), f16_scale((-minimum).amax(1, keepdim=True) / 15)
+    s4, m4 = (scale / d).round().clamp(0, 15), (-minimum / d_min).round().clamp(0, 15)
+    q = ((x + d_min * m4) / (d * s4).clamp_min(1e-10)).round().clamp(0, 3)
+    values = d * s4 * q - d_min * m4
+    if not pack:
+        return Encoded(values.reshape(w.shape), None)
+    n = len(x)
+    scales = (s4.long() | (m4.long() << 4)).view(n, 16).to(torch.uint8)
+    qs = (q.long().view(n, 2, 4, 32) << shifts([0, 2, 4, 6], w).view(1, 1, 4, 1)).sum(2).view(n, 64).to(torch.uint8)
+    data = torch.cat([scales, qs, f16_bytes(d.flatten()), f16_bytes(d_min.flatten())], 1)
+    return Encoded(values.reshape(w.shape), data)
 
 
-def f16(w, pack=True):
-    return w.half().float(), w.half().contiguous().view(torch.uint8) if pack else None
+def q4_k(w: Tensor, pack: bool) -> Encoded:
+    """4.5 bits: per 32 weights a 6-bit scale and a 6-bit minimum, both in f16 steps per 256."""
+    x = w.reshape(-1, 8, 32).float()
+    minimum = x.amin(-1, keepdim=True).clamp(max=0)
+    scale = ((x.amax(-1, keepdim=True) - minimum) / 15).clamp_min(1e-10)
+    d, d_min = f16_scale(scale.amax(1, keepdim=True) / 63), f16_scale((-minimum).amax(1, keepdim=True) / 63)
+    s6, m6 = (scale / d).round().clamp(0, 63), (-minimum / d_min).round().clamp(0, 63)
+    q = ((x + d_min * m6) / (d * s6).clamp_min(1e-10)).round().clamp(0, 15)
+    values = d * s6 * q - d_min * m6
+    if not pack:
+        return Encoded(values.reshape(w.shape), None)
+    n = len(x)
+    s, m = s6.long().view(n, 8), m6.long().view(n, 8)
+    scales = torch.cat([s[:, :4] | (s[:, 4:] >> 4 << 6), m[:, :4] | (m[:, 4:] >> 4 << 6),
+                        (s[:, 4:] & 15) | ((m[:, 4:] & 15) << 4)], 1).to(torch.uint8)
+    pairs = q.long().view(n, 4, 2, 32)
+    qs = (pairs[:, :, 0] | (pairs[:, :, 1] << 4)).view(n, 128).to(torch.uint8)
+    return Encoded(values.reshape(w.shape), torch.cat([f16_bytes(d.flatten()), f16_bytes(d_min.flatten()), scales, qs], 1))
 
 
-ENCODE = dict(F16=f16, Q8_0=q8_0, Q2_K=q2_k, Q4_K=q4_k, IQ2_XXS=iq2_xxs,
-              F32=lambda w, pack=True: (w.float(), w.float().contiguous().view(torch.uint8)),
-              I32=lambda w, pack=True: (w, w.to(torch.int32).contiguous().view(torch.uint8)))
+def q8_0(w: Tensor, pack: bool) -> Encoded:
+    """8.5 bits: f16 d and 32 signed bytes."""
+    x = w.reshape(-1, 32).float()
+    d = f16_scale(x.abs().amax(1, keepdim=True) / 127)
+    q = (x / d).round().clamp(-127, 127)
+    data = torch.cat([f16_bytes(d.flatten()), q.to(torch.int8).view(torch.uint8)], 1) if pack else None
+    return Encoded((q * d).reshape(w.shape), data)
 
 
-def rounded(w, ty):
-    """The values the file would hold."""
-    return ENCODE[ty](w, pack=False)[0]
+def plain(dtype: torch.dtype) -> Callable[[Tensor, bool], Encoded]:
+    def encode(w: Tensor, pack: bool) -> Encoded:
+        stored = w.to(dtype).contiguous()
+        return Encoded(stored.float(), stored.view(torch.uint8) if pack else None)
+    return encode
 
 
-# ---------------------------------------------------------------- GGUF
-U32, I32_, F32_, BOOL, STR, ARR, U64 = 4, 5, 6, 7, 8, 9, 10
-FMT = {U32: "<I", I32_: "<i", F32_: "<f", BOOL: "<?", U64: "<Q"}
+FORMATS: dict[str, Format] = {
+    "F32": Format(0, 1, 4, plain(torch.float32)),
+    "F16": Format(1, 1, 2, plain(torch.float16)),
+    "Q8_0": Format(8, 32, 34, q8_0),
+    "Q2_K": Format(10, 256, 84, q2_k),
+    "Q4_K": Format(12, 256, 144, q4_k),
+    "IQ2_XXS": Format(16, 256, 66, iq2_xxs),
+    "I32": Format(26, 1, 4, plain(torch.int32)),
+}
 
 
-def _str(s):
-    b = s.encode(); return struct.pack("<Q", len(b)) + b
+def rounded(w: Tensor, format_name: str) -> Tensor:
+    """The values that a file would hold."""
+    return FORMATS[format_name].encode(w, False).values
 
 
-def _value(ty, v):
-    if ty == STR: return _str(v)
-    if ty == ARR:
-        et, items = v; return struct.pack("<IQ", et, len(items)) + b"".join(_value(et, i) for i in items)
-    return struct.pack(FMT[ty], v)
-
-
-def metadata(cfg, tokenizer_json, name, licence="MIT OR Apache-2.0"):
-    """(key, type, value), in file order. Key names and types: the ones the published files' loaders require."""
-    k = [("general.architecture", STR, "deepseek4"), ("general.name", STR, name), ("general.license", STR, licence), ("general.alignment", U32, 32)]
-    p = lambda key, ty, v: k.append(("deepseek4." + key, ty, v))
-    p("block_count", U32, cfg.layers); p("embedding_length", U32, cfg.hidden); p("vocab_size", U32, cfg.vocab); p("context_length", U32, 1048576)
-    p("attention.head_count", U32, cfg.heads); p("attention.head_count_kv", U32, 1)
-    p("attention.key_length", U32, cfg.head_dim); p("attention.value_length", U32, cfg.head_dim); p("rope.dimension_count", U32, cfg.rope)
-    p("attention.q_lora_rank", U32, cfg.q_lora); p("attention.output_lora_rank", U32, cfg.o_lora); p("attention.output_group_count", U32, cfg.groups)
-    p("expert_count", U32, cfg.experts); p("expert_used_count", U32, cfg.used); p("expert_feed_forward_length", U32, cfg.ff)
-    p("expert_shared_count", U32, 1); p("hash_layer_count", U32, cfg.hash_layers); p("expert_group_count", U32, 0); p("expert_group_used_count", U32, 0)
-    p("attention.sliding_window", U32, cfg.window); p("attention.indexer.head_count", U32, cfg.idx_heads)
-    p("attention.indexer.key_length", U32, cfg.idx_dim); p("attention.indexer.top_k", U32, cfg.top_k)
-    p("hyper_connection.count", U32, cfg.streams); p("hyper_connection.sinkhorn_iterations", U32, 20); p("hyper_connection.epsilon", F32_, 1e-6)
-    p("attention.compress_ratios", ARR, (I32_, list(cfg.ratios))); p("swiglu_clamp_exp", ARR, (F32_, [10.0] * cfg.layers))
-    p("rope.freq_base", F32_, 10000.0); p("rope.scaling.factor", F32_, 16.0); p("rope.scaling.original_context_length", U64, 65536)
-    p("rope.scaling.yarn_beta_fast", F32_, 32.0); p("rope.scaling.yarn_beta_slow", F32_, 1.0); p("attention.compress_rope_freq_base", F32_, 160000.0)
-    p("expert_weights_scale", F32_, 1.5); p("expert_weights_norm", BOOL, True); p("attention.layer_norm_rms_epsilon", F32_, 1e-6)
-    model = json.loads(tokenizer_json)["model"]
-    vocab = {i: t for t, i in model["vocab"].items()}; vocab.update({t["id"]: t["content"] for t in json.loads(tokenizer_json)["added_tokens"]})
-    toks = [vocab[i] for i in range(len(vocab))]
-    assert len(toks) <= cfg.vocab and toks[BOS_ID] == SPECIALS[0] and toks[EOS_ID] == SPECIALS[1]
-    toks += [f"<unused{i}>" for i in range(cfg.vocab - len(toks))]
-    merges = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
-    kind = [3 if t in SPECIALS[:4] else 4 if t in SPECIALS else 5 if t.startswith("<unused") else 1 for t in toks]     # control, user-defined, unused, normal
-    k += [("tokenizer.ggml.model", STR, "gpt2"), ("tokenizer.ggml.pre", STR, "joyai-llm"), ("tokenizer.ggml.tokens", ARR, (STR, toks)),
-          ("tokenizer.ggml.token_type", ARR, (I32_, kind)), ("tokenizer.ggml.merges", ARR, (STR, merges)),
-          ("tokenizer.ggml.bos_token_id", U32, BOS_ID), ("tokenizer.ggml.eos_token_id", U32, EOS_ID)]
-    return k
-
-
-def write_gguf(path, kv, entries):
-    """entries: (name, dims in ggml order, type name, bytes). GGUF v3, data aligned to 32."""
-    out = bytearray(b"GGUF" + struct.pack("<IQQ", 3, len(entries), len(kv)))
-    for key, ty, v in kv: out += _str(key) + struct.pack("<I", ty) + _value(ty, v)
-    off = 0
-    for name, dims, ty, data in entries:
-        out += _str(name) + struct.pack("<I", len(dims)) + b"".join(struct.pack("<Q", d) for d in dims) + struct.pack("<IQ", TYPES[ty][0], off)
-        off += (len(data) + 31) // 32 * 32
-    with open(path, "wb") as f:
-        f.write(out); f.write(b"\0" * (-len(out) % 32))
-        for _, _, _, data in entries: f.write(data); f.write(b"\0" * (-len(data) % 32))
-
-
-def write_model(path, cfg, weights, tokenizer_json, name):
-    """weights: {hf name: tensor}, parameters and buffers. Returns bytes per type."""
-    entries, total = [], {}
-    for g, h, role, l in tensors(cfg):
-        base, _, part = h.partition("#"); w = weights[base].detach()
-        if part: w = w.chunk(2, dim=1)[int(part)]
-        ty = "I32" if role == "i32" else cfg.type_of(role, l)
-        assert w.shape[-1] % TYPES[ty][1] == 0 or ty in ("F32", "I32"), (g, ty, w.shape)
-        data = ENCODE[ty](w.contiguous())[1].reshape(-1).cpu().numpy().tobytes()
-        assert len(data) == w.numel() // TYPES[ty][1] * TYPES[ty][2], g
-        entries.append((g, list(reversed(w.shape)), ty, data)); total[ty] = total.get(ty, 0) + len(data)
-    write_gguf(path, metadata(cfg, tokenizer_json, name), entries)
-    return total
-
-
-if __name__ == "__main__":
-    src, dst = sys.argv[1:3]
-    tk = open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "tokenizer.json"), encoding="utf-8").read()
-    print(write_model(dst, TINY, torch.load(src), tk, "assay tiny"), os.path.getsize(dst))
+def packed(w: Tensor, format_name: str) -> bytes:
+    """The bytes that a file would hold."""
+    data = FORMATS[format_name].encode(w.contiguous(), True).data
+    assert data is not None
+    return data.reshape(-1).cpu().numpy().tobytes()
