@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::backend::{BufferId, Device, Field, Launch, Module, ModuleId, Placement, Traced};
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::ops::cases::{Case, OwnedWeight, Values};
 use crate::ops::{Access, Call, Elem, Node, Rounding, Slot, Weight};
 use crate::plan::schedule::Schedule;
 use crate::plan::{BufferIx, Plan, Role, STEP_FIELDS, StepState};
@@ -47,6 +48,16 @@ pub struct Ran {
     pub instance: usize,
     pub placement: Placement,
     pub launches: Vec<Traced>,
+}
+
+/// How the graph of a run of launches compared with the launches one by one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    pub launches: usize,
+    /// The kernel nodes that the driver gives back are the schedule's.
+    pub nodes_match: bool,
+    /// Every buffer that the run changes holds the same bytes.
+    pub bytes_match: bool,
 }
 
 /// See the module's documentation.
@@ -291,7 +302,7 @@ impl<'m> Executor<'m> {
         Ok(id)
     }
 
-    fn launch(&mut self, i: usize, step: &StepState) -> Result<()> {
+    fn launch(&mut self, i: usize, step: &StepState) -> Result<Vec<Launch>> {
         let plan = self.plan.clone();
         let (fields, buffers) = self.fields(i, step)?;
         let instance = &plan.instances[i];
@@ -299,30 +310,25 @@ impl<'m> Executor<'m> {
         let choice = side.schedule.choices[i].clone();
         let choice = choice.ok_or_else(|| Error::internal(format!("{} is placed on the device without a kernel", instance.label)))?;
         let module = side.modules[&choice.stem];
-        let mut launches = Vec::new();
+        let (mut launches, mut traced) = (Vec::new(), Vec::new());
         for g in side.schedule.launches(&plan, i)? {
             let name = format!("{}: {}", instance.label, g.entry);
-            let traced = Traced { entry: g.entry.clone(), grid: g.grid, block: g.block, shared: g.shared };
-            side.device.launch(&Launch {
-                name,
-                module,
-                entry: g.entry,
-                grid: g.grid,
-                block: g.block,
-                shared: g.shared,
-                args: fields.clone(),
-            })?;
-            side.expected.push(traced.clone());
-            launches.push(traced);
+            let (grid, block, shared) = (g.grid, g.block, g.shared);
+            traced.push(Traced { entry: g.entry.clone(), grid, block, shared });
+            launches.push(Launch { name, module, entry: g.entry, grid, block, shared, args: fields.clone() });
         }
+        for launch in &launches {
+            side.device.launch(launch)?;
+        }
+        side.expected.extend(traced.iter().cloned());
         let placement = side.device.info().placement;
         for (buffer, access) in buffers {
             if access != Access::Read {
                 self.valid[buffer.0] = Valid { host: false, device: true };
             }
         }
-        self.trace.push(Ran { instance: i, placement, launches });
-        Ok(())
+        self.trace.push(Ran { instance: i, placement, launches: traced });
+        Ok(launches)
     }
 
     /// The argument struct of instance `i`, with everything that it reads sent to the device.
@@ -380,6 +386,116 @@ impl<'m> Executor<'m> {
             });
         }
         Ok((fields, buffers))
+    }
+
+    /// Everything that instance `i` would read now, as a case of its op: what an in-situ check recomputes.
+    pub fn snapshot(&mut self, i: usize, step: &StepState) -> Result<Case> {
+        let plan = self.plan.clone();
+        let instance = &plan.instances[i];
+        let contract = instance.contract();
+        let mut args = Vec::new();
+        for (arg, buffer) in contract.args.iter().zip(&instance.args) {
+            let Some(buffer) = *buffer else {
+                args.push(None);
+                continue;
+            };
+            let n = self.extent(buffer, step);
+            let words = if arg.access == Access::Write {
+                vec![0; n]
+            } else {
+                self.fetch(buffer, n)?;
+                self.host[buffer.0][..n].to_vec()
+            };
+            args.push(Some(values(arg.elem, &words)));
+        }
+        let mut weights = Vec::new();
+        for name in &instance.weights {
+            let weight = name.as_deref().map(|w| host_weight(self.model, w)).transpose()?;
+            weights.push(weight.map(|w| OwnedWeight { dtype: w.dtype, k: w.k, rows: w.rows, bytes: w.bytes.to_vec() }));
+        }
+        Ok(Case {
+            label: instance.label.clone(),
+            op: instance.op,
+            dims: instance.dims.clone(),
+            steps: instance.steps.iter().map(|f| step.get(*f)).collect(),
+            scalars: instance.scalars.clone(),
+            args,
+            weights,
+        })
+    }
+
+    /// What instance `i` has written and updated, in the contract's order.
+    pub fn outputs(&mut self, i: usize, step: &StepState) -> Result<Vec<Option<Values>>> {
+        let plan = self.plan.clone();
+        let instance = &plan.instances[i];
+        let mut out = Vec::new();
+        for (arg, buffer) in instance.contract().args.iter().zip(&instance.args) {
+            out.push(match buffer {
+                Some(buffer) if arg.access != Access::Read => {
+                    let n = self.extent(*buffer, step);
+                    self.fetch(*buffer, n)?;
+                    Some(values(arg.elem, &self.host[buffer.0][..n]))
+                }
+                _ => None,
+            });
+        }
+        Ok(out)
+    }
+
+    /// Stage 7 of one maximal run of device launches: runs it launch by launch, puts every buffer that it changed back,
+    /// replays it as a captured graph, and compares nodes and bytes. `None` where the device has no graphs.
+    pub fn replay_segment(&mut self, step: &StepState, range: Range<usize>) -> Result<Option<Segment>> {
+        let plan = self.plan.clone();
+        let mut launches = Vec::new();
+        let mut changed: Vec<BufferIx> = Vec::new();
+        if let Some(side) = &mut self.side {
+            side.device.write(side.step, 0, bytemuck::cast_slice(&step.0))?;
+        }
+        for i in range.clone() {
+            let instance = &plan.instances[i];
+            for (arg, buffer) in instance.contract().args.iter().zip(&instance.args) {
+                if let (true, Some(b)) = (arg.access != Access::Read, buffer)
+                    && !changed.contains(b)
+                {
+                    changed.push(*b);
+                    let read = arg.access == Access::Update;
+                    let n = self.extent(*b, step);
+                    self.send(*b, read, n)?;
+                }
+            }
+        }
+        let before = self.device_bytes(&changed)?;
+        for i in range {
+            if plan.instances[i].guard.holds(step, plan.top_k) {
+                launches.extend(self.launch(i, step)?);
+            }
+        }
+        self.check_trace()?;
+        let eager = self.device_bytes(&changed)?;
+        let side = self.side.as_mut().ok_or_else(|| Error::internal("no device attached"))?;
+        for (id, bytes) in &before {
+            side.device.write(*id, 0, bytes)?;
+        }
+        let Some(nodes) = side.device.replay_graph(&launches)? else { return Ok(None) };
+        let expected: Vec<Traced> = launches
+            .iter()
+            .map(|l| Traced { entry: l.entry.clone(), grid: l.grid, block: l.block, shared: l.shared })
+            .collect();
+        let replayed = self.device_bytes(&changed)?;
+        Ok(Some(Segment { launches: launches.len(), nodes_match: nodes == expected, bytes_match: eager == replayed }))
+    }
+
+    fn device_bytes(&mut self, buffers: &[BufferIx]) -> Result<Vec<(BufferId, Vec<u8>)>> {
+        let side = self.side.as_mut().ok_or_else(|| Error::internal("no device attached"))?;
+        side.device.sync()?;
+        let mut out = Vec::new();
+        for b in buffers {
+            let Some(id) = side.buffers[b.0] else { continue };
+            let mut bytes = vec![0; self.plan.capacity(*b).max(1) * Elem::BYTES];
+            side.device.read(id, 0, &mut bytes)?;
+            out.push((id, bytes));
+        }
+        Ok(out)
     }
 
     fn zero_outputs(&mut self, i: usize, step: &StepState) -> Result<()> {
@@ -461,4 +577,11 @@ impl<'m> Executor<'m> {
 pub fn host_weight<'m>(model: &'m Model, name: &str) -> Result<Weight<'m>> {
     let t = model.tensor(name).ok_or_else(|| Error::internal(format!("no tensor {name}")))?;
     Ok(Weight { dtype: t.dtype, k: t.width(), rows: t.rows(), bytes: t.bytes })
+}
+
+fn values(elem: Elem, words: &[u32]) -> Values {
+    match elem {
+        Elem::F32 => Values::F32(words.iter().map(|w| f32::from_bits(*w)).collect()),
+        Elem::I32 => Values::I32(words.iter().map(|w| *w as i32).collect()),
+    }
 }

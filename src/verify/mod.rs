@@ -3,3 +3,4 @@
 pub mod compare;
 pub mod mutants;
 pub mod unit;
+pub mod source;
