@@ -1,6 +1,177 @@
 //! Judges a node: eight stages, one verdict (docs/stages.md).
+//!
+//! Reading order: [`Judge::judge`] here runs the stages; [`source`] reads the kernel's text, [`unit`] runs it case by
+//! case, [`mutants`] asks whether the cases could have told, [`prefill`] runs it inside the model; [`compare`] is the one
+//! comparison that all of them use.
 
 pub mod compare;
+mod judge;
 pub mod mutants;
-pub mod unit;
+pub mod prefill;
 pub mod source;
+pub mod unit;
+
+use serde::Serialize;
+
+pub use judge::{Judge, Progress};
+
+use crate::backend::{Device, Module, Placement};
+use crate::error::{Error, Kind, Result};
+use crate::ops::Node;
+use crate::plan::source::SourceSet;
+use compare::FirstBad;
+
+/// The protocol that verdicts are made by: raised when comparison, tolerance or cases change their meaning.
+pub const PROTOCOL: u32 = 1;
+
+pub type Figures = serde_json::Map<String, serde_json::Value>;
+
+/// The stages, in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    Weights = 1,
+    Source,
+    Build,
+    Unit,
+    Teeth,
+    Prefill,
+    Graph,
+    Sanitizer,
+}
+
+impl Stage {
+    pub const ALL: [Stage; 8] =
+        [Stage::Weights, Stage::Source, Stage::Build, Stage::Unit, Stage::Teeth, Stage::Prefill, Stage::Graph, Stage::Sanitizer];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Stage::Weights => "weights",
+            Stage::Source => "source",
+            Stage::Build => "build",
+            Stage::Unit => "unit",
+            Stage::Teeth => "teeth",
+            Stage::Prefill => "prefill",
+            Stage::Graph => "graph",
+            Stage::Sanitizer => "sanitizer",
+        }
+    }
+}
+
+/// How one stage ended.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "outcome")]
+pub enum Outcome {
+    Pass,
+    Red { reason: String, first_bad: Option<FirstBad> },
+    /// The stage ran and cannot tell.
+    Indeterminate { reason: String },
+    /// The stage did not run here: no device, no compiler, no tool.
+    NotRun { reason: String },
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct StageReport {
+    pub stage: Stage,
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    pub figures: Figures,
+    pub seconds: f64,
+}
+
+/// The class of evidence: only `Device` can be green.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    Device,
+    Emulated,
+}
+
+/// What a judge says of a node.
+#[derive(Clone, Debug, Serialize)]
+pub struct Verdict {
+    pub node: String,
+    pub class: Class,
+    pub arch: String,
+    pub stages: Vec<StageReport>,
+    /// Hexadecimal; revealed with the verdict, so that anyone can replay it.
+    pub seed: String,
+    pub closure: Option<String>,
+    /// sha256 of the cases asked and of the outputs given, per variant.
+    pub digests: Figures,
+    pub variants: Vec<String>,
+    pub seconds: f64,
+}
+
+/// The three answers, and the fourth that is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Summary {
+    Pass,
+    Red,
+    Indeterminate,
+}
+
+impl Verdict {
+    /// The first stage that is red.
+    pub fn red(&self) -> Option<&StageReport> {
+        self.stages.iter().find(|s| matches!(s.outcome, Outcome::Red { .. }))
+    }
+
+    pub fn summary(&self) -> Summary {
+        if self.red().is_some() {
+            return Summary::Red;
+        }
+        let needed = if self.class == Class::Device { Stage::Graph } else { Stage::Prefill };
+        let passed = |stage: Stage| self.stages.iter().any(|s| s.stage == stage && s.outcome == Outcome::Pass);
+        let all = Stage::ALL.into_iter().filter(|s| *s <= needed).all(passed);
+        if all { Summary::Pass } else { Summary::Indeterminate }
+    }
+
+    /// green(arch): a pass of class device through stage 7.
+    pub fn is_green(&self) -> bool {
+        self.class == Class::Device && self.summary() == Summary::Pass
+    }
+
+    /// The reason that decides the summary, in one line.
+    pub fn reason(&self) -> Option<String> {
+        let of = |s: &StageReport| match &s.outcome {
+            Outcome::Pass => None,
+            Outcome::Red { reason, .. } | Outcome::Indeterminate { reason } | Outcome::NotRun { reason } => {
+                Some(format!("stage {} ({}): {reason}", s.stage as u8, s.stage.name()))
+            }
+        };
+        if let Some(red) = self.red() {
+            return of(red);
+        }
+        if self.summary() == Summary::Pass {
+            return None;
+        }
+        self.stages.iter().find_map(of)
+    }
+}
+
+/// Where kernels are judged: it builds them and starts workers for them.
+pub trait Place: Sync {
+    fn placement(&self) -> Placement;
+    /// `sm_90`, or `emulator`.
+    fn arch(&self) -> &str;
+    fn build(&self, source: &SourceSet, entries: &[String]) -> Result<Module>;
+    /// A fresh, confined device. One is started per verdict and stage.
+    fn start(&self) -> Result<Box<dyn Device>>;
+    /// What the place says of itself, for the informative part of a row.
+    fn describe(&self) -> Figures;
+}
+
+/// A place without a GPU that can still say what other architectures' compilers make of a source.
+pub trait Compilers: Sync {
+    /// Builds for every architecture; figures per architecture, or why it could not.
+    fn build_all(&self, source: &SourceSet, entries: &[String]) -> Result<Figures>;
+    /// Entries that store nothing through an output argument, judged on the PTX.
+    fn stubs(&self, source: &SourceSet, entries: &[String], node: &Node) -> Result<Vec<String>>;
+}
+
+/// Whether an error of a launch or build is the kernel's doing. What could not run at all is not.
+pub fn is_kernels_fault(e: &Error) -> bool {
+    e.kind() == Kind::No
+}

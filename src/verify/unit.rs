@@ -6,6 +6,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::compare::{self, FirstBad, Pool, Reference};
+use super::is_kernels_fault;
 use crate::backend::executor::POISON;
 use crate::backend::{BufferId, Device, Field, Launch, ModuleId, Placement, Traced};
 use crate::error::{Error, Result};
@@ -250,10 +251,6 @@ impl Runner<'_> {
     }
 }
 
-/// Whether an error of a launch is the kernel's doing. What could not run at all is not.
-pub fn is_kernels_fault(e: &Error) -> bool {
-    matches!(e.kind(), crate::error::Kind::No)
-}
 
 /// A node's shapes in an opened model, with the tensors of one instance for each.
 pub struct ModelShape<'m> {

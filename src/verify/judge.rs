@@ -1,0 +1,424 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::prefill::{Baselines, LARGE_MODEL};
+use super::unit::{self, ModelShape, Runner};
+use super::{Class, Compilers, Figures, Outcome, Place, Stage, StageReport, Verdict, is_kernels_fault, mutants, prefill, source};
+use crate::backend::executor::host_weight;
+use crate::backend::{Module, Placement};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::model::quant::DType;
+use crate::ops::cases::Draw;
+use crate::ops::{self, Node};
+use crate::plan::kernels::{Kernel, KernelTree};
+use crate::plan::manifest::Variant;
+use crate::plan::schedule::canonical;
+use crate::plan::source::{SourceSet, hex};
+use crate::plan::{Numerics, Plan};
+
+/// Told what a judge is doing.
+pub trait Progress: Sync {
+    fn stage(&self, node: &Node, stage: Stage);
+    fn tick(&self, done: usize, of: usize);
+}
+
+/// Everything that judging needs, for one model and one place.
+pub struct Judge<'j, 'm> {
+    pub model: &'m Model,
+    pub tree: &'j KernelTree,
+    pub place: &'j dyn Place,
+    pub compilers: Option<&'j dyn Compilers>,
+    pub baselines: &'j Baselines<'m>,
+    /// Numerics whose variants are judged.
+    pub numerics: Vec<Numerics>,
+    pub thorough: bool,
+    pub seed: [u8; 32],
+    pub stop: &'j AtomicBool,
+    pub progress: &'j dyn Progress,
+    /// Runs compute-sanitizer over one node's cases, where there is one.
+    pub sanitizer: Option<&'j dyn Fn(&Node) -> Result<Outcome>>,
+}
+
+/// One verdict in the making.
+struct Run<'r> {
+    verdict: &'r mut Verdict,
+    started: Instant,
+    figures: Figures,
+}
+
+impl Run<'_> {
+    fn end(&mut self, stage: Stage, outcome: Outcome) -> bool {
+        let go_on = matches!(outcome, Outcome::Pass | Outcome::NotRun { .. });
+        let seconds = self.started.elapsed().as_secs_f64();
+        let figures = std::mem::take(&mut self.figures);
+        self.verdict.stages.push(StageReport { stage, outcome, figures, seconds });
+        self.started = Instant::now();
+        go_on
+    }
+}
+
+fn red(reason: impl Into<String>) -> Outcome {
+    Outcome::Red { reason: reason.into(), first_bad: None }
+}
+
+impl<'m> Judge<'_, 'm> {
+    /// Runs the stages until one is red. `proved` are nodes that run on the device beside this one in stage 6.
+    pub fn judge(&self, node: &Node, proved: &[Node]) -> Result<Verdict> {
+        let class = if self.place.placement() == Placement::Device { Class::Device } else { Class::Emulated };
+        let mut verdict = Verdict {
+            node: node.to_string(),
+            class,
+            arch: self.place.arch().to_string(),
+            stages: Vec::new(),
+            seed: hex(&self.seed),
+            closure: None,
+            digests: Figures::new(),
+            variants: Vec::new(),
+            seconds: 0.0,
+        };
+        let started = Instant::now();
+        let mut run = Run { verdict: &mut verdict, started: Instant::now(), figures: Figures::new() };
+        self.stages(node, proved, &mut run)?;
+        verdict.seconds = started.elapsed().as_secs_f64();
+        Ok(verdict)
+    }
+
+    fn begin(&self, node: &Node, stage: Stage) -> Result<()> {
+        self.progress.stage(node, stage);
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(Error::new(&crate::error::INTERRUPTED, "interrupted"));
+        }
+        Ok(())
+    }
+
+    fn stages(&self, node: &Node, proved: &[Node], run: &mut Run<'_>) -> Result<()> {
+        self.begin(node, Stage::Weights)?;
+        let outcome = self.weights(node, &mut run.figures)?;
+        if !run.end(Stage::Weights, outcome) {
+            return Ok(());
+        }
+        self.begin(node, Stage::Source)?;
+        let kernel = match self.tree.require(node) {
+            Ok(k) => k,
+            Err(e) => {
+                run.end(Stage::Source, red(e.to_string()));
+                return Ok(());
+            }
+        };
+        let source = match self.tree.source(&kernel) {
+            Ok(s) => s,
+            Err(e) => {
+                run.end(Stage::Source, red(e.to_string()));
+                return Ok(());
+            }
+        };
+        let op = ops::find(&node.op).ok_or_else(|| Error::internal(format!("no op {}", node.op)))?;
+        let mut faults = source::faults(&source, kernel.manifest, op.contract());
+        let variants = self.variants(node, &kernel);
+        if variants.is_empty() {
+            faults.push(format!("no variant of kernels/{}.toml covers {node} on {}", kernel.stem, self.place.arch()));
+        }
+        let entries = entries(&variants);
+        if faults.is_empty() && let Some(compilers) = self.compilers {
+            match compilers.stubs(&source, &entries, node) {
+                Ok(stubs) => faults.extend(stubs.iter().map(|s| format!("stub: {s}"))),
+                Err(e) if is_kernels_fault(&e) => {}
+                Err(e) => {
+                    run.figures.insert("ptx".into(), json!(e.to_string()));
+                }
+            }
+        }
+        run.verdict.closure = self.tree.closure(node, &kernel).ok();
+        run.verdict.variants = variants.iter().map(|v| v.name.clone()).collect();
+        run.figures.insert("files".into(), json!(source.files.len()));
+        run.figures.insert("stub_check".into(), json!(if self.compilers.is_some() { "ptx" } else { "no output byte written" }));
+        let outcome = if faults.is_empty() { Outcome::Pass } else { red(faults.join("; ")) };
+        if !run.end(Stage::Source, outcome) {
+            return Ok(());
+        }
+        self.begin(node, Stage::Build)?;
+        let module = match self.build(&source, &entries, &mut run.figures) {
+            Ok(m) => m,
+            Err(e) if is_kernels_fault(&e) => {
+                run.end(Stage::Build, red(e.to_string()));
+                return Ok(());
+            }
+            Err(e) => return Err(e),
+        };
+        run.end(Stage::Build, Outcome::Pass);
+        self.begin(node, Stage::Unit)?;
+        let Tested { outcome, fates, stub } = self.unit(node, &variants, &module, run)?;
+        // A kernel that never writes is a stub, and that is stage 2's finding even where only a run can tell.
+        if let (true, Some(s)) = (stub, run.verdict.stages.iter_mut().find(|s| s.stage == Stage::Source)) {
+            s.outcome = red("stub: no byte of any output was written, in any case");
+            return Ok(());
+        }
+        if !run.end(Stage::Unit, outcome) {
+            return Ok(());
+        }
+        self.begin(node, Stage::Teeth)?;
+        let weak: Vec<_> = fates.iter().filter(|f| f.is_weak()).map(|f| format!("{:?}", f.mutant)).collect();
+        run.figures.insert("mutants".into(), json!(fates));
+        let outcome = if weak.is_empty() {
+            Outcome::Pass
+        } else {
+            Outcome::Indeterminate { reason: format!("the cases do not kill {} twice: they are to be repaired", weak.join(", ")) }
+        };
+        if !run.end(Stage::Teeth, outcome) {
+            return Ok(());
+        }
+        self.begin(node, Stage::Prefill)?;
+        let graph = match self.prefill(node, proved, &kernel, &module, run)? {
+            Some(graph) => graph,
+            None => return Ok(()),
+        };
+        self.begin(node, Stage::Graph)?;
+        run.figures.insert("segments".into(), json!(graph.segments));
+        run.figures.insert("launches".into(), json!(graph.launches));
+        let outcome = match graph.red {
+            Some(reason) => red(reason),
+            None if graph.absent => Outcome::NotRun { reason: "could not run: no CUDA device".into() },
+            None if graph.launches == 0 => Outcome::Indeterminate { reason: "no launch was captured".into() },
+            None => Outcome::Pass,
+        };
+        if !run.end(Stage::Graph, outcome) {
+            return Ok(());
+        }
+        self.begin(node, Stage::Sanitizer)?;
+        let outcome = match (self.place.placement(), self.sanitizer) {
+            (Placement::Device, Some(sanitizer)) => sanitizer(node)?,
+            (Placement::Device, None) => Outcome::NotRun { reason: "could not run: compute-sanitizer is not installed or not asked for".into() },
+            _ => Outcome::NotRun { reason: "could not run: no CUDA device".into() },
+        };
+        run.end(Stage::Sanitizer, outcome);
+        Ok(())
+    }
+
+    /// Every variant that some schedule of this node selects here.
+    fn variants<'k>(&self, node: &Node, kernel: &Kernel<'k>) -> Vec<&'k Variant> {
+        let mut out: Vec<&Variant> = Vec::new();
+        for numerics in &self.numerics {
+            let arch = self.place.arch();
+            let mut ended = false;
+            for v in kernel.manifest.variants.iter().filter(|v| v.covers(node, *numerics, arch)) {
+                if !ended && !out.iter().any(|o| o.name == v.name) {
+                    out.push(v);
+                }
+                ended |= v.tokens.is_none();
+            }
+        }
+        out
+    }
+
+    /// Stage 1: every tensor that the node reads is there, with the type, dims and place that the plan asks for.
+    fn weights(&self, node: &Node, figures: &mut Figures) -> Result<Outcome> {
+        let mut found = false;
+        let mut tensors: Vec<String> = Vec::new();
+        for numerics in &self.numerics {
+            let plan = Plan::build(self.model, canonical(*numerics))?;
+            for i in plan.instances.iter().filter(|i| i.node == *node) {
+                found = true;
+                tensors.extend(i.weights.iter().flatten().cloned());
+            }
+        }
+        if !found {
+            return Ok(red(format!(
+                "{node} is unreachable: no op of this file's plan has that node; it holds other types there (assay plan)"
+            )));
+        }
+        tensors.sort();
+        tensors.dedup();
+        let mut digest = Sha256::new();
+        let mut bytes = 0u64;
+        for name in &tensors {
+            let Some(t) = self.model.tensor(name) else { return Ok(red(format!("tensor {name} is missing"))) };
+            digest.update(name.as_bytes());
+            digest.update(t.dtype.name().as_bytes());
+            for d in t.dims {
+                digest.update(d.to_le_bytes());
+            }
+            digest.update(Sha256::digest(t.bytes));
+            bytes += t.bytes.len() as u64;
+        }
+        figures.insert("tensors".into(), json!(tensors.len()));
+        figures.insert("bytes".into(), json!(bytes));
+        figures.insert("sha256".into(), json!(hex(&digest.finalize())));
+        if let Some(note) = self.model.weights_note() {
+            figures.insert("weights".into(), json!(note));
+        }
+        Ok(Outcome::Pass)
+    }
+
+    fn build(&self, source: &SourceSet, entries: &[String], figures: &mut Figures) -> Result<Module> {
+        if let Some(compilers) = self.compilers {
+            figures.insert("architectures".into(), json!(compilers.build_all(source, entries)?));
+        }
+        let module = self.place.build(source, entries)?;
+        for (k, v) in self.place.describe() {
+            figures.insert(k, v);
+        }
+        Ok(module)
+    }
+
+    fn shapes(&self, node: &Node) -> Result<Vec<ModelShape<'m>>> {
+        let mut out: Vec<ModelShape<'m>> = Vec::new();
+        for numerics in &self.numerics {
+            let plan = Plan::build(self.model, canonical(*numerics))?;
+            for i in plan.instances.iter().filter(|i| i.node == *node) {
+                let absent: Vec<bool> = i.args.iter().map(Option::is_none).collect();
+                let optional: Vec<bool> = i.weights.iter().map(Option::is_none).collect();
+                let same = |s: &&mut ModelShape<'m>| {
+                    s.dims == i.dims && s.absent == absent && s.weights.iter().map(Option::is_none).eq(optional.iter().copied())
+                };
+                if out.iter_mut().find(same).is_some() {
+                    continue;
+                }
+                let weights = i.weights.iter().map(|w| w.as_deref().map(|w| host_weight(self.model, w)).transpose());
+                out.push(ModelShape {
+                    label: i.label.clone(),
+                    dims: i.dims.clone(),
+                    scalars: i.scalars.clone(),
+                    weights: weights.collect::<Result<_>>()?,
+                    absent,
+                });
+            }
+        }
+        Ok(out)
+    }
+
+    fn unit(&self, node: &Node, variants: &[&Variant], module: &Module, run: &mut Run<'_>) -> Result<Tested> {
+        let op = ops::find(&node.op).ok_or_else(|| Error::internal(format!("no op {}", node.op)))?;
+        let shapes = self.shapes(node)?;
+        let request = unit::Request {
+            op,
+            types: slot_types(op, node),
+            shapes: &shapes,
+            seed: self.seed,
+            placement: self.place.placement(),
+            thorough: self.thorough,
+        };
+        let mut fates: Vec<mutants::Fate> = Vec::new();
+        for variant in variants {
+            let planned = request.cases(variant)?;
+            let mut device = self.place.start()?;
+            let module = match device.load(module) {
+                Ok(m) => m,
+                Err(e) if is_kernels_fault(&e) => {
+                    return Ok(Tested { outcome: red(format!("{}: {e}", variant.name)), fates, stub: false });
+                }
+                Err(e) => return Err(e),
+            };
+            let mut runner = Runner { device: &mut *device, module, variant };
+            let tick = |done, of| self.progress.tick(done, of);
+            let unit = unit::judge(&mut runner, &planned, variant.rounding, &self.seed, self.stop, tick)?;
+            run.figures.insert(
+                variant.name.clone(),
+                json!({
+                    "cases": unit.cases,
+                    "outputs": unit.pool.outputs,
+                    "relative_rms": unit.pool.relative_rms(),
+                    "honest_relative_rms": unit.pool.honest_rms(),
+                    "limit": unit.pool.limit(),
+                    "max_abs": unit.pool.max_abs,
+                    "max_relative": unit.pool.max_relative,
+                }),
+            );
+            run.verdict.digests.insert(variant.name.clone(), json!({ "cases": unit.asked, "outputs": unit.outputs }));
+            if let Some(f) = unit.failure {
+                let reason = format!("{}: {}", variant.name, f.reason);
+                return Ok(Tested { outcome: Outcome::Red { reason, first_bad: f.first_bad }, fates, stub: f.stub });
+            }
+            let fresh = mutants::teeth(&unit.small, variant.rounding, &mut Draw::new(&self.seed, &format!("teeth {}", variant.name)))?;
+            if fates.is_empty() {
+                fates = fresh;
+            } else {
+                for (sum, f) in fates.iter_mut().zip(fresh) {
+                    sum.applies += f.applies;
+                    sum.killed += f.killed;
+                }
+            }
+        }
+        Ok(Tested { outcome: Outcome::Pass, fates, stub: false })
+    }
+
+    /// Stage 6, and the material of stage 7; `None` when the stage ended the verdict.
+    fn prefill(&self, node: &Node, proved: &[Node], kernel: &Kernel<'_>, module: &Module, run: &mut Run<'_>) -> Result<Option<prefill::Graph>> {
+        let total: u64 = self.model.gguf.tensors().iter().map(|t| self.model.gguf.bytes(t).len() as u64).sum();
+        if total > LARGE_MODEL {
+            let reason = format!("this file holds {} GiB; an oracle prefill over it is not run here", total >> 30);
+            run.end(Stage::Prefill, Outcome::Indeterminate { reason });
+            return Ok(None);
+        }
+        let build = |stem: &str, entries: &[String]| -> Result<Module> {
+            if stem == kernel.stem {
+                return Ok(module.clone());
+            }
+            let set = SourceSet::load(self.tree.root(), &format!("{stem}.cu"))?;
+            self.place.build(&set, entries)
+        };
+        let request = prefill::Request {
+            model: self.model,
+            tree: self.tree,
+            place: self.place,
+            baselines: self.baselines,
+            node,
+            proved,
+            thorough: self.thorough,
+            build: &build,
+        };
+        let mut graph = prefill::Graph::default();
+        for numerics in &self.numerics {
+            let p = request.run(*numerics, &mut |done, of| self.progress.tick(done, of))?;
+            run.figures.extend(p.figures);
+            if let Some((reason, first_bad)) = p.red {
+                run.end(Stage::Prefill, Outcome::Red { reason, first_bad });
+                return Ok(None);
+            }
+            if let Some(reason) = p.weak {
+                run.end(Stage::Prefill, Outcome::Indeterminate { reason });
+                return Ok(None);
+            }
+            graph.segments += p.graph.segments;
+            graph.launches += p.graph.launches;
+            graph.absent |= p.graph.absent;
+            graph.red = graph.red.or(p.graph.red);
+        }
+        run.end(Stage::Prefill, Outcome::Pass);
+        Ok(Some(graph))
+    }
+}
+
+/// What stage 4 hands on.
+struct Tested {
+    outcome: Outcome,
+    fates: Vec<mutants::Fate>,
+    /// No case had a single byte of output written.
+    stub: bool,
+}
+
+fn entries(variants: &[&Variant]) -> Vec<String> {
+    let mut out: Vec<String> = variants.iter().flat_map(|v| v.launches.iter().map(|l| l.entry.clone())).collect();
+    out.sort();
+    out.dedup();
+    out
+}
+
+/// Weight types in slot order, from the node's typed slots.
+fn slot_types(op: &'static dyn ops::Op, node: &Node) -> Vec<DType> {
+    let c = op.contract();
+    let mut typed = node.types.iter();
+    let mut out: Vec<DType> = Vec::new();
+    for slot in c.weights {
+        let same = slot.same_type_as.and_then(|s| c.weight(s)).and_then(|i| out.get(i).copied());
+        out.push(match same {
+            Some(t) => t,
+            None if slot.types.len() > 1 => typed.next().copied().unwrap_or(slot.types[0]),
+            None => slot.types[0],
+        });
+    }
+    out
+}

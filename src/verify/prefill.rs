@@ -1,0 +1,323 @@
+//! Stages 6 and 7: a prefill that runs through the node, and its production form.
+//!
+//! The prefill starts at the first layer that holds the node, from activations that the oracle computed once per prompt,
+//! so that judging many nodes costs one oracle prefill. Every instance of the node is compared in situ with the oracle
+//! on the very inputs that it got; the logits are compared with the oracle's; and the same prefill with the node
+//! replaced by a no-op must not give them.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use serde_json::json;
+
+use super::compare::{FirstBad, Pool, Reference};
+use super::{Figures, Place, is_kernels_fault};
+use crate::backend::executor::Executor;
+use crate::backend::{Module, Placement};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::ops::cases::Draw;
+use crate::ops::{Node, Rounding};
+use crate::plan::kernels::KernelTree;
+use crate::plan::schedule::Schedule;
+use crate::plan::{Numerics, Plan, PlanOptions, StepState};
+
+/// Relative RMS of logits that a correct node may cause in `exact`.
+pub const EXACT_LIMIT: f64 = 1e-3;
+/// In `ds4` roundings flip, and two correct engines differ by up to 0.05; past this something else is wrong.
+const DS4_LIMIT: f64 = 0.25;
+/// Weights past which an oracle prefill takes too long to wait for.
+pub const LARGE_MODEL: u64 = 2 << 30;
+/// Multiply-adds of one node in a prefill on the emulator; longer prompts are left to `--thorough`.
+const EMULATOR_MACS: u64 = 900_000_000;
+
+/// One prompt, and what the oracle makes of it.
+struct Baseline {
+    plan: Arc<Plan>,
+    step: StepState,
+    tokens: Vec<i32>,
+    /// The streams at the start of each layer and of the head.
+    streams: HashMap<Option<usize>, Vec<u32>>,
+    logits: Vec<f32>,
+}
+
+/// Oracle prefills, one per numerics and length, shared by all nodes of a run.
+pub struct Baselines<'m> {
+    model: &'m Model,
+    seed: [u8; 32],
+    kept: Mutex<HashMap<(Numerics, usize), Arc<Baseline>>>,
+}
+
+impl<'m> Baselines<'m> {
+    pub fn new(model: &'m Model, seed: [u8; 32]) -> Baselines<'m> {
+        Baselines { model, seed, kept: Mutex::new(HashMap::new()) }
+    }
+
+    fn get(&self, numerics: Numerics, n: usize) -> Result<Arc<Baseline>> {
+        let lock = |e: std::sync::PoisonError<_>| e.into_inner();
+        if let Some(b) = self.kept.lock().unwrap_or_else(lock).get(&(numerics, n)) {
+            return Ok(b.clone());
+        }
+        let plan = Arc::new(Plan::build(self.model, PlanOptions { numerics, max_tokens: n, max_outputs: 1, context: n })?);
+        let step = plan.step(n, 0, 1)?;
+        let mut draw = Draw::new(&self.seed, &format!("prompt {n}"));
+        let tokens: Vec<i32> = (0..n).map(|_| draw.below(self.model.config.vocab) as i32).collect();
+        let mut executor = Executor::new(self.model, plan.clone());
+        executor.set_tokens(&tokens);
+        let mut streams = HashMap::new();
+        let mut layer = None;
+        for (i, instance) in plan.instances.iter().enumerate() {
+            if instance.layer != layer {
+                layer = instance.layer;
+                if let Some(h) = streams_buffer(&plan) {
+                    streams.insert(layer, executor.read(h, &step)?.iter().map(|v| v.to_bits()).collect());
+                }
+            }
+            executor.run_range(&step, i..i + 1)?;
+        }
+        let logits = executor.logits(&step)?.to_vec();
+        let baseline = Arc::new(Baseline { plan, step, tokens, streams, logits });
+        self.kept.lock().unwrap_or_else(lock).insert((numerics, n), baseline.clone());
+        Ok(baseline)
+    }
+}
+
+/// The residual streams: what one layer hands to the next.
+fn streams_buffer(plan: &Plan) -> Option<crate::plan::BufferIx> {
+    plan.buffers.iter().position(|b| b.name == "h").map(crate::plan::BufferIx)
+}
+
+/// What stages 6 and 7 found.
+#[derive(Default)]
+pub struct Prefill {
+    pub red: Option<(String, Option<FirstBad>)>,
+    pub weak: Option<String>,
+    pub figures: Figures,
+    pub graph: Graph,
+}
+
+#[derive(Default)]
+pub struct Graph {
+    pub segments: usize,
+    pub launches: usize,
+    pub red: Option<String>,
+    /// The device has no graphs.
+    pub absent: bool,
+}
+
+pub struct Request<'r, 'm> {
+    pub model: &'m Model,
+    pub tree: &'r KernelTree,
+    pub place: &'r dyn Place,
+    pub baselines: &'r Baselines<'m>,
+    pub node: &'r Node,
+    /// Nodes already proved here, which run on the device beside it.
+    pub proved: &'r [Node],
+    pub thorough: bool,
+    pub build: &'r dyn Fn(&str, &[String]) -> Result<Module>,
+}
+
+impl Request<'_, '_> {
+    /// Lengths at which the node acts: past top-k for the indexer's, past a ratio-128 window for what follows one.
+    fn lengths(&self, numerics: Numerics) -> Result<Vec<usize>> {
+        let top_k = self.model.config.indexer_top_k;
+        let selecting = 4 * (top_k + 1) + 9;
+        let probe = Plan::build(self.model, PlanOptions { numerics, max_tokens: selecting.max(141), max_outputs: 1, context: selecting.max(141) })?;
+        let acts = |n: usize| -> Result<bool> {
+            let step = probe.step(n, 0, 1)?;
+            Ok(probe.active(&step).any(|(_, i)| i.node == *self.node))
+        };
+        let work = |n: usize| -> u64 {
+            probe.instances.iter().filter(|i| i.node == *self.node).map(|i| i.op.macs(&i.dims, n)).sum()
+        };
+        let mut wanted = vec![23, 141];
+        if selecting > 141 {
+            wanted.push(selecting);
+        }
+        if self.place.placement() == Placement::Device || self.thorough {
+            wanted.extend([3, 127, 128, 130, 258]);
+        }
+        wanted.retain(|n| *n <= probe.options.max_tokens || self.place.placement() == Placement::Device || self.thorough);
+        let mut out = Vec::new();
+        for n in wanted {
+            let n_acts = if n <= probe.options.max_tokens { acts(n)? } else { true };
+            let cheap = self.place.placement() == Placement::Device || self.thorough || work(n) <= EMULATOR_MACS;
+            if n_acts && cheap {
+                out.push(n);
+            }
+        }
+        // On the emulator the longest that is cheap enough says the most.
+        if self.place.placement() == Placement::Emulator && !self.thorough && out.len() > 1 {
+            out.drain(..out.len() - 1);
+        }
+        Ok(out)
+    }
+
+    pub fn run(&self, numerics: Numerics, tick: &mut dyn FnMut(usize, usize)) -> Result<Prefill> {
+        let mut out = Prefill::default();
+        let probe = Plan::build(self.model, PlanOptions { numerics, max_tokens: 8, max_outputs: 1, context: 8 })?;
+        if !probe.instances.iter().any(|i| i.node == *self.node) {
+            return Ok(out);
+        }
+        let lengths = self.lengths(numerics)?;
+        if lengths.is_empty() {
+            out.weak = Some(format!("no length at which {} acts is cheap enough here; --thorough runs it", self.node));
+            return Ok(out);
+        }
+        let mut pool = Pool::default();
+        for (k, n) in lengths.iter().enumerate() {
+            tick(k, lengths.len());
+            let base = self.baselines.get(numerics, *n)?;
+            let schedule = Schedule::lower(&base.plan, self.tree, self.place.arch(), *n)?;
+            if schedule.choices.iter().zip(&base.plan.instances).any(|(c, i)| i.node == *self.node && c.is_none()) {
+                out.red = Some((format!("no variant of {} takes a step of {n} tokens in {}", self.node, numerics.name()), None));
+                return Ok(out);
+            }
+            if let Err(e) = self.through(&base, schedule, numerics, &mut pool, &mut out) {
+                if is_kernels_fault(&e) {
+                    out.red = Some((format!("prefill of {n} tokens, {}: {e}", numerics.name()), None));
+                    return Ok(out);
+                }
+                return Err(e);
+            }
+            if out.red.is_some() || out.weak.is_some() {
+                return Ok(out);
+            }
+        }
+        if let Some(bad) = pool.check() {
+            let reason = format!("in situ: relative RMS {:.2e} is above {:.2e}", pool.relative_rms(), pool.limit());
+            out.red = Some((reason, Some(bad)));
+        }
+        out.figures.insert(format!("{}_in_situ_outputs", numerics.name()), json!(pool.outputs));
+        out.figures.insert(format!("{}_in_situ_relative_rms", numerics.name()), json!(pool.relative_rms()));
+        out.figures.insert(format!("{}_lengths", numerics.name()), json!(lengths));
+        Ok(out)
+    }
+
+    /// One prompt: hybrid with in-situ checks, graph, no-op.
+    fn through(&self, base: &Baseline, schedule: Schedule, numerics: Numerics, pool: &mut Pool, out: &mut Prefill) -> Result<()> {
+        let plan = &base.plan;
+        let n = base.tokens.len();
+        let Some((first, instance)) = plan.active(&base.step).find(|(_, i)| i.node == *self.node) else {
+            out.weak = Some(format!("{} does not act in a prefill of {n} tokens", self.node));
+            return Ok(());
+        };
+        let start = plan.instances[..first].iter().rposition(|i| i.layer != instance.layer).map_or(0, |i| i + 1);
+        let streams = base.streams.get(&instance.layer).filter(|_| start > 0);
+        let mut executor = Executor::new(self.model, plan.clone());
+        let prepare = |e: &mut Executor<'_>| {
+            e.set_tokens(&base.tokens);
+            if let (Some(h), Some(streams)) = (streams_buffer(plan), streams) {
+                e.write_host(h, streams);
+            }
+        };
+        let on_device = |i: usize| plan.instances[i].node == *self.node || self.proved.contains(&plan.instances[i].node);
+        let roundings: Vec<Rounding> = schedule.choices.iter().map(|c| c.as_ref().map_or(Rounding::None, |c| c.variant.rounding)).collect();
+        executor.attach(self.place.start()?, schedule, |stem, entries| (self.build)(stem, entries), on_device)?;
+        prepare(&mut executor);
+        let mut ran = 0;
+        let end = plan.instances.len();
+        for i in start..end {
+            let instance = &plan.instances[i];
+            if instance.node != *self.node || !instance.guard.holds(&base.step, plan.top_k) {
+                executor.run_range(&base.step, i..i + 1)?;
+                continue;
+            }
+            let case = executor.snapshot(i, &base.step)?;
+            executor.run_range(&base.step, i..i + 1)?;
+            ran += 1;
+            let found = executor.outputs(i, &base.step)?;
+            let reference = Reference::of(&case, roundings[i])?;
+            if let Some(bad) = pool.add(&case, &reference, &found) {
+                out.red = Some((format!("in a prefill of {n} tokens ({}) {} is wrong", numerics.name(), case.label), Some(bad)));
+                return Ok(());
+            }
+        }
+        let distance = relative(executor.logits(&base.step)?, &base.logits);
+        let limit = if numerics == Numerics::Exact { EXACT_LIMIT } else { DS4_LIMIT };
+        out.figures.insert(format!("{}_logits_relative_rms_n{n}", numerics.name()), json!(distance));
+        if !(distance <= limit) {
+            out.red = Some((format!("logits of a prefill of {n} tokens ({}) differ by {distance:.2e}; {limit:.0e} is allowed", numerics.name()), None));
+            return Ok(());
+        }
+        let trace = executor.take_trace();
+        let launched = trace.iter().filter(|r| plan.instances[r.instance].node == *self.node && r.placement != Placement::Oracle).count();
+        if launched != ran || ran == 0 {
+            return Err(Error::internal(format!("{launched} of {ran} instances of {} ran on the device", self.node)));
+        }
+        self.graphs(&mut executor, base, start..end, out)?;
+        // The same prefill with nothing in the node's place.
+        drop(executor.detach()?);
+        executor.reset();
+        prepare(&mut executor);
+        executor.set_noop(Some(self.node.clone()));
+        executor.run_range(&base.step, start..end)?;
+        let moved = relative(executor.logits(&base.step)?, &base.logits);
+        out.figures.insert(format!("{}_noop_relative_rms_n{n}", numerics.name()), json!(moved));
+        if moved.is_finite() && moved <= if numerics == Numerics::Exact { EXACT_LIMIT } else { 0.0 } {
+            out.weak = Some(format!("a no-op in place of {} leaves the logits of {n} tokens as they are ({moved:.1e}): this prompt does not test it", self.node));
+        }
+        Ok(())
+    }
+
+    /// Stage 7: every maximal run of device launches, captured, read back, replayed and compared.
+    fn graphs(&self, executor: &mut Executor<'_>, base: &Baseline, range: Range<usize>, out: &mut Prefill) -> Result<()> {
+        if self.place.placement() != Placement::Device {
+            out.graph.absent = true;
+            return Ok(());
+        }
+        executor.reset();
+        executor.set_tokens(&base.tokens);
+        let plan = base.plan.clone();
+        if let (Some(h), Some(streams)) = (streams_buffer(&plan), base.streams.get(&plan.instances[range.start].layer).filter(|_| range.start > 0)) {
+            executor.write_host(h, streams);
+        }
+        let active = |i: usize| plan.instances[i].guard.holds(&base.step, plan.top_k);
+        let mut i = range.start;
+        while i < range.end {
+            if executor.placement(i) == Placement::Oracle || !active(i) {
+                executor.run_range(&base.step, i..i + 1)?;
+                i += 1;
+                continue;
+            }
+            let mut to = i + 1;
+            while to < range.end && (!active(to) || executor.placement(to) != Placement::Oracle) {
+                to += 1;
+            }
+            match executor.replay_segment(&base.step, i..to)? {
+                None => {
+                    out.graph.absent = true;
+                    return Ok(());
+                }
+                Some(s) => {
+                    out.graph.segments += 1;
+                    out.graph.launches += s.launches;
+                    let label = &plan.instances[i].label;
+                    if !s.nodes_match {
+                        out.graph.red = Some(format!("the graph captured from {label} on holds other kernels than the schedule"));
+                    } else if !s.bytes_match {
+                        out.graph.red = Some(format!("the graph replayed from {label} on gives other bytes than its launches one by one"));
+                    }
+                    if out.graph.red.is_some() {
+                        return Ok(());
+                    }
+                }
+            }
+            i = to;
+        }
+        Ok(())
+    }
+}
+
+
+/// ‖a − b‖ / ‖b‖; infinite where a NaN is met.
+pub fn relative(a: &[f32], b: &[f32]) -> f64 {
+    let (mut error, mut size) = (0.0f64, 0.0f64);
+    for (a, b) in a.iter().zip(b) {
+        error += (f64::from(*a) - f64::from(*b)).powi(2);
+        size += f64::from(*b).powi(2);
+    }
+    let r = (error / size.max(f64::MIN_POSITIVE)).sqrt();
+    if r.is_nan() { f64::INFINITY } else { r }
+}
