@@ -1,6 +1,6 @@
 //! Judges a file's tensors against the table, all of them in one pass, and indexes them by role.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::config::Sizes;
 use super::gguf::Gguf;
@@ -14,7 +14,8 @@ const ABSENT: u32 = u32::MAX;
 #[derive(Default)]
 pub(super) struct Index {
     global: Vec<u32>,
-    layers: Vec<[u32; ROLES]>,
+    /// By number: the file says which there are, and the numbers in tensor names may be anything.
+    layers: BTreeMap<u64, [u32; ROLES]>,
 }
 
 impl Index {
@@ -23,7 +24,7 @@ impl Index {
     }
 
     pub fn layer(&self, layer: usize, role: Role) -> Option<usize> {
-        present(self.layers.get(layer)?[role as usize])
+        present(self.layers.get(&(layer as u64))?[role as usize])
     }
 }
 
@@ -33,7 +34,7 @@ fn present(i: u32) -> Option<usize> {
 
 /// Compares every tensor with the table; adds misfits, and notes about tensors that nothing reads.
 pub(super) fn check(gguf: &Gguf, sizes: &Sizes, misfits: &mut Vec<Misfit>, notes: &mut Vec<String>) -> Index {
-    let mut index = Index { global: vec![ABSENT; ROLES], layers: Vec::new() };
+    let mut index = Index { global: vec![ABSENT; ROLES], layers: BTreeMap::new() };
     let mut blocks = BTreeSet::new();
     let mut unread: Vec<&str> = Vec::new();
     let mut drafts = 0;
@@ -59,13 +60,12 @@ pub(super) fn check(gguf: &Gguf, sizes: &Sizes, misfits: &mut Vec<Misfit>, notes
         index.global[row.role as usize] = judge(gguf, row, sizes, 0, true, misfits);
     }
     // A layer count that the tensors do not bear out may be anything up to 2^20: what is missing is said by range.
-    let layers = sizes.layers.unwrap_or_else(|| blocks.last().map_or(0, |n| n + 1));
+    let layers = sizes.layers.unwrap_or_else(|| blocks.last().map_or(0, |n| n.saturating_add(1)));
     let mut next = 0;
     for &layer in blocks.iter().filter(|&&n| n < layers) {
         missing(next, layer, misfits);
         next = layer + 1;
-        index.layers.resize(layer as usize, [ABSENT; ROLES]);
-        index.layers.push(judge_layer(gguf, sizes, layer, misfits));
+        index.layers.insert(layer, judge_layer(gguf, sizes, layer, misfits));
     }
     missing(next, layers, misfits);
     misfits.append(&mut strays);
@@ -143,10 +143,12 @@ fn types(types: &[DType]) -> String {
 }
 
 /// The hash-routing tables hold expert ids that kernels index with: each must name an expert.
-pub(super) fn check_hash_tables(gguf: &Gguf, index: &Index, experts: usize, misfits: &mut Vec<Misfit>) {
-    for layer in 0..index.layers.len() {
-        let Some(tensor) = index.layer(layer, Role::FfnGateTid2eid).map(|i| &gguf.tensors()[i]) else { continue };
-        if tensor.dtype != Some(DType::I32) {
+pub(super) fn check_hash_tables(gguf: &Gguf, index: &Index, sizes: &Sizes, misfits: &mut Vec<Misfit>) {
+    let (Some(experts), Some(used), Some(vocab)) = (sizes.experts, sizes.experts_used, sizes.vocab) else { return };
+    for roles in index.layers.values() {
+        let Some(tensor) = present(roles[Role::FfnGateTid2eid as usize]).map(|i| &gguf.tensors()[i]) else { continue };
+        // Of another type or size it is a misfit already, and its bytes mean nothing.
+        if tensor.dtype != Some(DType::I32) || tensor.dims != [used, vocab] {
             continue;
         }
         let (ids, _) = gguf.bytes(tensor).as_chunks::<4>();
@@ -154,9 +156,9 @@ pub(super) fn check_hash_tables(gguf: &Gguf, index: &Index, experts: usize, misf
             .iter()
             .map(|b| i32::from_le_bytes(*b))
             .enumerate()
-            .find(|(_, id)| usize::try_from(*id).map_or(true, |id| id >= experts));
+            .find(|(_, id)| u64::try_from(*id).map_or(true, |id| id >= experts));
         if let Some((at, id)) = wrong {
-            let used = tensor.dims[0] as usize;
+            let used = used as usize;
             misfits.push(Misfit::new(
                 format!("{} of token {}, slot {}", tensor.name, at / used, at % used),
                 format!("an expert, 0 to {}", experts - 1),

@@ -2,7 +2,7 @@
 //!
 //! One [`Row`] per row of §2.1 and §2.2. Dims are symbolic, so that one table serves every size of the model. The types
 //! are the "poly" column of §2, widened where a format costs nothing: every dense matrix takes Q8_0, F16 and F32, and
-//! routed experts also Q8_0. Types may differ from layer to layer.
+//! routed experts also Q8_0. The compressor norms may be F16 in the file; the model gives them as F32, which is exact. Types may differ from layer to layer.
 
 use serde::Serialize;
 
@@ -211,13 +211,13 @@ pub static TABLE: [Row; ROLES] = [
     row(Role::AttnCompressorApe, "attn_compressor_ape.weight", &[CompressorWidth, Ratio], Compressed, ADDEND, F16),
     row(Role::AttnCompressorKv, "attn_compressor_kv.weight", &[Hidden, CompressorWidth], Compressed, DENSE, F16),
     row(Role::AttnCompressorGate, "attn_compressor_gate.weight", &[Hidden, CompressorWidth], Compressed, DENSE, F16),
-    row(Role::AttnCompressorNorm, "attn_compressor_norm.weight", &[HEAD], Compressed, VECTOR, F32),
+    row(Role::AttnCompressorNorm, "attn_compressor_norm.weight", &[HEAD], Compressed, ADDEND, F32),
     row(Role::IndexerAttnQB, "indexer.attn_q_b.weight", &[QLora, IndexerQDim], Indexed, DENSE, F16),
     row(Role::IndexerProj, "indexer.proj.weight", &[Hidden, IndexerHeads], Indexed, DENSE, F16),
     row(Role::IndexerCompressorApe, "indexer_compressor_ape.weight", &[INDEX_WIDTH, Ratio], Indexed, ADDEND, F16),
     row(Role::IndexerCompressorKv, "indexer_compressor_kv.weight", &[Hidden, INDEX_WIDTH], Indexed, DENSE, F16),
     row(Role::IndexerCompressorGate, "indexer_compressor_gate.weight", &[Hidden, INDEX_WIDTH], Indexed, DENSE, F16),
-    row(Role::IndexerCompressorNorm, "indexer_compressor_norm.weight", &[INDEX_HEAD], Indexed, VECTOR, F32),
+    row(Role::IndexerCompressorNorm, "indexer_compressor_norm.weight", &[INDEX_HEAD], Indexed, ADDEND, F32),
     row(Role::HcFfnFn, "hc_ffn_fn.weight", &[HcDim, MIX], EveryLayer, DENSE, F16),
     row(Role::HcFfnScale, "hc_ffn_scale.weight", &[Fixed(3)], EveryLayer, VECTOR, F32),
     row(Role::HcFfnBase, "hc_ffn_base.weight", &[MIX], EveryLayer, VECTOR, F32),

@@ -7,6 +7,7 @@
 //! Two kinds of refusal are kept apart. A *malformed* file is refused at the first thing that is wrong (exit 3); a
 //! well-formed file of a model that does not fit is refused with every misfit at once (exit 1).
 
+pub mod chat;
 pub mod config;
 mod fit;
 pub mod gguf;
@@ -15,7 +16,10 @@ pub mod layout;
 pub mod misfit;
 pub mod mtp;
 pub mod quant;
+mod split;
+pub mod tokenizer;
 
+use std::collections::HashMap;
 use std::path::Path;
 
 pub use config::Config;
@@ -23,6 +27,7 @@ pub use gguf::{Gguf, TensorInfo};
 pub use layout::{Role, Tensor};
 pub use misfit::Misfit;
 pub use quant::DType;
+pub use tokenizer::Tokenizer;
 
 use crate::{Error, Result};
 use gguf::Value;
@@ -39,6 +44,8 @@ pub struct Model {
     pub gguf: Gguf,
     pub config: Config,
     index: fit::Index,
+    /// Compressor norms that the file holds as F16, as the F32 bytes that every op takes, by index in the tensor table.
+    widened: HashMap<usize, Vec<u8>>,
     notes: Vec<String>,
 }
 
@@ -63,17 +70,26 @@ impl Model {
     /// Any tensor of the file by name, whether the model reads it or not; `None` too where assay does not compute
     /// with its type.
     pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
-        view(&self.gguf, self.gguf.position(name)?)
+        self.view(self.gguf.position(name)?)
     }
 
     /// A tensor that occurs once per file. Always there for a role with `is_global()`.
     pub fn global(&self, role: Role) -> Option<Tensor<'_>> {
-        view(&self.gguf, self.index.global(role)?)
+        self.view(self.index.global(role)?)
     }
 
     /// A layer's tensor; `None` where the layer's kind has none (see [`layout::On`]).
     pub fn layer(&self, layer: usize, role: Role) -> Option<Tensor<'_>> {
-        view(&self.gguf, self.index.layer(layer, role)?)
+        self.view(self.index.layer(layer, role)?)
+    }
+
+    fn view(&self, i: usize) -> Option<Tensor<'_>> {
+        let info = self.gguf.tensors().get(i)?;
+        let (dtype, bytes) = match self.widened.get(&i) {
+            Some(bytes) => (DType::F32, bytes.as_slice()),
+            None => (info.dtype?, self.gguf.bytes(info)),
+        };
+        Some(Tensor { name: &info.name, dtype, dims: &info.dims, bytes })
     }
 
     /// What must be said beside any result over these weights: "synthetic, aliased", "synthetic", "aliased" or nothing.
@@ -93,9 +109,19 @@ impl std::fmt::Debug for Model {
     }
 }
 
-fn view(gguf: &Gguf, i: usize) -> Option<Tensor<'_>> {
-    let info = gguf.tensors().get(i)?;
-    Some(Tensor { name: &info.name, dtype: info.dtype?, dims: &info.dims, bytes: gguf.bytes(info) })
+/// The F16 compressor norms as F32. They are the one place where the file's type would be the only difference between two
+/// nodes of an op whose other slots are typed already; a few hundred values are not worth a kernel each.
+fn widen_norms(gguf: &Gguf) -> HashMap<usize, Vec<u8>> {
+    let norm =
+        |name: &str| matches!(Role::of_name(name), Some((Role::AttnCompressorNorm | Role::IndexerCompressorNorm, _)));
+    let halves = gguf.tensors().iter().enumerate().filter(|(_, t)| t.dtype == Some(DType::F16) && norm(&t.name));
+    halves
+        .map(|(i, t)| {
+            let mut values = vec![0.0; t.elements() as usize];
+            DType::F16.dequantise(gguf.bytes(t), &mut values);
+            (i, values.into_iter().flat_map(f32::to_le_bytes).collect())
+        })
+        .collect()
 }
 
 /// See [`Model::weights_note`].
@@ -159,9 +185,7 @@ impl Survey {
         let (sizes, config) = Config::read(&s.gguf, &mut s.misfits);
         check_vocabulary(&s.gguf, sizes.vocab, &mut s.misfits, &mut s.notes)?;
         s.index = fit::check(&s.gguf, &sizes, &mut s.misfits, &mut s.notes);
-        if let Some(experts) = sizes.experts {
-            fit::check_hash_tables(&s.gguf, &s.index, experts as usize, &mut s.misfits);
-        }
+        fit::check_hash_tables(&s.gguf, &s.index, &sizes, &mut s.misfits);
         s.config = config;
         Ok(s)
     }
@@ -185,7 +209,8 @@ impl Survey {
                     .found(found))
             }
             (FileKind::Model, Some(config)) if self.misfits.is_empty() => {
-                Ok(Model { gguf: self.gguf, config, index: self.index, notes: self.notes })
+                let widened = widen_norms(&self.gguf);
+                Ok(Model { gguf: self.gguf, config, index: self.index, widened, notes: self.notes })
             }
             (FileKind::Model, _) => Err(misfit::refusal(path, &self.misfits)),
         }
@@ -209,7 +234,10 @@ fn check_vocabulary(gguf: &Gguf, vocab: Option<u64>, misfits: &mut Vec<Misfit>, 
             .found(tokens.len()));
         }
         Some(vocab) if tokens.len() as u64 > vocab => {
-            misfits.push(Misfit::new(key, format!("{vocab} tokens, as deepseek4.vocab_size says"), tokens.len()));
+            let extra = tokens.len() as u64 - vocab;
+            notes.push(format!(
+                "{extra} tokens beyond the vocabulary of {vocab}, which have no embedding and are not used"
+            ));
         }
         _ => {}
     }

@@ -6,8 +6,15 @@ use super::codes::*;
 use crate::error::Code;
 use crate::{Error, Result};
 
+/// Most bytes that metadata and tensor table may take together. The largest published headers are about 10 MB; without
+/// a limit, the holes of a sparse file would read as billions of empty strings, each of which costs memory.
+const HEADER_LIMIT: usize = 256 << 20;
+
 pub(super) struct Cursor<'a> {
+    /// The whole file.
     bytes: &'a [u8],
+    /// Where reading must stop: the end of the file, or the limit.
+    end: usize,
     pos: usize,
     /// The entry being read, e.g. "tensor 7 `blk.0.attn_norm.weight`". Reused, not reallocated per entry.
     place: String,
@@ -15,7 +22,7 @@ pub(super) struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     pub fn new(bytes: &'a [u8]) -> Self {
-        Cursor { bytes, pos: 0, place: "header".into() }
+        Cursor { bytes, end: bytes.len().min(HEADER_LIMIT), pos: 0, place: "header".into() }
     }
 
     pub fn place(&mut self, place: fmt::Arguments<'_>) {
@@ -33,7 +40,7 @@ impl<'a> Cursor<'a> {
     }
 
     pub fn remaining(&self) -> u64 {
-        (self.bytes.len() - self.pos) as u64
+        (self.end - self.pos) as u64
     }
 
     /// A message with the entry, an offset and the file size: what every error of a malformed file must give.
@@ -61,6 +68,12 @@ impl<'a> Cursor<'a> {
 
     pub fn take(&mut self, len: u64, what: &str) -> Result<&'a [u8]> {
         if len > self.remaining() {
+            if len <= (self.bytes.len() - self.pos) as u64 {
+                return Err(self
+                    .error(&GGUF_COUNT, &format!("metadata and tensor table do not end before {what}"))
+                    .expected(format!("at most {HEADER_LIMIT} bytes of them"))
+                    .found(format!("byte {}", self.pos() + len)));
+            }
             return Err(self
                 .error(&GGUF_TRUNCATED, &format!("the file ends within {what}"))
                 .expected(format!("{len} bytes"))

@@ -90,7 +90,7 @@ impl Gguf {
     }
 
     fn build(path: &Path, bytes: Bytes) -> Result<Gguf> {
-        let header = Self::parse(bytes.as_slice())?;
+        let header = Self::parse(bytes.as_slice()).map_err(|e| in_file(path, e))?;
         let by_name = header.tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
         Ok(Gguf { path: path.to_owned(), bytes, header, by_name })
     }
@@ -184,6 +184,21 @@ impl Bytes {
 impl std::fmt::Debug for Gguf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Gguf({}, {} tensors)", self.path.display(), self.tensors().len())
+    }
+}
+
+/// The same error with the file's name in front: the readers below know bytes only.
+fn in_file(path: &Path, e: Error) -> Error {
+    let mut named = Error::new(e.code(), format!("{}: {}", path.display(), e.what()));
+    if let Some(text) = e.expected_text() {
+        named = named.expected(text);
+    }
+    if let Some(text) = e.found_text() {
+        named = named.found(text);
+    }
+    match e.hint_text() {
+        Some(text) => named.hint(text),
+        None => named,
     }
 }
 
