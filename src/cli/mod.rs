@@ -1,9 +1,11 @@
 //! One file per subcommand; the only place that prints.
 
+mod inspect;
 mod logits;
 mod ops;
 mod output;
 mod plan;
+mod synth;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -27,12 +29,16 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Print a model file's config, tensor types and bytes by role, and every misfit
+    Inspect(inspect::Inspect),
     /// List every op: contract, OPS ids, upstream names
     Ops(ops::Ops),
     /// Show the ordered op instances of a step
     Plan(plan::Plan),
     /// Compute logits and write them as .npy
     Logits(logits::Logits),
+    /// Write a model file of any shape with random weights, the same bytes on every machine
+    Synth(synth::Synth),
 }
 
 /// `-m`, for every command that opens a model.
@@ -83,9 +89,11 @@ impl Cli {
             std::env::set_current_dir(dir).map_err(|e| crate::Error::io(dir, e))?;
         }
         match &self.command {
+            Command::Inspect(c) => c.run(),
             Command::Ops(c) => c.run(),
             Command::Plan(c) => c.run(),
             Command::Logits(c) => c.run(),
+            Command::Synth(c) => c.run(),
         }
     }
 }

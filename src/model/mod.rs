@@ -7,6 +7,7 @@
 //! Two kinds of refusal are kept apart. A *malformed* file is refused at the first thing that is wrong (exit 3); a
 //! well-formed file of a model that does not fit is refused with every misfit at once (exit 1).
 
+pub mod census;
 pub mod chat;
 pub mod config;
 mod fit;
@@ -17,6 +18,7 @@ pub mod misfit;
 pub mod mtp;
 pub mod quant;
 mod split;
+pub mod synth;
 pub mod tokenizer;
 
 use std::collections::HashMap;

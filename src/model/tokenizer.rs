@@ -154,9 +154,25 @@ impl Tokenizer {
         self.special(Special::Eos).into_iter().collect()
     }
 
-    /// Merges of the file that can never apply: not two parts, or a part or the result is no token.
-    pub fn skipped_merges(&self) -> usize {
-        self.skipped_merges
+    /// What is odd about the vocabulary: special tokens and bytes that it lacks, merges that can never apply (not two
+    /// parts, or a part or the result is no token).
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let lacking: Vec<_> =
+            Special::ALL.iter().filter(|s| self.special(**s).is_none()).map(|s| s.literal()).collect();
+        if !lacking.is_empty() {
+            notes.push(format!("the vocabulary lacks {}", lacking.join(", ")));
+        }
+        let bytes = self.has_byte.iter().filter(|has| !**has).count();
+        if bytes > 0 {
+            notes.push(format!(
+                "the vocabulary lacks tokens for {bytes} of the 256 bytes: not every text can be encoded"
+            ));
+        }
+        if self.skipped_merges > 0 {
+            notes.push(format!("{} merges can never apply", self.skipped_merges));
+        }
+        notes
     }
 
     /// A token's bytes: not necessarily whole UTF-8. `None` for an id beyond the vocabulary.
@@ -284,7 +300,7 @@ fn literals(specials: &[Option<u32>]) -> Result<Option<Regex>> {
 
 /// The printable character that stands for a byte in vocabulary and merges (GPT-2's table): printable Latin-1 is itself,
 /// the other 68 bytes follow from U+0100 on.
-fn stand_in(byte: u8) -> char {
+pub(super) fn stand_in(byte: u8) -> char {
     match byte {
         b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => char::from(byte),
         0..=0x20 => shifted(byte),

@@ -12,6 +12,7 @@ mod codes;
 mod cursor;
 mod tensors;
 mod value;
+pub mod write;
 
 use std::collections::HashMap;
 use std::fs::File;

@@ -48,19 +48,42 @@ pub enum Array {
     F64(Vec<f64>),
 }
 
-/// Each variant with its name, for both enums.
+/// Each variant with its id in the file and its name, for both enums.
 macro_rules! per_type {
-    ($enum:ident, $value:expr, $($variant:ident $name:literal),*) => {
-        match $value { $($enum::$variant(_) => $name),* }
+    ($enum:ident) => {
+        impl $enum {
+            /// GGUF's id and name of the type; of an array's elements, not of arrays.
+            fn type_row(&self) -> (u32, &'static str) {
+                match self {
+                    $enum::U8(_) => (0, "u8"),
+                    $enum::I8(_) => (1, "i8"),
+                    $enum::U16(_) => (2, "u16"),
+                    $enum::I16(_) => (3, "i16"),
+                    $enum::U32(_) => (4, "u32"),
+                    $enum::I32(_) => (5, "i32"),
+                    $enum::F32(_) => (6, "f32"),
+                    $enum::Bool(_) => (7, "bool"),
+                    $enum::Str(_) => (STRING, "string"),
+                    $enum::Array(_) => (ARRAY, "array"),
+                    $enum::U64(_) => (10, "u64"),
+                    $enum::I64(_) => (11, "i64"),
+                    $enum::F64(_) => (12, "f64"),
+                }
+            }
+        }
     };
 }
 
+per_type!(Value);
+per_type!(Array);
+
 impl Value {
     pub fn type_name(&self) -> &'static str {
-        per_type!(
-            Value, self, U8 "u8", I8 "i8", U16 "u16", I16 "i16", U32 "u32", I32 "i32", F32 "f32", Bool "bool",
-            Str "string", Array "array", U64 "u64", I64 "i64", F64 "f64"
-        )
+        self.type_row().1
+    }
+
+    pub(super) fn type_id(&self) -> u32 {
+        self.type_row().0
     }
 
     /// The number of a u32 or u64, the two types that the format's writers use for counts.
@@ -126,10 +149,11 @@ impl Array {
     }
 
     pub fn element_name(&self) -> &'static str {
-        per_type!(
-            Array, self, U8 "u8", I8 "i8", U16 "u16", I16 "i16", U32 "u32", I32 "i32", F32 "f32", Bool "bool",
-            Str "string", Array "array", U64 "u64", I64 "i64", F64 "f64"
-        )
+        self.type_row().1
+    }
+
+    pub(super) fn element_type_id(&self) -> u32 {
+        self.type_row().0
     }
 }
 
