@@ -77,6 +77,7 @@ pub static GGML_TYPES: &[GgmlType] = &[
     row(39, "mxfp4", 32, 17, None),
     row(40, "nvfp4", 64, 36, None),
     row(41, "q1_0", 128, 18, None),
+    row(42, "q2_0", 64, 18, None),
 ];
 
 /// The row of ggml's table for `id`; `None` for an id that ggml does not define.
