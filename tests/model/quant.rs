@@ -1,7 +1,8 @@
 //! Block formats against docs/model.md §2.4, written once more from the page: element by element, in f64.
 
-use assay::model::DType;
 use assay::model::quant::{GGML_TYPES, IQ2XXS_GRID, ggml_type};
+use assay::model::synth::{self, Shape, Spec, TypeRule};
+use assay::model::{DType, Role};
 use half::f16;
 use proptest::prelude::*;
 
@@ -128,7 +129,29 @@ fn known_answers() {
     assert_eq!(out[32..40], [1.0; 8]);
 }
 
-/// All 256 entries are of {8, 25, 43}, no two alike; the digest is of the table in ggml.
+/// Whole tensors of a synthetic file, to the bit as gguf-py 0.19.0 dequantises them: SHA-256 of the f32 values that its
+/// `gguf.quants.dequantize` gave for the file `assay synth q.gguf --shape small --type 'ffn_*_exps@3=q4_k'`.
+#[test]
+fn agrees_with_gguf_py_to_the_bit() {
+    use sha2::{Digest, Sha256};
+    let rule = TypeRule { pattern: "ffn_*_exps".into(), layers: Some((3, 3)), dtype: DType::Q4_K };
+    let model = synth::model(&Spec { types: vec![rule], ..Spec::new(Shape::small()) }).unwrap();
+    let digests = [
+        (Role::Output, 0, DType::Q8_0, "74fbba2ab5f3cff96f254316d2b211ae0b440a4293d4306df9ca4bbb6f4b386c"),
+        (Role::FfnDownExps, 0, DType::Q2_K, "00d9278db09c0602d114f85b4a7df815b95a147b3752065be3091cea8f14112d"),
+        (Role::FfnDownExps, 3, DType::Q4_K, "406bbfba202ee4c7d3f3140725cf0ccbc54544a3339c2a25e5fd14e01dbcda75"),
+        (Role::FfnGateExps, 0, DType::IQ2_XXS, "03e0d0445c2f9f88db1500a2fdf7ac16e9408a4c36959370bfa3907041b5c78f"),
+    ];
+    for (role, layer, dtype, digest) in digests {
+        let tensor = model.tensor(&role.tensor_name(layer)).unwrap();
+        assert_eq!(tensor.dtype, dtype);
+        let bytes: Vec<u8> = tensor.to_f32().into_iter().flat_map(f32::to_le_bytes).collect();
+        let got: String = Sha256::digest(&bytes).iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(got, digest, "{dtype}");
+    }
+}
+
+/// All 256 entries are of {8, 25, 43}, no two alike; their order is held by the digests above.
 #[test]
 fn the_grid() {
     let mut entries = IQ2XXS_GRID.to_vec();
