@@ -8,6 +8,7 @@
 //! [`Field`]s; the layout of that struct in memory is [`pack`]'s alone, and the generated C header's
 //! (`ops::header`) must agree with it: pointers first, then 32-bit scalars.
 
+pub mod cuda;
 pub mod emulator;
 pub mod executor;
 pub mod source;

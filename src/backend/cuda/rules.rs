@@ -1,0 +1,362 @@
+//! What a kernel source may say, whoever compiles it: the rules that make one `.cu` mean one thing everywhere.
+//!
+//! Outside `common/` there is no inline assembly and nothing that tells the device
+//! compiler from the emulator's, or a kernel could show one body to each. Includes name files of the kernels' folder
+//! or headers of the compiler, by literal relative paths. The text is read as the preprocessor reads it: line splices,
+//! comments, digraphs and raw strings do not hide a token. Confinement of the compiler is the second line of defence,
+//! not this.
+
+use std::collections::BTreeSet;
+
+use super::SOURCE_RULE;
+use crate::{
+    backend::source::SourceSet,
+    error::{Error, Result},
+};
+
+/// Folders whose files may hold inline assembly and tests for the compiler, each with its twin for the emulator.
+const FREE: &[&str] = &["common/"];
+const ASM: &[&str] = &["asm", "__asm", "__asm__"];
+const DIRECTIVES: &[&str] = &[
+    "define", "undef", "if", "ifdef", "ifndef", "elif", "elifdef", "elifndef", "else", "endif", "include", "pragma",
+    "error", "warning",
+];
+
+/// Checks every file of the set and reports the first offence with file and line.
+pub fn check(source: &SourceSet) -> Result<()> {
+    let files: Vec<_> = source.files.iter().map(|(path, text)| (path.as_str(), tokens(text))).collect();
+    let bound = |path: &str| !FREE.iter().any(|folder| path.starts_with(folder));
+    // Macros that mean the same under every compiler: those that files under the rules define themselves.
+    let own: BTreeSet<&str> = files
+        .iter()
+        .filter(|(path, _)| bound(path))
+        .flat_map(|(_, tokens)| directives(tokens))
+        .filter(|line| line.first().is_some_and(|t| t.is("define")))
+        .filter_map(|line| line.get(1).map(|t| t.text.as_str()))
+        .collect();
+    for (path, text) in &source.files {
+        unambiguous_lines(path, text)?;
+    }
+    for (path, tokens) in &files {
+        for line in directives(tokens) {
+            include_rule(path, line)?;
+            if bound(path) {
+                directive_rule(path, line, &own)?;
+            }
+        }
+        if bound(path) {
+            for token in tokens {
+                token_rule(path, token)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Compilers differ in where such lines end, and a comment that ends elsewhere can hide code.
+fn unambiguous_lines(path: &str, text: &str) -> Result<()> {
+    for (number, line) in (1..).zip(text.lines()) {
+        let what = match () {
+            _ if line.contains('\r') => "a carriage return inside a line",
+            _ if line.trim_end() != line && line.trim_end().ends_with('\\') => "blanks after a line's last backslash",
+            _ => continue,
+        };
+        return Err(Error::new(&SOURCE_RULE, format!("kernels/{path}:{number}: {what}"))
+            .expected("lines whose end every compiler sees in the same place"));
+    }
+    Ok(())
+}
+
+fn refuse(path: &str, token: &Token, what: &str, expected: &str) -> Error {
+    Error::new(&SOURCE_RULE, format!("kernels/{path}:{}: {what}", token.line))
+        .expected(expected)
+        .found(format!("`{}`", token.text))
+}
+
+fn include_rule(path: &str, line: &[Token]) -> Result<()> {
+    let expected =
+        "#include \"folder/file\" or <header>, relative to kernels/ or to the compiler's headers, without `..`";
+    let Some(name) = line.first() else { return Ok(()) };
+    if !DIRECTIVES.contains(&name.text.as_str()) {
+        return Err(refuse(
+            path,
+            name,
+            "an unusual preprocessor directive",
+            &format!("one of {}", DIRECTIVES.join(", ")),
+        ));
+    }
+    if !name.is("include") {
+        return Ok(());
+    }
+    let operand = match line.get(1) {
+        Some(t) if t.kind == Kind::Text && t.text.starts_with('"') => t.text.trim_matches('"').to_owned(),
+        Some(t) if t.is("<") => line[2..].iter().take_while(|t| !t.is(">")).map(|t| t.text.as_str()).collect(),
+        other => return Err(refuse(path, other.unwrap_or(name), "an include without a literal file name", expected)),
+    };
+    let outside = operand.is_empty()
+        || operand.starts_with('/')
+        || operand.contains('\\')
+        || operand.split('/').any(|part| part == "..");
+    match outside {
+        true => Err(refuse(path, &line[1], &format!("an include of a file outside kernels/: {operand}"), expected)),
+        false => Ok(()),
+    }
+}
+
+/// Conditions test only what such files define themselves.
+fn directive_rule(path: &str, line: &[Token], own: &BTreeSet<&str>) -> Result<()> {
+    let Some(name) = line.first().filter(|t| t.text.contains("if")) else { return Ok(()) };
+    // An include guard defines its macro on the next line, so it is among `own`.
+    for token in &line[1..] {
+        if token.kind == Kind::Word && !token.is("defined") && !own.contains(token.text.as_str()) {
+            let what = format!("#{} on a macro that no kernel file defines", name.text);
+            return Err(refuse(path, token, &what, "code that is the same for every compiler"));
+        }
+    }
+    Ok(())
+}
+
+fn token_rule(path: &str, token: &Token) -> Result<()> {
+    if token.kind == Kind::Word && ASM.contains(&token.text.as_str()) {
+        return Err(refuse(
+            path,
+            token,
+            "inline assembly",
+            "a function of kernels/common, where its emulator twin stands",
+        ));
+    }
+    if token.is("##") {
+        return Err(refuse(path, token, "pasted tokens", "names that can be searched for"));
+    }
+    let tells = token.text.starts_with("__CUDA") || token.is("ASSAY_EMULATOR");
+    match token.kind == Kind::Word && tells {
+        true => Err(refuse(path, token, "a macro that differs between compilers", "code that is the same for each")),
+        false => Ok(()),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Word,
+    /// String and character literals, with their quotes.
+    Text,
+    Number,
+    Punctuation,
+    EndOfLine,
+}
+
+#[derive(Clone, Debug)]
+struct Token {
+    kind: Kind,
+    text: String,
+    line: u32,
+}
+
+impl Token {
+    fn is(&self, text: &str) -> bool {
+        self.kind != Kind::Text && self.text == text
+    }
+}
+
+/// The preprocessor's lines, without their `#`.
+fn directives(tokens: &[Token]) -> impl Iterator<Item = &[Token]> {
+    tokens.split(|t| t.kind == Kind::EndOfLine).filter_map(|line| match line.first() {
+        Some(first) if first.is("#") && line.len() > 1 => Some(&line[1..]),
+        _ => None,
+    })
+}
+
+/// Preprocessing tokens, as far as the rules need them.
+fn tokens(text: &str) -> Vec<Token> {
+    let chars = splice(text);
+    let mut out = Vec::new();
+    let mut i = 0;
+    while i < chars.len() {
+        let (c, line) = chars[i];
+        let next = chars.get(i + 1).map(|c| c.0);
+        let start = i;
+        let kind = match c {
+            '\n' => {
+                i += 1;
+                Kind::EndOfLine
+            }
+            c if c.is_whitespace() => {
+                i += 1;
+                continue;
+            }
+            '/' if next == Some('/') => {
+                while i < chars.len() && chars[i].0 != '\n' {
+                    i += 1;
+                }
+                continue;
+            }
+            '/' if next == Some('*') => {
+                i += 2;
+                while i < chars.len() && !(chars[i].0 == '*' && chars.get(i + 1).is_some_and(|c| c.0 == '/')) {
+                    i += 1;
+                }
+                i += 2;
+                continue;
+            }
+            '"' | '\'' => {
+                i = quoted(&chars, i, c);
+                Kind::Text
+            }
+            c if c.is_ascii_digit() || (c == '.' && next.is_some_and(|n| n.is_ascii_digit())) => {
+                // A digit separator belongs to the number, or it would open a character literal.
+                while i < chars.len() && (is_word(chars[i].0) || matches!(chars[i].0, '.' | '\'')) {
+                    i += 1;
+                }
+                Kind::Number
+            }
+            c if is_word(c) => {
+                while i < chars.len() && is_word(chars[i].0) {
+                    i += 1;
+                }
+                let word: String = chars[start..i].iter().map(|c| c.0).collect();
+                if matches!(word.as_str(), "R" | "LR" | "uR" | "UR" | "u8R") && chars.get(i).is_some_and(|c| c.0 == '"')
+                {
+                    i = raw(&chars, i);
+                    Kind::Text
+                } else {
+                    Kind::Word
+                }
+            }
+            '#' if next == Some('#') => {
+                i += 2;
+                Kind::Punctuation
+            }
+            '%' if next == Some(':') => {
+                i += 2;
+                let twice = chars.get(i).is_some_and(|c| c.0 == '%') && chars.get(i + 1).is_some_and(|c| c.0 == ':');
+                i += if twice { 2 } else { 0 };
+                let text = if twice { "##" } else { "#" };
+                out.push(Token { kind: Kind::Punctuation, text: text.into(), line });
+                continue;
+            }
+            _ => {
+                i += 1;
+                Kind::Punctuation
+            }
+        };
+        let text = chars[start..i.min(chars.len())].iter().map(|c| c.0).collect();
+        out.push(Token { kind, text, line });
+    }
+    out
+}
+
+/// Characters with their line numbers, lines that end in a backslash joined to the next.
+fn splice(text: &str) -> Vec<(char, u32)> {
+    let mut out = Vec::with_capacity(text.len());
+    for (number, line) in (1u32..).zip(text.lines()) {
+        match line.strip_suffix('\\') {
+            Some(joined) => out.extend(joined.chars().map(|c| (c, number))),
+            None => {
+                out.extend(line.chars().map(|c| (c, number)));
+                out.push(('\n', number));
+            }
+        }
+    }
+    out
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_' || c == '$'
+}
+
+/// Past a literal; an unclosed one ends with its line.
+fn quoted(chars: &[(char, u32)], mut i: usize, quote: char) -> usize {
+    i += 1;
+    while i < chars.len() && chars[i].0 != '\n' {
+        match chars[i].0 {
+            '\\' => i += 2,
+            c if c == quote => return i + 1,
+            _ => i += 1,
+        }
+    }
+    i.min(chars.len())
+}
+
+/// Past a raw string whose opening quote is at `i`.
+fn raw(chars: &[(char, u32)], i: usize) -> usize {
+    let Some(open) = chars[i..].iter().position(|c| c.0 == '(') else { return chars.len() };
+    let mut close: Vec<char> = vec![')'];
+    close.extend(chars[i + 1..i + open].iter().map(|c| c.0));
+    close.push('"');
+    let body = i + open + 1;
+    let found = chars[body..].windows(close.len()).position(|w| w.iter().map(|c| c.0).eq(close.iter().copied()));
+    found.map_or(chars.len(), |at| body + at + close.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_main(text: &str) -> Result<()> {
+        let files = [("k.cu".to_owned(), text.to_owned())];
+        check(&SourceSet { main: "k.cu".into(), files: files.into() })
+    }
+
+    #[test]
+    fn honest_sources_pass() {
+        let text = r#"#pragma once
+#include "common/cuda.cuh"
+#include <cuda_fp16.h>
+#ifndef TILE
+#define TILE 64
+#endif
+#if TILE > 32 && defined(TILE)
+// asm, #include "/etc/passwd" and __CUDA_ARCH__ in a comment /* are nothing
+#endif
+/* asm("nop") */ const char* s = "asm # ## __CUDACC__"; int n = 1'000'000; char c = '"'; int asmx;
+const char* r = R"x( asm ## )" )x";
+"#;
+        check_main(text).unwrap();
+    }
+
+    #[test]
+    fn every_disguise_is_refused() {
+        let cases = [
+            "int f() { asm(\"nop\"); }",
+            "int f() { __asm__ volatile (\"nop\"); }",
+            "int f() { as\\\nm(\"nop\"); }",
+            "#define CAT(a, b) a##b\nCAT(as, m)(\"nop\");",
+            "#define CAT(a, b) a %:%: b\n",
+            "/* */ # /* */ ifdef __CUDACC__\n#endif",
+            "%:ifdef __CUDACC__\n%:endif",
+            "#if defined(__GNUC__)\n#endif",
+            "#ifdef ASSAY_EMULATOR\n#endif",
+            "#if __has_include(\"x.h\")\n#endif",
+            "#ifndef __NVCC__\n#endif",
+            "int f() { return __CUDA_ARCH__; }",
+            "#include \"/etc/passwd\"",
+            "#include <../secret.h>",
+            "#include \"common/../../secret.h\"",
+            "#inc\\\nlude \"/etc/passwd\"",
+            "#define WHERE \"/etc/passwd\"\n#include WHERE",
+            "#embed \"x\"",
+            "// comment \\ \nint a;",
+            "// comment \r asm(1);\nint a;",
+            "const char* s = R\"(\"; /* )\"; asm(\"nop\"); /* */",
+        ];
+        for text in cases {
+            let error = check_main(text).expect_err(text);
+            assert_eq!(error.code().id, "source-rule", "{text}");
+        }
+    }
+
+    #[test]
+    fn common_may_but_only_inside_kernels() {
+        let set = |path: &str, text: &str| SourceSet {
+            main: "k.cu".into(),
+            files: [("k.cu".to_owned(), String::new()), (path.to_owned(), text.to_owned())].into(),
+        };
+        check(&set("common/mma.cuh", "#ifdef ASSAY_EMULATOR\n#else\nasm(\"nop\");\n#endif")).unwrap();
+        check(&set("quant/q8_0.cuh", "asm(\"nop\");")).unwrap_err();
+        check(&set("common/mma.cuh", "#include \"/etc/passwd\"")).unwrap_err();
+        // A macro that the emulator's headers define tells compilers apart too.
+        let mut both = set("common/x.cuh", "#define __global__");
+        both.files.insert("k.cu".into(), "#ifdef __global__\n#endif".into());
+        check(&both).unwrap_err();
+    }
+}
