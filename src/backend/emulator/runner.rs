@@ -129,6 +129,7 @@ impl Slot {
     pub fn fail(&self, mut failure: Failure) -> ! {
         failure.thread.get_or_insert(self.linear());
         self.runner().failure.replace(Some(failure));
+        self.runner().failed.set(true);
         loop {
             self.suspend();
         }
@@ -155,7 +156,8 @@ pub struct Runner {
     dynamic: RefCell<Option<Guarded>>,
     job: Cell<*const Job>,
     pub at_barrier: Cell<u32>,
-    pub failure: RefCell<Option<Failure>>,
+    failure: RefCell<Option<Failure>>,
+    failed: Cell<bool>,
     pub fault: Cell<Option<Fault>>,
     /// The thread being resumed; read by the signal handler.
     pub current: AtomicPtr<Slot>,
@@ -178,6 +180,7 @@ impl Runner {
             job: Cell::new(std::ptr::null()),
             at_barrier: Cell::new(0),
             failure: RefCell::default(),
+            failed: Cell::new(false),
             fault: Cell::new(None),
             current: AtomicPtr::default(),
             in_kernel: AtomicBool::new(false),
@@ -333,8 +336,9 @@ impl Runner {
             (*slot.fiber.get()).as_mut().map(|fiber| fiber.resume(()))
         };
         self.current.store(std::ptr::null_mut(), Relaxed);
-        if let Some(failure) = self.failure.take() {
-            return Err(failure);
+        if self.failed.get() {
+            self.failed.set(false);
+            return Err(self.failure.take().unwrap_or_else(|| Failure::new(&codes::TRAP, "no reason given")));
         }
         if let Some(CoroutineResult::Return(())) = result {
             self.in_kernel.store(false, Relaxed);
