@@ -6,6 +6,7 @@ mod ops;
 mod output;
 mod plan;
 mod synth;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -35,6 +36,8 @@ enum Command {
     Ops(ops::Ops),
     /// Show the ordered op instances of a step
     Plan(plan::Plan),
+    /// Judge kernels, every node that has one or the nodes named
+    Verify(verify::Verify),
     /// Compute logits and write them as .npy
     Logits(logits::Logits),
     /// Write a model file of any shape with random weights, the same bytes on every machine
@@ -93,6 +96,7 @@ impl Cli {
             Command::Ops(c) => c.run(),
             Command::Plan(c) => c.run(),
             Command::Logits(c) => c.run(),
+            Command::Verify(c) => c.run(),
             Command::Synth(c) => c.run(),
         }
     }

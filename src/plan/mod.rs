@@ -8,6 +8,7 @@ mod build;
 pub mod graph;
 pub mod kernels;
 pub mod manifest;
+pub mod rules;
 pub mod schedule;
 pub mod source;
 mod step;

@@ -7,6 +7,7 @@
 pub mod compare;
 mod judge;
 pub mod mutants;
+pub mod places;
 pub mod prefill;
 pub mod source;
 pub mod unit;

@@ -20,7 +20,6 @@ mod library;
 pub mod nvrtc;
 pub mod ptx;
 mod resources;
-pub mod rules;
 pub mod sanitizer;
 
 pub use cache::{Cache, Cubins, Origin};
@@ -66,8 +65,6 @@ crate::codes! {
     PTX_STUB: "ptx-stub", No, "A kernel has no reachable store that could write an output argument: it is a stub.";
     PTX_ASM: "ptx-asm", No, "Inline assembly does more than compute: a directive other than .reg, or braces that close \
         what they did not open. It could define code or data that no check sees.";
-    SOURCE_RULE: "source-rule", No, "A kernel source does what only kernels/common may do (inline assembly), what no \
-        kernel may do (tell the device compiler from the emulator), or includes a file from outside kernels/.";
     CACHE_DIR: "cache-dir", CouldNotRun, "assay found no folder to keep compiled kernels in, or cannot use it. Set \
         ASSAY_CACHE_DIR to a writable folder.";
     SANITIZER: "sanitizer", CouldNotRun, "compute-sanitizer is not installed, or could not watch the device. What it \

@@ -15,7 +15,7 @@ use super::{
     EntryResources, NVRTC_ARCH, NVRTC_COMPILE, NVRTC_ENTRY, NVRTC_FAILED, NVRTC_MISSING, cache, cubin,
     find::{Attempt, Candidate, Places},
     library::{self, function_table},
-    resources, rules,
+    resources,
 };
 use crate::{
     backend::source::SourceSet,
@@ -214,7 +214,7 @@ impl Nvrtc {
     }
 
     fn build(&self, source: &SourceSet, arch: &str, target: &str) -> Result<(Loaded<'_>, String)> {
-        rules::check(source)?;
+        crate::plan::rules::check(source)?;
         let suffix = arch.strip_prefix("sm_").filter(|_| self.supports(arch)).ok_or_else(|| {
             let known: Vec<_> = self.supported.iter().map(|n| format!("sm_{n}")).collect();
             Error::new(&NVRTC_ARCH, format!("NVRTC {} cannot compile for {arch}", self.version()))

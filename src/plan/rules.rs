@@ -1,21 +1,34 @@
 //! What a kernel source may say, whoever compiles it: the rules that make one `.cu` mean one thing everywhere.
 //!
-//! Outside `common/` there is no inline assembly and nothing that tells the device
-//! compiler from the emulator's, or a kernel could show one body to each. Includes name files of the kernels' folder
-//! or headers of the compiler, by literal relative paths. The text is read as the preprocessor reads it: line splices,
+//! Outside three headers of `common/` there is no inline assembly and nothing that tells the device compiler from the
+//! emulator's, or a kernel could show one body to each. Includes name files of the kernels' folder or headers of the
+//! compiler, by literal relative paths. The text is read as the preprocessor reads it: line splices,
 //! comments, digraphs and raw strings do not hide a token. Confinement of the compiler is the second line of defence,
 //! not this.
 
 use std::collections::BTreeSet;
 
-use super::SOURCE_RULE;
-use crate::{
-    backend::source::SourceSet,
-    error::{Error, Result},
-};
+use super::source::SourceSet;
+use crate::error::{Error, Result};
 
-/// Folders whose files may hold inline assembly and tests for the compiler, each with its twin for the emulator.
-const FREE: &[&str] = &["common/"];
+crate::codes! {
+    SOURCE_RULE: "source-rule", No, "A kernel source does what only three headers of kernels/common may do (inline \
+        assembly), what no kernel may do (tell the device compiler from the emulator), or includes a file from outside \
+        kernels/.";
+}
+
+/// Headers that may hold inline assembly and tests for the compiler, because each construct in them has its twin for
+/// the emulator and its conformance case. They are known by content: an edited one is judged like any kernel.
+const FREE: [(&str, &str); 3] = [
+    ("common/cuda.cuh", include_str!("../../kernels/common/cuda.cuh")),
+    ("common/mma.cuh", include_str!("../../kernels/common/mma.cuh")),
+    ("common/async.cuh", include_str!("../../kernels/common/async.cuh")),
+];
+/// Reserved words of CUDA C++. Any other word of their form may be a macro that one compiler defines and another not.
+const RESERVED: &[&str] = &[
+    "__global__", "__device__", "__host__", "__shared__", "__constant__", "__restrict__", "__launch_bounds__", "__forceinline__",
+    "__noinline__", "__align__", "__grid_constant__", "__managed__", "__cluster_dims__",
+];
 const ASM: &[&str] = &["asm", "__asm", "__asm__"];
 const DIRECTIVES: &[&str] = &[
     "define", "undef", "if", "ifdef", "ifndef", "elif", "elifdef", "elifndef", "else", "endif", "include", "pragma",
@@ -25,7 +38,7 @@ const DIRECTIVES: &[&str] = &[
 /// Checks every file of the set and reports the first offence with file and line.
 pub fn check(source: &SourceSet) -> Result<()> {
     let files: Vec<_> = source.files.iter().map(|(path, text)| (path.as_str(), tokens(text))).collect();
-    let bound = |path: &str| !FREE.iter().any(|folder| path.starts_with(folder));
+    let bound = |path: &str| !FREE.iter().any(|(p, text)| *p == path && source.files.get(path).is_some_and(|t| t == text));
     // Macros that mean the same under every compiler: those that files under the rules define themselves.
     let own: BTreeSet<&str> = files
         .iter()
@@ -105,6 +118,13 @@ fn include_rule(path: &str, line: &[Token]) -> Result<()> {
 
 /// Conditions test only what such files define themselves.
 fn directive_rule(path: &str, line: &[Token], own: &BTreeSet<&str>) -> Result<()> {
+    if let [pragma, what, ..] = line
+        && pragma.is("pragma")
+        && !what.is("once")
+        && !what.is("unroll")
+    {
+        return Err(refuse(path, what, "a pragma that is one compiler's own", "#pragma once or #pragma unroll"));
+    }
     let Some(name) = line.first().filter(|t| t.text.contains("if")) else { return Ok(()) };
     // An include guard defines its macro on the next line, so it is among `own`.
     for token in &line[1..] {
@@ -128,7 +148,17 @@ fn token_rule(path: &str, token: &Token) -> Result<()> {
     if token.is("##") {
         return Err(refuse(path, token, "pasted tokens", "names that can be searched for"));
     }
-    let tells = token.text.starts_with("__CUDA") || token.is("ASSAY_EMULATOR");
+    let word = token.text.as_str();
+    let system = |w: &str| w.starts_with('_') && w[1..].starts_with(|c: char| c.is_ascii_uppercase());
+    let predefined = ["__linux", "__unix", "__amd64", "__x86_64", "__k8", "__aarch64", "__cplusplus"].contains(&word);
+    let tells = (word.starts_with("__") && word.ends_with("__") && !RESERVED.contains(&word))
+        || word.starts_with("__CUDA")
+        || predefined
+        || system(word)
+        || ["ASSAY_EMULATOR", "linux", "unix", "NDEBUG"].contains(&word);
+    if token.kind == Kind::Word && (word.starts_with("assay_") || word.starts_with("__builtin")) {
+        return Err(refuse(path, token, "a name that belongs to the emulator or to one compiler", "CUDA C++"));
+    }
     match token.kind == Kind::Word && tells {
         true => Err(refuse(path, token, "a macro that differs between compilers", "code that is the same for each")),
         false => Ok(()),
@@ -346,17 +376,14 @@ const char* r = R"x( asm ## )" )x";
     }
 
     #[test]
-    fn common_may_but_only_inside_kernels() {
+    fn three_headers_may_as_long_as_they_are_ours() {
         let set = |path: &str, text: &str| SourceSet {
             main: "k.cu".into(),
             files: [("k.cu".to_owned(), String::new()), (path.to_owned(), text.to_owned())].into(),
         };
-        check(&set("common/mma.cuh", "#ifdef ASSAY_EMULATOR\n#else\nasm(\"nop\");\n#endif")).unwrap();
+        FREE.iter().for_each(|(path, text)| check(&set(path, text)).unwrap());
+        check(&set("common/mma.cuh", "#ifdef ASSAY_EMULATOR\n#else\nasm(\"nop\");\n#endif")).unwrap_err();
         check(&set("quant/q8_0.cuh", "asm(\"nop\");")).unwrap_err();
         check(&set("common/mma.cuh", "#include \"/etc/passwd\"")).unwrap_err();
-        // A macro that the emulator's headers define tells compilers apart too.
-        let mut both = set("common/x.cuh", "#define __global__");
-        both.files.insert("k.cu".into(), "#ifdef __global__\n#endif".into());
-        check(&both).unwrap_err();
     }
 }

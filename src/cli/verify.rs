@@ -1,0 +1,329 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use owo_colors::OwoColorize;
+use serde_json::json;
+
+use super::{ModelArg, output};
+use crate::backend::Placement;
+use crate::backend::executor::Executor;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::ops::Node;
+use crate::plan::kernels::KernelTree;
+use crate::plan::{Numerics, Plan, PlanOptions};
+use crate::verify::places::{CudaPlace, EmulatorPlace, NvrtcCompilers};
+use crate::verify::prefill::Baselines;
+use crate::verify::{Compilers, Judge, Outcome, Place, Progress, Stage, Summary, Verdict};
+use crate::workbench::Workbench;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Backend {
+    Auto,
+    Device,
+    Emulator,
+    /// Refused: the oracle is what kernels are judged by
+    Oracle,
+}
+
+/// Judges kernels: every node that has one, or the nodes named.
+#[derive(clap::Args)]
+pub struct Verify {
+    /// Nodes, e.g. `matmul[q8_0]`; an op's name alone stands for all its nodes
+    #[arg(value_name = "NODE")]
+    nodes: Vec<String>,
+    /// Demand the whole plan: a node without a green kernel is a failure
+    #[arg(long, conflicts_with = "nodes")]
+    all: bool,
+    #[command(flatten)]
+    model: ModelArg,
+    #[arg(long, value_enum, default_value_t = Backend::Auto)]
+    backend: Backend,
+    /// Judge variants of these numerics only [default: both]
+    #[arg(long, value_enum)]
+    numerics: Option<Numerics>,
+    /// Every size and every length
+    #[arg(long)]
+    thorough: bool,
+    /// Repeat the cases of an earlier verdict (64 hexadecimal digits)
+    #[arg(long, value_name = "HEX")]
+    seed: Option<String>,
+    #[arg(long)]
+    json: bool,
+}
+
+/// Shows progress on a terminal.
+struct Bar {
+    bar: ProgressBar,
+    at: Mutex<String>,
+}
+
+impl Progress for Bar {
+    fn stage(&self, node: &Node, stage: Stage) {
+        let text = format!("{node}: {}", stage.name());
+        self.bar.set_message(text.clone());
+        *self.at.lock().unwrap_or_else(|e| e.into_inner()) = text;
+    }
+
+    fn tick(&self, done: usize, of: usize) {
+        let at = self.at.lock().unwrap_or_else(|e| e.into_inner());
+        self.bar.set_message(format!("{at} {done}/{of}"));
+    }
+}
+
+impl Verify {
+    pub fn run(&self) -> Result<u8> {
+        if self.backend == Backend::Oracle {
+            return Err(Error::usage("the oracle is never a subject: it is what kernels are judged by")
+                .expected("--backend auto, device or emulator")
+                .hint("assay logits --backend oracle runs the model on it"));
+        }
+        let started = Instant::now();
+        let workbench = Workbench::find(".".as_ref())?;
+        let model = match &self.model.model {
+            Some(path) => Model::open(path)?,
+            None => Model::open(&workbench.model())?,
+        };
+        let tree = KernelTree::open(&workbench.kernels())?;
+        let plan_nodes = nodes_of(&model)?;
+        let wanted = self.wanted(&plan_nodes, &tree)?;
+        let mut left_out: Vec<String> = Vec::new();
+        let place = self.place(&workbench, &mut left_out)?;
+        let nvrtc = NvrtcCompilers::new(&workbench.settings.architectures);
+        if let Err(e) = &nvrtc {
+            left_out.push(format!("architectures {}: {}", workbench.settings.architectures.join(", "), e.what()));
+        }
+        let seed = self.seed()?;
+        let baselines = Baselines::new(&model, seed);
+        let stop = Arc::new(AtomicBool::new(false));
+        let handler = stop.clone();
+        let _ = ctrlc::set_handler(move || {
+            if handler.swap(true, Ordering::Relaxed) {
+                std::process::exit(130);
+            }
+        });
+        let bar = self.bar(wanted.len() as u64 + 1);
+        let mut verdicts: Vec<Verdict> = Vec::new();
+        if let Some(place) = &place {
+            let judge = Judge {
+                model: &model,
+                tree: &tree,
+                place: &**place,
+                compilers: nvrtc.as_ref().ok().map(|c| c as &dyn Compilers),
+                baselines: &baselines,
+                numerics: self.numerics.map_or(vec![Numerics::Exact, Numerics::Ds4], |n| vec![n]),
+                thorough: self.thorough,
+                seed,
+                stop: &stop,
+                progress: &bar,
+                sanitizer: None,
+            };
+            for node in &wanted {
+                let verdict = judge.judge(node, &[])?;
+                if !self.json {
+                    bar.bar.suspend(|| print_verdict(&verdict))?;
+                }
+                verdicts.push(verdict);
+                bar.bar.inc(1);
+            }
+        }
+        let prefill = one_prefill(&model)?;
+        bar.bar.finish_and_clear();
+        let summary = Run { wanted, plan_nodes, verdicts, left_out, prefill, seconds: started.elapsed(), place: place.map(|p| p.placement()) };
+        self.report(&summary, &tree, &model)
+    }
+
+    fn seed(&self) -> Result<[u8; 32]> {
+        let mut seed = [0u8; 32];
+        match &self.seed {
+            None => getrandom::fill(&mut seed).map_err(|e| Error::internal(format!("no random numbers: {e}")))?,
+            Some(hex) => {
+                let digit = |c: u8| (c as char).to_digit(16).map(|d| d as u8);
+                let bytes: Option<Vec<u8>> = hex.as_bytes().chunks(2).map(|p| Some(digit(p[0])? << 4 | digit(*p.get(1)?)?)).collect();
+                match bytes {
+                    Some(b) if b.len() == 32 => seed.copy_from_slice(&b),
+                    _ => return Err(Error::usage("--seed is no seed").expected("64 hexadecimal digits").found(hex)),
+                }
+            }
+        }
+        Ok(seed)
+    }
+
+    fn bar(&self, n: u64) -> Bar {
+        let bar = ProgressBar::new(n);
+        if let Ok(style) = ProgressStyle::with_template("{elapsed:>4} [{bar:24}] {pos}/{len} {msg}") {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        bar.enable_steady_tick(Duration::from_millis(250));
+        Bar { bar, at: Mutex::new(String::new()) }
+    }
+
+    /// The nodes to judge. A name that no node of the plan has is a usage error unless it names a node that another
+    /// file could have, which stage 1 then finds unreachable.
+    fn wanted(&self, plan: &[Node], tree: &KernelTree) -> Result<Vec<Node>> {
+        if self.nodes.is_empty() {
+            return Ok(plan.iter().filter(|n| tree.kernel(n).is_some()).cloned().collect());
+        }
+        let mut out: Vec<Node> = Vec::new();
+        for name in &self.nodes {
+            let node: Node = name.parse().map_err(|e: String| Error::usage(e).hint("assay ops lists the ops, assay plan the nodes"))?;
+            let mut matching: Vec<Node> = plan.iter().filter(|n| **n == node || (node.types.is_empty() && n.op == node.op)).cloned().collect();
+            if matching.is_empty() {
+                matching.push(node);
+            }
+            out.extend(matching);
+        }
+        Ok(out)
+    }
+
+    /// Where to judge; `None` when nothing here can run kernels and none was demanded.
+    fn place(&self, workbench: &Workbench, left_out: &mut Vec<String>) -> Result<Option<Box<dyn Place>>> {
+        if self.backend != Backend::Emulator {
+            match CudaPlace::new(&workbench.settings.architectures) {
+                Ok(place) => return Ok(Some(Box::new(place))),
+                Err(e) if self.backend == Backend::Device => return Err(e),
+                Err(e) => {
+                    left_out.push(format!("stages 7 and 8, and every green: could not run: no CUDA device ({})", e.what()));
+                }
+            }
+        }
+        match EmulatorPlace::new() {
+            Ok(place) => Ok(Some(Box::new(place))),
+            Err(e) if self.backend == Backend::Emulator || !self.nodes.is_empty() => Err(e),
+            Err(e) => {
+                left_out.push(format!("every kernel: {}", e.what()));
+                Ok(None)
+            }
+        }
+    }
+
+    fn report(&self, run: &Run, tree: &KernelTree, model: &Model) -> Result<u8> {
+        let red = run.verdicts.iter().filter(|v| v.summary() == Summary::Red).count();
+        let weak = run.verdicts.iter().filter(|v| v.summary() == Summary::Indeterminate).count();
+        let passed = run.verdicts.len() - red - weak;
+        let missing: Vec<&Node> = run.plan_nodes.iter().filter(|n| tree.kernel(n).is_none()).collect();
+        let green = run.verdicts.iter().filter(|v| v.is_green()).count();
+        let gates = run.plan_nodes.len() - green;
+        let no = red > 0 || weak > 0 || (self.all && gates > 0) || !run.prefill.finite;
+        if self.json {
+            output::json("assay.verify/1", json!({
+                "model": model.path(),
+                "placement": run.place,
+                "verdicts": run.verdicts.iter().map(|v| {
+                    let mut value = serde_json::to_value(v).unwrap_or_default();
+                    value["summary"] = json!(v.summary());
+                    value["reason"] = json!(v.reason());
+                    value
+                }).collect::<Vec<_>>(),
+                "without_kernel": missing.iter().map(|n| n.to_string()).collect::<Vec<_>>(),
+                "left_out": run.left_out,
+                "prefill": { "tokens": run.prefill.tokens, "placement": "oracle", "finite": run.prefill.finite },
+                "seconds": run.seconds.as_secs_f64(),
+            }))?;
+            return Ok(u8::from(no));
+        }
+        let place = match run.place {
+            Some(Placement::Device) => "on this CUDA device",
+            Some(_) => "on the CPU emulator",
+            None => "",
+        };
+        let mut text = String::from("\n");
+        text += &match run.place {
+            None => format!("No kernel could be judged here; {} of {} nodes have one.", run.wanted.len(), run.plan_nodes.len()),
+            Some(_) => format!("{passed} of {} nodes pass {place}.", run.plan_nodes.len()),
+        };
+        if red + weak > 0 {
+            text += &format!(" {red} are red, {weak} indeterminate.");
+        }
+        text += &format!(" One prefill of {} tokens ran on the oracle in {:.1} s; its logits are {}.\n", run.prefill.tokens, run.prefill.seconds, if run.prefill.finite { "finite" } else { "NOT finite" });
+        if run.place == Some(Placement::Emulator) {
+            text += "A pass on the emulator is never green: green needs a device.\n";
+        }
+        if self.all && gates > 0 {
+            text += &format!("--all: {gates} of {} nodes are not green on a device; prefill_working is not claimed.\n", run.plan_nodes.len());
+        }
+        if !missing.is_empty() {
+            text += &format!("\nNo kernel yet ({}): {}\n", missing.len(), missing.iter().map(|n| n.to_string()).collect::<Vec<_>>().join(" "));
+        }
+        if !run.left_out.is_empty() {
+            text += "\nCould not run here:\n";
+            for l in &run.left_out {
+                text += &format!("  {l}\n");
+            }
+        }
+        text += &format!("\n{:.0} s. Next: assay status\n", run.seconds.as_secs_f64());
+        output::print(text)?;
+        Ok(u8::from(no))
+    }
+}
+
+struct Run {
+    wanted: Vec<Node>,
+    plan_nodes: Vec<Node>,
+    verdicts: Vec<Verdict>,
+    left_out: Vec<String>,
+    prefill: OnePrefill,
+    seconds: Duration,
+    place: Option<Placement>,
+}
+
+struct OnePrefill {
+    tokens: usize,
+    seconds: f64,
+    finite: bool,
+}
+
+/// The prefill that `verify` runs whatever can or cannot be judged.
+fn one_prefill(model: &Model) -> Result<OnePrefill> {
+    let started = Instant::now();
+    let tokens = 256;
+    let plan = Plan::build(model, PlanOptions { numerics: Numerics::Exact, max_tokens: tokens, max_outputs: 1, context: tokens })?;
+    let step = plan.step(tokens, 0, 1)?;
+    let ids: Vec<i32> = (0..tokens).map(|i| (i * 7 % model.config.vocab) as i32).collect();
+    let mut executor = Executor::new(model, Arc::new(plan));
+    executor.run(&step, &ids)?;
+    let finite = executor.logits(&step)?.iter().all(|v| v.is_finite());
+    Ok(OnePrefill { tokens, seconds: started.elapsed().as_secs_f64(), finite })
+}
+
+/// Every node of a prefill or decode in either numerics, in plan order.
+fn nodes_of(model: &Model) -> Result<Vec<Node>> {
+    let mut out: Vec<Node> = Vec::new();
+    for numerics in [Numerics::Ds4, Numerics::Exact] {
+        let plan = Plan::build(model, crate::plan::schedule::canonical(numerics))?;
+        for i in &plan.instances {
+            if !out.contains(&i.node) {
+                out.push(i.node.clone());
+            }
+        }
+    }
+    Ok(out)
+}
+
+fn print_verdict(v: &Verdict) -> Result<()> {
+    let mark = match v.summary() {
+        Summary::Pass if v.is_green() => "green".green().to_string(),
+        Summary::Pass => "pass ".green().to_string(),
+        Summary::Red => "RED  ".red().bold().to_string(),
+        Summary::Indeterminate => "?    ".yellow().to_string(),
+    };
+    let mut line = format!("{mark} {:<28} {:>5.1} s", v.node, v.seconds);
+    let unit = v.stages.iter().find(|s| s.stage == Stage::Unit);
+    let worst = unit.into_iter().flat_map(|s| s.figures.values()).filter_map(|f| f.get("relative_rms")?.as_f64()).fold(0.0, f64::max);
+    let cases: u64 = unit.into_iter().flat_map(|s| s.figures.values()).filter_map(|f| f.get("cases")?.as_u64()).sum();
+    if cases > 0 {
+        line += &format!("  {cases} cases, relative RMS {worst:.1e}");
+    }
+    if let Some(reason) = v.reason() {
+        line += &format!("\n      {}", reason.replace('\n', "\n      "));
+    }
+    if let Some(Outcome::Red { first_bad: Some(bad), .. }) = v.red().map(|s| &s.outcome) {
+        line += &format!("\n      first bad: {bad}");
+    }
+    if v.summary() == Summary::Red {
+        line += &format!("\n      again: assay verify '{}' --seed {}", v.node, v.seed);
+    }
+    output::println(line)
+}

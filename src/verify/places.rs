@@ -1,0 +1,144 @@
+//! The two places where kernels are judged, and the compilers that need no device.
+
+use serde_json::json;
+
+use super::{Compilers, Figures, Place};
+use crate::backend::cuda::{self, Cubins, Cuda, Nvrtc, ptx};
+use crate::backend::emulator::{Builder, Emulator};
+use crate::backend::{Device, Module, Placement};
+use crate::error::{Error, Result};
+use crate::ops::{self, Node};
+use crate::plan::source::SourceSet;
+
+/// The CPU emulator.
+pub struct EmulatorPlace {
+    builder: Builder,
+}
+
+impl EmulatorPlace {
+    /// Errors: `emulator-no-compiler` where the host has no C++ compiler.
+    pub fn new() -> Result<EmulatorPlace> {
+        Ok(EmulatorPlace { builder: Builder::new()? })
+    }
+}
+
+impl Place for EmulatorPlace {
+    fn placement(&self) -> Placement {
+        Placement::Emulator
+    }
+
+    fn arch(&self) -> &str {
+        crate::plan::manifest::EMULATOR
+    }
+
+    fn build(&self, source: &SourceSet, entries: &[String]) -> Result<Module> {
+        let entries: Vec<&str> = entries.iter().map(String::as_str).collect();
+        self.builder.build(source, &entries)
+    }
+
+    fn start(&self) -> Result<Box<dyn Device>> {
+        Ok(Box::new(Emulator::new(self.builder.compiler().version.clone())?))
+    }
+
+    fn describe(&self) -> Figures {
+        let mut f = Figures::new();
+        f.insert("compiler".into(), json!(self.builder.compiler().version));
+        f
+    }
+}
+
+/// NVRTC, for every architecture that a workbench names.
+pub struct NvrtcCompilers {
+    nvrtc: Nvrtc,
+    architectures: Vec<String>,
+}
+
+impl NvrtcCompilers {
+    pub fn new(architectures: &[String]) -> Result<NvrtcCompilers> {
+        Ok(NvrtcCompilers { nvrtc: Nvrtc::find()?, architectures: architectures.to_vec() })
+    }
+
+    pub fn nvrtc(&self) -> &Nvrtc {
+        &self.nvrtc
+    }
+
+    fn cubins(&self) -> Result<Cubins<'_>> {
+        Ok(Cubins::new(&self.nvrtc, cuda::Cache::open("cuda")?))
+    }
+}
+
+impl Compilers for NvrtcCompilers {
+    fn build_all(&self, source: &SourceSet, entries: &[String]) -> Result<Figures> {
+        let mut out = Figures::new();
+        for arch in &self.architectures {
+            if !self.nvrtc.supports(arch) {
+                out.insert(arch.clone(), json!("this NVRTC cannot"));
+                continue;
+            }
+            let (compiled, _) = self.cubins()?.compile(source, entries, arch)?;
+            let entries = serde_json::to_value(&compiled.entries).map_err(|e| Error::internal(e.to_string()))?;
+            out.insert(arch.clone(), entries);
+        }
+        out.insert("nvrtc".into(), json!(self.nvrtc.version()));
+        Ok(out)
+    }
+
+    fn stubs(&self, source: &SourceSet, entries: &[String], node: &Node) -> Result<Vec<String>> {
+        let op = ops::find(&node.op).ok_or_else(|| Error::internal(format!("no op {}", node.op)))?;
+        let text = self.cubins()?.ptx(source, "compute_80")?;
+        Ok([ptx::check_stub(op.contract(), &text, entries), ptx::check_assembly(&text)]
+            .into_iter()
+            .filter_map(|r| r.err().map(|e| e.what().to_string()))
+            .collect())
+    }
+}
+
+/// A CUDA device of this machine.
+pub struct CudaPlace {
+    compilers: NvrtcCompilers,
+    arch: String,
+    figures: Figures,
+}
+
+impl CudaPlace {
+    /// Errors: `no-device`, `nvrtc-missing`.
+    pub fn new(architectures: &[String]) -> Result<CudaPlace> {
+        let compilers = NvrtcCompilers::new(architectures)?;
+        let device = Cuda::open()?;
+        let info = device.info().clone();
+        let mut figures = Figures::new();
+        figures.insert("device".into(), json!(info.name));
+        figures.insert("driver".into(), json!(info.driver));
+        figures.insert("nvrtc".into(), json!(compilers.nvrtc.version()));
+        Ok(CudaPlace { compilers, arch: info.arch, figures })
+    }
+
+    pub fn compilers(&self) -> &NvrtcCompilers {
+        &self.compilers
+    }
+}
+
+impl Place for CudaPlace {
+    fn placement(&self) -> Placement {
+        Placement::Device
+    }
+
+    fn arch(&self) -> &str {
+        &self.arch
+    }
+
+    fn build(&self, source: &SourceSet, entries: &[String]) -> Result<Module> {
+        // Hopper's own instructions need the suffix.
+        let arch = if self.arch == "sm_90" { "sm_90a" } else { &self.arch };
+        let (compiled, _) = self.compilers.cubins()?.compile(source, entries, arch)?;
+        Ok(Module::Cubin(compiled.cubin))
+    }
+
+    fn start(&self) -> Result<Box<dyn Device>> {
+        Ok(Box::new(Cuda::open()?))
+    }
+
+    fn describe(&self) -> Figures {
+        self.figures.clone()
+    }
+}
