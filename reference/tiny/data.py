@@ -18,7 +18,6 @@ import platform
 import random
 import sysconfig
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -169,7 +168,9 @@ class Generator:
         return ids, np.full(self.length, NEXT, np.float32)
 
     def recall(self, gap: float | None = None) -> tuple[np.ndarray, np.ndarray]:
-        draft, facts, used = Draft(), [], set()
+        draft = Draft()
+        facts: list[Fact] = []
+        used: set[str] = set()
         gap = self.length / self.rng.randint(10, 56) if gap is None else gap
         while draft.tokens < self.length * 1.25 + 40 and len(used) < MAX_FACTS:
             if gap:
@@ -270,7 +271,9 @@ class Generator:
                 draft.add(self.filler(between), FILLER, between)
 
     def chat(self) -> tuple[np.ndarray, np.ndarray]:
-        rng, draft, facts, used = self.rng, Draft(), [], set()
+        rng, draft = self.rng, Draft()
+        facts: list[Fact] = []
+        used: set[str] = set()
         if rng.random() < .1:                                  # a system text
             tokens = rng.randint(5, 60)
             draft.add(self.filler(tokens), FILLER, tokens)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,18 @@ from torch import Tensor
 from transformers.models.deepseek_v4.modeling_deepseek_v4 import DeepseekV4ForCausalLM
 
 import container
-from config import BOS_ID, EOS_ID, HEAD_DIM, INDEX_DIM, ROPE_DIM, SPECIALS, STREAMS, WINDOW, Config, tensors
+from config import (
+    BOS_ID,
+    EOS_ID,
+    HEAD_DIM,
+    INDEX_DIM,
+    ROPE_DIM,
+    SPECIALS,
+    STREAMS,
+    WINDOW,
+    Config,
+    tensors,
+)
 from quantise import FORMATS, packed
 
 # GGUF value types, and how a scalar of each is stored.

@@ -6,8 +6,8 @@ Section numbers are those of docs/model.md. Shapes: B sequences, S tokens (a mul
 """
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F

@@ -42,7 +42,8 @@ MODELS: dict[str, Config] = {
     "every_expert_used": shape((4, 128), experts=5, used=5, hash_layers=1, index_heads=1, top_k=8),
     "one_layer": shape((4,), hash_layers=0, heads=1, groups=1, top_k=8),
     # types of the routed experts
-    "q4_k_last_layers": shape((0, 4, 128, 4), layer_recipe={2: {"gate_up": "Q4_K", "down": "Q4_K"}, 3: {"gate_up": "Q4_K", "down": "Q4_K"}}),
+    "q4_k_last_layers": shape((0, 4, 128, 4), layer_recipe={
+        2: {"gate_up": "Q4_K", "down": "Q4_K"}, 3: {"gate_up": "Q4_K", "down": "Q4_K"}}),
     "q2_k_gate_iq2_down": shape((4, 128), recipe=recipe(gate_up="Q2_K", down="IQ2_XXS"), top_k=8),
     "experts_mixed": shape((0, 4, 128, 0), layer_recipe={
         0: {"gate_up": "IQ2_XXS", "down": "Q4_K"}, 1: {"gate_up": "Q4_K", "down": "Q2_K"},

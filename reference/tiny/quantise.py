@@ -5,8 +5,9 @@ exactly what the file will hold. Everything runs in torch, on the weights' devic
 """
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch

@@ -12,9 +12,10 @@ import json
 import multiprocessing
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -198,7 +199,7 @@ class Trainer:
                 p.data.copy_(rounded(p.data, type_name))
         h, index_losses, loads = model.streams(batch.ids, self.dtype, self.attend_all)
         loss, each = model.head_loss(h, model.head, batch.ids, batch.weights, self.dtype)
-        index_loss = sum(index_losses)
+        index_loss = torch.stack(index_losses).sum()
         (loss + index_loss).backward()
         if finish:
             for (p, _), w in zip(self.experts, unrounded):
@@ -243,7 +244,8 @@ class Trainer:
                              "tokens_per_second": round(n * self.s.batch * self.s.length / (now - since)),
                              "loss": {task: round(x, 4) for task, x in zip(data.TASKS, mean)}})
                 log(rows[-1], "batches waiting", self.feed.queue.qsize())
-                losses.zero_(), counts.zero_(), index_loss.zero_()
+                for accumulated in (losses, counts, index_loss):
+                    accumulated.zero_()
                 since, done = now, step
         seconds = time.time() - started
         return {"steps": steps, "tokens": steps * self.s.batch * self.s.length, "seconds": round(seconds, 1), "rows": rows}
