@@ -345,6 +345,25 @@ impl<'m> Judge<'_, 'm> {
         Ok(Tested { outcome: Outcome::Pass, fates, stub: false })
     }
 
+    /// Numerics of the prefills. On the emulator one is enough where both run the same variants: a prefill there is no
+    /// more than a rehearsal.
+    fn prefill_numerics(&self, node: &Node, kernel: &Kernel<'_>) -> Result<Vec<Numerics>> {
+        let mut out = Vec::new();
+        for numerics in &self.numerics {
+            let plan = Plan::build(self.model, canonical(*numerics))?;
+            if plan.instances.iter().any(|i| i.node == *node) {
+                out.push(*numerics);
+            }
+        }
+        let names = |n: Numerics| -> Vec<&str> {
+            kernel.selectable(node, n, self.place.arch()).iter().map(|v| v.name.as_str()).collect()
+        };
+        if self.place.placement() == Placement::Emulator && !self.thorough && out.len() == 2 && names(out[0]) == names(out[1]) {
+            out.truncate(1);
+        }
+        Ok(out)
+    }
+
     /// Stage 6, and the material of stage 7; `None` when the stage ended the verdict.
     fn prefill(&self, node: &Node, proved: &[Node], kernel: &Kernel<'_>, module: &Module, run: &mut Run<'_>) -> Result<Option<prefill::Graph>> {
         let total: u64 = self.model.gguf.tensors().iter().map(|t| self.model.gguf.bytes(t).len() as u64).sum();
@@ -371,8 +390,8 @@ impl<'m> Judge<'_, 'm> {
             build: &build,
         };
         let mut graph = prefill::Graph::default();
-        for numerics in &self.numerics {
-            let p = request.run(*numerics, &mut |done, of| self.progress.tick(done, of))?;
+        for numerics in self.prefill_numerics(node, kernel)? {
+            let p = request.run(numerics, &mut |done, of| self.progress.tick(done, of))?;
             run.figures.extend(p.figures);
             if let Some((reason, first_bad)) = p.red {
                 run.end(Stage::Prefill, Outcome::Red { reason, first_bad });

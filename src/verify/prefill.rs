@@ -119,39 +119,43 @@ pub struct Request<'r, 'm> {
 }
 
 impl Request<'_, '_> {
-    /// Lengths at which the node acts: past top-k for the indexer's, past a ratio-128 window for what follows one.
+    /// Lengths at which the node acts: past top-k for the indexer's, past a window for what compressed rows enter. The
+    /// emulator gets the shortest at which all its instances act, a device several classes.
     fn lengths(&self, numerics: Numerics) -> Result<Vec<usize>> {
-        let top_k = self.model.config.indexer_top_k;
-        let selecting = 4 * (top_k + 1) + 9;
-        let probe = Plan::build(self.model, PlanOptions { numerics, max_tokens: selecting.max(141), max_outputs: 1, context: selecting.max(141) })?;
-        let acts = |n: usize| -> Result<bool> {
-            let step = probe.step(n, 0, 1)?;
-            Ok(probe.active(&step).any(|(_, i)| i.node == *self.node))
+        let c = &self.model.config;
+        let selecting = 4 * (c.indexer_top_k + 1) + 9;
+        let window = c.ratios.iter().copied().max().unwrap_or(0) as usize + 13;
+        let most = selecting.max(258);
+        let plan = Plan::build(self.model, PlanOptions { numerics, max_tokens: most, max_outputs: 1, context: most })?;
+        let mine: Vec<_> = plan.instances.iter().filter(|i| i.node == *self.node).collect();
+        let acting = |n: usize| -> Result<usize> {
+            let step = plan.step(n, 0, 1)?;
+            Ok(mine.iter().filter(|i| i.guard.holds(&step, plan.top_k)).count())
         };
-        let work = |n: usize| -> u64 {
-            probe.instances.iter().filter(|i| i.node == *self.node).map(|i| i.op.macs(&i.dims, n)).sum()
-        };
-        let mut wanted = vec![23, 141];
-        if selecting > 141 {
-            wanted.push(selecting);
-        }
-        if self.place.placement() == Placement::Device || self.thorough {
-            wanted.extend([3, 127, 128, 130, 258]);
-        }
-        wanted.retain(|n| *n <= probe.options.max_tokens || self.place.placement() == Placement::Device || self.thorough);
-        let mut out = Vec::new();
-        for n in wanted {
-            let n_acts = if n <= probe.options.max_tokens { acts(n)? } else { true };
-            let cheap = self.place.placement() == Placement::Device || self.thorough || work(n) <= EMULATOR_MACS;
-            if n_acts && cheap {
-                out.push(n);
+        let compressed = mine.iter().any(|i| i.contract().dims.contains(&"ratio"));
+        let candidates = [if compressed { window } else { 23 }, window, selecting];
+        let mut best = (0, candidates[0]);
+        for n in candidates {
+            let acts = acting(n)?;
+            if acts > best.0 {
+                best = (acts, n);
             }
         }
-        // On the emulator the longest that is cheap enough says the most.
-        if self.place.placement() == Placement::Emulator && !self.thorough && out.len() > 1 {
-            out.drain(..out.len() - 1);
+        let mut out = vec![best.1];
+        if self.place.placement() == Placement::Device || self.thorough {
+            out.extend([3, 127, 128, 130, 258, selecting]);
         }
-        Ok(out)
+        out.sort_unstable();
+        out.dedup();
+        let mut kept = Vec::new();
+        for n in out {
+            let work: u64 = mine.iter().map(|i| i.op.macs(&i.dims, n)).sum();
+            let cheap = self.place.placement() == Placement::Device || self.thorough || work <= EMULATOR_MACS;
+            if acting(n)? > 0 && cheap {
+                kept.push(n);
+            }
+        }
+        Ok(kept)
     }
 
     pub fn run(&self, numerics: Numerics, tick: &mut dyn FnMut(usize, usize)) -> Result<Prefill> {
