@@ -89,6 +89,8 @@ fn whole_models() {
         let spec = Spec { data: Data::Full, ..Spec::new(shape) };
         assert!(compare(&synth::to_bytes(&spec).unwrap()).is_some());
     }
+    let bundled = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("reference/tiny/model.gguf");
+    assert!(compare(&std::fs::read(bundled).unwrap()).is_some());
 }
 
 fn value() -> impl Strategy<Value = Value> {

@@ -1,42 +1,31 @@
 //! Text and tokens: against the bundled model's tokenizer file, and in pieces.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use assay::model::chat::{Conversation, Thinking, Turn};
 use assay::model::synth::{self, Shape, Spec};
 use assay::model::tokenizer::Special;
-use assay::model::{Gguf, Tokenizer};
+use assay::model::{Gguf, Model, Tokenizer};
 use proptest::prelude::*;
 
-fn json() -> (PathBuf, serde_json::Value) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("reference/tiny/tokenizer.json");
-    let text = std::fs::read_to_string(&path).unwrap();
-    (path, serde_json::from_str(&text).unwrap())
-}
-
-/// The bundled vocabulary as the model file holds it, read by us.
+/// The bundled model's own vocabulary, read by us.
 fn ours() -> &'static Tokenizer {
     static OURS: std::sync::OnceLock<Tokenizer> = std::sync::OnceLock::new();
     OURS.get_or_init(|| {
-        let (_, json) = json();
-        let vocab = json["model"]["vocab"].as_object().unwrap();
-        let mut tokens = vec![String::new(); vocab.len()];
-        vocab.iter().for_each(|(t, id)| tokens[id.as_u64().unwrap() as usize] = t.clone());
-        let merge = |m: &serde_json::Value| match m.as_array() {
-            Some(pair) => format!("{} {}", pair[0].as_str().unwrap(), pair[1].as_str().unwrap()),
-            None => m.as_str().unwrap().to_owned(),
-        };
-        let merges: Vec<_> = json["model"]["merges"].as_array().unwrap().iter().map(merge).collect();
-        let tokenizer = Tokenizer::new(&tokens, &merges).unwrap();
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("reference/tiny/model.gguf");
+        let model = Model::open(&path).unwrap();
+        assert_eq!((model.weights_note(), model.notes().len()), (None, 0));
+        let tokenizer = Tokenizer::from_gguf(&model.gguf).unwrap();
         assert_eq!(tokenizer.notes(), [""; 0]);
         tokenizer
     })
 }
 
-/// The same file, read by the library that trained it.
+/// The file that it was made from, read by the library that trained it.
 fn theirs() -> &'static tokenizers::Tokenizer {
     static THEIRS: std::sync::OnceLock<tokenizers::Tokenizer> = std::sync::OnceLock::new();
-    THEIRS.get_or_init(|| tokenizers::Tokenizer::from_file(json().0).unwrap())
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("reference/tiny/tokenizer.json");
+    THEIRS.get_or_init(|| tokenizers::Tokenizer::from_file(path).unwrap())
 }
 
 #[track_caller]
