@@ -44,6 +44,7 @@ impl Inspect {
 
 fn as_json(s: &Survey, census: &Census, fits: bool) -> serde_json::Value {
     let names = |group: &Vec<usize>| group.iter().map(|&i| s.gguf.tensors()[i].name.as_str()).collect::<Vec<_>>();
+    let metadata: serde_json::Map<_, _> = s.gguf.kv().iter().map(|(k, v)| (k.clone(), v.to_string().into())).collect();
     json!({
         "file": s.gguf.path(),
         "file_bytes": s.gguf.file_len(),
@@ -53,6 +54,7 @@ fn as_json(s: &Survey, census: &Census, fits: bool) -> serde_json::Value {
         "fits": fits,
         "weights": weights_note(&s.gguf),
         "config": s.config,
+        "metadata": metadata,
         "tensors": census,
         "aliases": s.gguf.aliases().iter().map(names).collect::<Vec<_>>(),
         "misfits": s.misfits,
@@ -73,8 +75,10 @@ fn as_text(s: &Survey, census: &Census, fits: bool) -> String {
         census.tensors,
         weights_note(&s.gguf).map_or(String::new(), |n| format!(", weights {n}")),
     );
-    if let Some(config) = &s.config {
-        section(&mut out, "Config", config_table(config));
+    match &s.config {
+        Some(config) => section(&mut out, "Config", config_table(config)),
+        // What the file says is of use even where it makes no config.
+        None => section(&mut out, "Metadata", metadata_table(&s.gguf)),
     }
     if !census.uses.is_empty() {
         section(&mut out, "Tensors by role", roles_table(census));
@@ -90,7 +94,7 @@ fn as_text(s: &Survey, census: &Census, fits: bool) -> String {
             size(census.bytes),
         );
         for group in s.gguf.aliases().iter().take(8) {
-            let name = |i: &usize| s.gguf.tensors()[*i].name.as_str();
+            let name = |i: &usize| s.gguf.tensors()[*i].name.escape_debug().to_string();
             let first: Vec<_> = group.iter().take(3).map(name).collect();
             let more = if group.len() > 3 { format!(" and {} more", group.len() - 3) } else { String::new() };
             let _ = writeln!(out, "  {}{more}", first.join(", "));
@@ -155,6 +159,14 @@ fn config_table(config: &crate::model::Config) -> Table {
             };
             t.add_row([name, text]);
         }
+    }
+    t
+}
+
+fn metadata_table(gguf: &Gguf) -> Table {
+    let mut t = table(&["key", "value"], &[]);
+    for (key, value) in gguf.kv() {
+        t.add_row([key.escape_debug().to_string(), value.to_string()]);
     }
     t
 }

@@ -73,7 +73,7 @@ pub(super) fn check(gguf: &Gguf, sizes: &Sizes, misfits: &mut Vec<Misfit>, notes
         notes.push(format!("{drafts} tensors of a draft block (mtp.*), which assay does not run"));
     }
     if !unread.is_empty() {
-        let first = unread.iter().take(3).copied().collect::<Vec<_>>().join(", ");
+        let first = unread.iter().take(3).map(|n| n.escape_debug().to_string()).collect::<Vec<_>>().join(", ");
         let more = if unread.len() > 3 { ", …" } else { "" };
         notes.push(format!("{} tensors that nothing reads: {first}{more}", unread.len()));
     }

@@ -64,6 +64,8 @@ fn misfits_drafts_and_malformed_files() {
     let (text, json) = inspect(&path, 1);
     assert!(text.contains("does not fit: 2 misfits"), "{text}");
     assert!(text.contains("deepseek4.attention.sliding_window: expected 128, found 256"), "{text}");
+    assert!(text.contains("\nMetadata\n") && text.contains("deepseek4.vocab_size"), "{text}");
+    assert_eq!(json["metadata"]["deepseek4.attention.key_length"], "576");
     assert_eq!(json["misfits"][0]["subject"], "deepseek4.attention.key_length");
     assert_eq!(json["fits"], false);
 

@@ -90,6 +90,8 @@ fn impossible_options_are_usage_errors() {
     refused(Shape { ratios: vec![64], ..small() }, vec![]);
     refused(Shape { hidden: 128, ..small() }, vec![]);
     refused(Shape { heads: 3, ..small() }, vec![]);
+    refused(Shape { heads: 1, ..small() }, vec![]);
+    refused(Shape { o_groups: 0, ..small() }, vec![]);
     refused(Shape { experts_used: 5, ..small() }, vec![]);
     refused(Shape { experts: 1 << 20, hidden: 1 << 20, expert_ff: 1 << 20, ..small() }, vec![]);
     let rule = |pattern: &str, dtype| vec![TypeRule { pattern: pattern.into(), layers: None, dtype }];
