@@ -1,6 +1,8 @@
 //! One file per subcommand; the only place that prints.
 
 mod inspect;
+mod compile;
+mod doctor;
 mod logits;
 mod ops;
 mod output;
@@ -42,6 +44,10 @@ enum Command {
     Logits(logits::Logits),
     /// Write a model file of any shape with random weights, the same bytes on every machine
     Synth(synth::Synth),
+    /// Compile kernels for CUDA devices; needs NVRTC, no GPU
+    Compile(compile::Compile),
+    /// Say what this machine has, and how to install what is missing
+    Doctor(doctor::Doctor),
 }
 
 /// `-m`, for every command that opens a model.
@@ -98,6 +104,8 @@ impl Cli {
             Command::Logits(c) => c.run(),
             Command::Verify(c) => c.run(),
             Command::Synth(c) => c.run(),
+            Command::Compile(c) => c.run(),
+            Command::Doctor(c) => c.run(),
         }
     }
 }

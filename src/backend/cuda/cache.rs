@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{CACHE_DIR, Compiled, Nvrtc};
 use crate::{
-    backend::source::SourceSet,
+    plan::source::SourceSet,
     error::{Error, Result},
 };
 

@@ -8,6 +8,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Where the hint installs NVRTC to, below the home folder: found without any setting, and needs no virtual environment.
+const OWN_SITE: &str = ".local/share/assay/python";
+/// The line that installs NVRTC there.
+pub const INSTALL: &str = "python3 -m pip install --target ~/.local/share/assay/python nvidia-cuda-nvrtc";
+
 /// Environment in which tools of NVIDIA are searched; [`Places::from_env`] outside tests.
 #[derive(Clone, Debug, Default)]
 pub struct Places {
@@ -84,6 +89,7 @@ impl Places {
             prefixes.push(home.join(".local"));
         }
         let mut sites = self.python_path.clone();
+        sites.extend(self.home.iter().map(|home| home.join(OWN_SITE)));
         for prefix in unique(prefixes) {
             for lib in [prefix.join("lib"), prefix.join("local/lib")] {
                 for python in children(&lib, |name| name.starts_with("python3")) {
@@ -320,6 +326,15 @@ mod tests {
             why,
             ["holds no libnvrtc.so", "no such folder", "no site-packages of a python3 on the path", "no such folder"]
         );
+    }
+
+    #[test]
+    fn what_the_hint_installs_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = INSTALL.split("~/").nth(1).unwrap().split(' ').next().unwrap();
+        let lib = touch(dir.path().join(target).join("nvidia/cu13/lib/libnvrtc.so.13"));
+        let (found, _) = Places { home: Some(dir.path().to_path_buf()), ..Places::default() }.candidates();
+        assert_eq!(found[0].path, lib);
     }
 
     #[test]

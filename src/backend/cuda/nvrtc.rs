@@ -13,12 +13,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     EntryResources, NVRTC_ARCH, NVRTC_COMPILE, NVRTC_ENTRY, NVRTC_FAILED, NVRTC_MISSING, cache, cubin,
-    find::{Attempt, Candidate, Places},
+    find::{Attempt, Candidate, INSTALL, Places},
     library::{self, function_table},
     resources,
 };
 use crate::{
-    backend::source::SourceSet,
+    plan::source::SourceSet,
     error::{Error, Result},
 };
 
@@ -106,7 +106,7 @@ impl Nvrtc {
         Err(Error::new(&NVRTC_MISSING, "no usable NVRTC, the compiler for CUDA kernels")
             .expected("libnvrtc.so.12 or later")
             .found(format!("none; tried{}", lines.concat()))
-            .hint("python3 -m venv ~/.venv && ~/.venv/bin/pip install nvidia-cuda-nvrtc && export VIRTUAL_ENV=~/.venv"))
+            .hint(INSTALL))
     }
 
     fn open(candidate: &Candidate) -> Result<Nvrtc, String> {
@@ -219,7 +219,7 @@ impl Nvrtc {
             let known: Vec<_> = self.supported.iter().map(|n| format!("sm_{n}")).collect();
             Error::new(&NVRTC_ARCH, format!("NVRTC {} cannot compile for {arch}", self.version()))
                 .expected(known.join(", "))
-                .hint("pip install --upgrade nvidia-cuda-nvrtc")
+                .hint(INSTALL.replace("install", "install --upgrade"))
         })?;
         let mut options = vec![format!("--gpu-architecture={target}{suffix}")];
         options
@@ -233,7 +233,9 @@ impl Nvrtc {
         // SAFETY: `pointers` holds as many C strings as is said, alive until the call returns.
         let code = unsafe { (self.api.compile)(program.handle, pointers.len() as c_int, pointers.as_ptr()) };
         let log = program.output(self.api.log_size, self.api.log, "nvrtcGetProgramLog")?;
-        let log = String::from_utf8_lossy(&log).trim_end_matches('\0').to_owned();
+        let log = String::from_utf8_lossy(&log).replace('\0', "");
+        // The same sources give the same log: times are left out of it.
+        let log: String = log.lines().filter(|l| !l.contains(": Compile time =")).flat_map(|l| [l, "\n"]).collect();
         match code {
             0 => Ok((program, log)),
             COMPILATION_FAILED => {

@@ -1,0 +1,589 @@
+//! NVRTC and CUDA devices, from outside. Needs neither to succeed: what cannot run is said and counted apart.
+//!
+//! Cases that end in a lost device run in a child process (this program again, with `--child NAME`), as the verifier
+//! does it.
+
+use std::{
+    path::Path,
+    process::{Command, ExitCode, Stdio},
+    time::{Duration, Instant},
+};
+
+use assay::{
+    Error, Result,
+    backend::{
+        BufferId, Device, Field, Launch, Module, ModuleId, Traced,
+        cuda::{self, Cache, Cuda, Cubins, Nvrtc, Origin, ptx, sanitizer},
+    },
+    plan::source::SourceSet,
+};
+
+/// Kernels of this test. The argument struct is that of all of them.
+const KERNELS: &str = r#"
+struct TestArgs { const float* x; float* y; const int* n; unsigned char* scratch; int k; float f; };
+extern "C" __global__ void scale(const TestArgs a) {
+  int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < *a.n) a.y[i] = a.x[i] * a.f + a.k;
+}
+extern "C" __global__ void count(const TestArgs a) { a.y[0] += 1.f; }
+extern "C" __global__ void reverse(const TestArgs a) {
+  extern __shared__ float s[];
+  s[threadIdx.x] = a.x[threadIdx.x];
+  __syncthreads();
+  a.y[threadIdx.x] = s[blockDim.x - 1 - threadIdx.x];
+}
+extern "C" __global__ void copy(const TestArgs a) {
+  const float4* x = reinterpret_cast<const float4*>(a.x);
+  float4* y = reinterpret_cast<float4*>(a.y);
+  for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < *a.n; i += gridDim.x * blockDim.x) y[i] = x[i];
+}
+extern "C" __global__ void endless(const TestArgs a) { while (*(volatile const int*)a.n != -1) {} a.y[0] = 1.f; }
+extern "C" __global__ void wild(const TestArgs a) { a.y[1ull << 40] = 1.f; }
+extern "C" __global__ void past_the_end(const TestArgs a) { a.y[a.k] = 1.f; }
+"#;
+
+enum Outcome {
+    Passed,
+    /// A device, a compiler or a tool is missing.
+    CouldNotRun(String),
+}
+
+type Case = (&'static str, fn() -> Result<Outcome>);
+
+const CASES: &[Case] = &[
+    ("nvrtc_compiles_for_every_architecture", nvrtc_compiles_for_every_architecture),
+    ("nvrtc_refusals_are_named", nvrtc_refusals_are_named),
+    ("nvrtc_sees_the_source_set_only", nvrtc_sees_the_source_set_only),
+    ("cubins_are_cached_and_repaired", cubins_are_cached_and_repaired),
+    ("stubs_are_judged_on_fresh_ptx", stubs_are_judged_on_fresh_ptx),
+    ("common_headers_compile_and_pass_the_rules", common_headers_compile_and_pass_the_rules),
+    ("without_a_device_opening_is_a_clean_error", without_a_device_opening_is_a_clean_error),
+    ("device_describes_itself", device_describes_itself),
+    ("device_runs_and_traces_launches", device_runs_and_traces_launches),
+    ("device_graph_is_read_back_and_replayed_once", device_graph_is_read_back_and_replayed_once),
+    ("device_times_replays", device_times_replays),
+    ("device_takes_many_launches", device_takes_many_launches),
+    ("device_refusals_leave_it_usable", device_refusals_leave_it_usable),
+    ("device_fault_names_the_launch", device_fault_names_the_launch),
+    ("device_endless_kernel_times_out", device_endless_kernel_times_out),
+    ("device_endless_graph_times_out", device_endless_graph_times_out),
+    ("sanitizer_finds_one_element_out_of_bounds", sanitizer_finds_one_element_out_of_bounds),
+];
+
+const CHILDREN: &[(&str, fn() -> Result<()>)] = &[
+    ("fault", child_fault),
+    ("endless", child_endless),
+    ("endless-graph", child_endless_graph),
+    ("in-bounds", || child_write(63)),
+    ("out-of-bounds", || child_write(64)),
+];
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [flag, name] = args.as_slice()
+        && flag == "--child"
+    {
+        let child = CHILDREN.iter().find(|(n, _)| n == name).expect("a child's name").1;
+        return match child() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(e) => {
+                eprintln!("{e}");
+                ExitCode::from(9)
+            }
+        };
+    }
+    let filters: Vec<_> = args.iter().filter(|a| !a.starts_with('-')).collect();
+    let chosen = CASES.iter().filter(|(name, _)| filters.is_empty() || filters.iter().any(|f| name.contains(*f)));
+    if args.iter().any(|a| a == "--list") {
+        chosen.for_each(|(name, _)| println!("{name}: test"));
+        return ExitCode::SUCCESS;
+    }
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    for (name, case) in chosen {
+        let start = Instant::now();
+        let outcome = std::panic::catch_unwind(case);
+        let seconds = start.elapsed().as_secs_f64();
+        match outcome {
+            Ok(Ok(Outcome::Passed)) => {
+                passed += 1;
+                println!("test {name} ... ok ({seconds:.2} s)");
+            }
+            Ok(Ok(Outcome::CouldNotRun(why))) => {
+                skipped += 1;
+                println!("test {name} ... could not run: {why}");
+            }
+            Ok(Err(e)) => {
+                failed += 1;
+                println!("test {name} ... FAILED\n{e}");
+            }
+            Err(_) => {
+                failed += 1;
+                println!("test {name} ... FAILED (panicked)");
+            }
+        }
+    }
+    let verdict = if failed == 0 { "ok" } else { "FAILED" };
+    println!("\ntest result: {verdict}. {passed} passed; {failed} failed; {skipped} could not run");
+    ExitCode::from(u8::from(failed > 0))
+}
+
+fn single(text: &str) -> SourceSet {
+    SourceSet::single("test.cu", text)
+}
+
+/// Runs `body`, or says what is missing. Only an absent tool excuses; any other error is a failure.
+fn with<T>(found: Result<T>, body: impl FnOnce(T) -> Result<()>) -> Result<Outcome> {
+    match found {
+        Ok(found) => body(found).map(|()| Outcome::Passed),
+        Err(e) if ["nvrtc-missing", "no-device", "sanitizer"].contains(&e.code().id) => {
+            Ok(Outcome::CouldNotRun(match e.code().id {
+                "nvrtc-missing" => "no NVRTC".into(),
+                _ => e.what().to_owned(),
+            }))
+        }
+        Err(e) => Err(e),
+    }
+}
+
+fn code<T>(result: Result<T>) -> &'static str {
+    match result {
+        Ok(_) => "no error",
+        Err(e) => e.code().id,
+    }
+}
+
+// Compiling.
+
+fn nvrtc_compiles_for_every_architecture() -> Result<Outcome> {
+    with(Nvrtc::find(), |nvrtc| {
+        let entries = ["scale".to_owned(), "reverse".to_owned()];
+        let mut built = 0;
+        for arch in ["sm_80", "sm_90", "sm_90a", "sm_120", "sm_121"].into_iter().filter(|a| nvrtc.supports(a)) {
+            let first = nvrtc.compile(&single(KERNELS), &entries, arch)?;
+            assert_eq!(&first.cubin[..4], b"\x7fELF");
+            assert!(first == nvrtc.compile(&single(KERNELS), &entries, arch)?, "{arch}: not deterministic");
+            let scale = first.entries.iter().find(|e| e.entry == "scale").expect("scale is reported");
+            assert!((4..=64).contains(&scale.registers) && scale.spill_stores == 0, "{scale:?}");
+            built += 1;
+        }
+        assert!(built >= 2, "only {built} architectures");
+        let spilling = "struct TestArgs { float* y; unsigned char* scratch; };\n\
+            extern \"C\" __global__ void __launch_bounds__(1024) k(const TestArgs a) { __shared__ float s[256]; float v[256];\n\
+            for (int i = 0; i < 256; i++) v[i] = a.y[i * 1024 + threadIdx.x]; s[threadIdx.x & 255] = v[0]; __syncthreads();\n\
+            for (int i = 0; i < 256; i++) a.y[i] = v[(int)s[i & 255] & 255]; }";
+        let found = nvrtc.compile(&single(spilling), &["k".into()], "sm_90")?.entries;
+        assert!(found[0].stack >= 1024 && found[0].shared == 1024, "{found:?}");
+        Ok(())
+    })
+}
+
+fn nvrtc_refusals_are_named() -> Result<Outcome> {
+    with(Nvrtc::find(), |nvrtc| {
+        let none: &[String] = &[];
+        let error = nvrtc.compile(&single("int f( {"), none, "sm_90").unwrap_err();
+        assert_eq!(error.code().id, "nvrtc-compile");
+        assert!(error.found_text().unwrap().contains("test.cu(1)"), "{error}");
+        let error = nvrtc.compile(&single(KERNELS), &["scales".into()], "sm_90").unwrap_err();
+        assert_eq!(error.code().id, "nvrtc-entry");
+        assert!(error.found_text().unwrap().contains("scale"), "{error}");
+        for arch in ["sm_1", "sm_90x", "90", "sm_90 --include-path=/"] {
+            assert_eq!(code(nvrtc.compile(&single(KERNELS), none, arch)), "nvrtc-arch", "{arch}");
+        }
+        let incbin = single("extern \"C\" __global__ void k(int* o) { asm(\".incbin \\\"/etc/passwd\\\";\"); *o = 1; }");
+        assert_eq!(code(nvrtc.compile(&incbin, none, "sm_90")), "source-rule");
+        let mut hidden = single("#include \"common/x.cuh\"\n");
+        let asm = "__device__ inline void f() { asm(\".incbin \\\"/etc/passwd\\\";\"); }\n\
+            extern \"C\" __global__ void k(int* o) { f(); *o = 1; }";
+        hidden.files.insert("common/x.cuh".into(), asm.into());
+        assert_eq!(code(ptx::check_assembly(&nvrtc.ptx(&hidden, "sm_90")?)), "ptx-asm");
+        assert_eq!(code(nvrtc.compile(&hidden, none, "sm_90")), "nvrtc-compile");
+        Ok(())
+    })
+}
+
+fn nvrtc_sees_the_source_set_only() -> Result<Outcome> {
+    with(Nvrtc::find(), |nvrtc| {
+        // Cargo.toml is in the current folder, kernels/common in the tree: neither is in the set.
+        for include in ["#include \"Cargo.toml\"", "#include \"kernels/common/step.h\"", "#include \"common/step.h\""] {
+            let error = nvrtc.ptx(&single(include), "sm_90").unwrap_err();
+            assert!(error.found_text().unwrap_or_default().contains("cannot open source file"), "{include}: {error}");
+        }
+        for include in ["#include \"/etc/passwd\"", "#include <../Cargo.toml>"] {
+            assert_eq!(code(nvrtc.ptx(&single(include), "sm_90")), "source-rule", "{include}");
+        }
+        let mut set = single("#include \"a/b.h\"\n#include <cuda_fp16.h>\n__device__ B b; __device__ __half h;");
+        set.files.insert("a/b.h".into(), "#include \"a/c.h\"\ntypedef C B;".into());
+        set.files.insert("a/c.h".into(), "typedef int C;".into());
+        nvrtc.ptx(&set, "sm_90").map(drop)
+    })
+}
+
+fn cubins_are_cached_and_repaired() -> Result<Outcome> {
+    with(Nvrtc::find(), |nvrtc| {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let cubins = Cubins::new(&nvrtc, Cache::at(dir.path()));
+        let entries = ["scale".to_owned()];
+        let get = |text: &str| cubins.compile(&single(text), &entries, "sm_90");
+        let (first, origin) = get(KERNELS)?;
+        assert_eq!(origin, Origin::Made);
+        assert!(get(KERNELS)? == (first.clone(), Origin::Cached));
+        assert_eq!(get(&format!("{KERNELS}\n"))?.1, Origin::Made, "another source is another entry");
+        let path = cubins.path(&single(KERNELS), &entries, "sm_90")?;
+        let mut bytes = std::fs::read(&path).expect("the entry");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&path, bytes).expect("the entry is replaced");
+        assert!(get(KERNELS)? == (first, Origin::Remade));
+        assert!(cubins.ptx(&single(KERNELS), "sm_90")? == cubins.ptx(&single(KERNELS), "sm_90")?);
+        Ok(())
+    })
+}
+
+fn stubs_are_judged_on_fresh_ptx() -> Result<Outcome> {
+    with(Nvrtc::find(), |nvrtc| {
+        // A kernel file may not hold assembly itself.
+        let text: String = GOLDEN.lines().filter(|l| !l.contains("asm volatile")).flat_map(|l| [l, "\n"]).collect();
+        let source = SourceSet::single("golden.cu", text);
+        for arch in ["sm_80", "sm_90", "sm_120"].into_iter().filter(|a| nvrtc.supports(a)) {
+            let text = nvrtc.ptx(&source, arch)?;
+            ptx::check_assembly(&text)?;
+            for entry in ["honest", "by_call", "by_atomic", "vec", "chosen", "pointer_in_shared"] {
+                assert!(ptx::entry_stores(&text, entry)?.may_reach(8), "{arch} {entry}");
+            }
+            for entry in ["no_store", "dead", "to_shared", "by_call_nothing", "wrong_member", "to_scratch", "to_variable"] {
+                let found = ptx::entry_stores(&text, entry)?;
+                assert!(found.count == 0 || !found.may_reach(8), "{arch} {entry}: {found:?}");
+            }
+        }
+        Ok(())
+    })
+}
+
+const GOLDEN: &str = include_str!("../src/backend/cuda/ptx/golden.cu");
+
+fn common_headers_compile_and_pass_the_rules() -> Result<Outcome> {
+    with(Nvrtc::find(), |nvrtc| {
+        let root = Path::new("kernels");
+        let headers = std::fs::read_dir(root.join("common")).expect("kernels/common");
+        for header in headers.flatten().filter_map(|e| e.file_name().into_string().ok()).filter(|n| n.ends_with(".cuh")) {
+            let mut set = SourceSet::load(root, &format!("common/{header}"))?;
+            let main = format!("#include \"common/{header}\"\nextern \"C\" __global__ void k(int* o) {{ *o = 1; }}");
+            set.files.insert("k.cu".into(), main);
+            set.main = "k.cu".into();
+            for arch in ["sm_80", "sm_90a", "sm_120"].into_iter().filter(|a| nvrtc.supports(a)) {
+                nvrtc.compile(&set, &["k".into()], arch)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+// Running.
+
+fn without_a_device_opening_is_a_clean_error() -> Result<Outcome> {
+    match Cuda::open() {
+        Ok(_) => Ok(Outcome::CouldNotRun("there is a CUDA device".into())),
+        Err(e) => {
+            assert_eq!((e.code().id, e.what(), e.kind().exit_code()), ("no-device", "no CUDA device", 3), "{e}");
+            Ok(Outcome::Passed)
+        }
+    }
+}
+
+/// A device with the test's kernels loaded.
+struct Rig {
+    cuda: Cuda,
+    module: ModuleId,
+}
+
+fn rig() -> Result<Rig> {
+    let mut cuda = Cuda::open()?;
+    let arch = cuda.info().arch.clone();
+    let compiled = Nvrtc::find()?.compile(&single(KERNELS), &[], &arch)?;
+    let module = cuda.load(&Module::Cubin(compiled.cubin))?;
+    Ok(Rig { cuda, module })
+}
+
+impl Rig {
+    fn launch(&self, entry: &str, x: BufferId, y: BufferId, n: BufferId, k: i32) -> Launch {
+        let pointer = |buffer| Field::Pointer { buffer, offset: 0 };
+        Launch {
+            name: format!("test.{entry}"),
+            module: self.module,
+            entry: entry.into(),
+            grid: [1, 1, 1],
+            block: [64, 1, 1],
+            shared: 0,
+            args: vec![pointer(x), pointer(y), pointer(n), Field::Null, Field::I32(k), Field::F32(2.0)],
+        }
+    }
+
+    fn floats(&mut self, values: &[f32]) -> Result<BufferId> {
+        let buffer = self.cuda.alloc(4 * values.len() as u64)?;
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.cuda.write(buffer, 0, &bytes)?;
+        Ok(buffer)
+    }
+
+    fn int(&mut self, value: i32) -> Result<BufferId> {
+        self.floats(&[f32::from_bits(value.cast_unsigned())])
+    }
+
+    fn read(&mut self, buffer: BufferId, count: usize) -> Result<Vec<f32>> {
+        let mut bytes = vec![0; 4 * count];
+        self.cuda.read(buffer, 0, &mut bytes)?;
+        Ok(bytes.chunks(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect())
+    }
+}
+
+fn device_describes_itself() -> Result<Outcome> {
+    with(Cuda::open(), |cuda| {
+        let info = cuda.info();
+        println!("  {info:?}");
+        assert!(info.arch.starts_with("sm_") && !info.name.is_empty() && info.memory > 1 << 30, "{info:?}");
+        assert!(info.shared_max >= 48 << 10 && info.driver.split_once('.').is_some(), "{info:?}");
+        Ok(())
+    })
+}
+
+fn device_runs_and_traces_launches() -> Result<Outcome> {
+    with(rig(), |mut rig| {
+        let x = rig.floats(&(0..1000).map(|i| i as f32).collect::<Vec<_>>())?;
+        let y = rig.cuda.alloc(4000)?;
+        let n = rig.int(999)?;
+        rig.cuda.fill(y, 0x7fc0_1234)?;
+        let launch = Launch { grid: [4, 1, 1], block: [256, 1, 1], ..rig.launch("scale", x, y, n, -3) };
+        rig.cuda.launch(&launch)?;
+        rig.cuda.sync()?;
+        let got = rig.read(y, 1000)?;
+        for (i, v) in got[..999].iter().enumerate() {
+            assert_eq!(*v, i as f32 * 2.0 - 3.0, "element {i}");
+        }
+        assert_eq!(got[999].to_bits(), 0x7fc0_1234, "fill stands where nothing was written");
+        let traced = Traced { entry: "scale".into(), grid: [4, 1, 1], block: [256, 1, 1], shared: 0 };
+        assert_eq!(rig.cuda.take_trace()?, [traced]);
+        assert!(rig.cuda.take_trace()?.is_empty());
+        // A part in the middle is written and read by its offset.
+        rig.cuda.write(x, 40, &7f32.to_le_bytes())?;
+        assert_eq!(rig.read(x, 12)?[9..], [9.0, 7.0, 11.0]);
+        Ok(())
+    })
+}
+
+fn device_graph_is_read_back_and_replayed_once() -> Result<Outcome> {
+    with(rig(), |mut rig| {
+        let values: Vec<f32> = (0..64).map(|i| i as f32).collect();
+        let (x, y, z, n) = (rig.floats(&values)?, rig.floats(&values)?, rig.floats(&[0.0])?, rig.int(64)?);
+        // More shared memory than a block gets unasked.
+        let shared = 64 << 10;
+        let launches = [
+            rig.launch("count", x, z, n, 0),
+            Launch { shared, ..rig.launch("reverse", x, y, n, 0) },
+            rig.launch("count", x, z, n, 0),
+        ];
+        let nodes = rig.cuda.replay_graph(&launches)?.expect("a device has graphs");
+        let expected: Vec<Traced> = launches
+            .iter()
+            .map(|l| Traced { entry: l.entry.clone(), grid: l.grid, block: l.block, shared: l.shared })
+            .collect();
+        assert_eq!(nodes, expected);
+        assert_eq!(rig.read(z, 1)?, [2.0], "captured without running, replayed once");
+        assert_eq!(rig.read(y, 64)?, values.iter().rev().copied().collect::<Vec<_>>());
+        assert_eq!(rig.cuda.replay_graph(&[])?, Some(vec![]));
+        Ok(())
+    })
+}
+
+fn device_times_replays() -> Result<Outcome> {
+    with(rig(), |mut rig| {
+        let bytes = 1u64 << 29;
+        let (x, y, n) = (rig.cuda.alloc(bytes)?, rig.cuda.alloc(bytes)?, rig.int((bytes / 16) as i32)?);
+        rig.cuda.fill(x, 0)?;
+        let copy = Launch { grid: [132 * 8, 1, 1], block: [256, 1, 1], ..rig.launch("copy", x, y, n, 0) };
+        let timing = rig.cuda.time(std::slice::from_ref(&copy), 20)?;
+        let rate = 2.0 * bytes as f64 / timing.median_ms / 1e6;
+        println!("  copy of {} MiB: {timing:?}, {rate:.0} GB/s read and written", bytes >> 20);
+        assert!(timing.min_ms > 0.0 && timing.min_ms <= timing.median_ms && rate > 50.0 && rate < 20_000.0);
+        let small = [rig.launch("count", x, y, n, 0), rig.launch("count", x, y, n, 0)];
+        println!("  two one-block kernels: {:?}", rig.cuda.time(&small, 100)?);
+        assert!(rig.cuda.take_trace()?.is_empty(), "measuring is no part of the trace");
+        Ok(())
+    })
+}
+
+fn device_takes_many_launches() -> Result<Outcome> {
+    with(rig(), |mut rig| {
+        let (x, z, n) = (rig.floats(&[0.0])?, rig.floats(&[0.0])?, rig.int(1)?);
+        let launch = Launch { block: [1, 1, 1], ..rig.launch("count", x, z, n, 0) };
+        let start = Instant::now();
+        for _ in 0..3000 {
+            rig.cuda.launch(&launch)?;
+        }
+        rig.cuda.sync()?;
+        println!("  {:.2} µs a launch", start.elapsed().as_secs_f64() * 1e6 / 3000.0);
+        assert_eq!(rig.read(z, 1)?, [3000.0]);
+        assert_eq!(rig.cuda.take_trace()?.len(), 3000);
+        Ok(())
+    })
+}
+
+fn device_refusals_leave_it_usable() -> Result<Outcome> {
+    with(rig(), |mut rig| {
+        let (x, y, n) = (rig.floats(&[1.0; 64])?, rig.floats(&[0.0; 64])?, rig.int(64)?);
+        let good = rig.launch("scale", x, y, n, 0);
+        let with_args = |args: Vec<Field>| Launch { args, ..good.clone() };
+        let mut short = good.args.clone();
+        short.truncate(4);
+        let refused: Vec<(&str, Launch)> = vec![
+            ("cuda-entry", Launch { entry: "scales".into(), ..good.clone() }),
+            ("cuda-entry", with_args(short)),
+            ("cuda-launch", Launch { block: [2048, 1, 1], ..good.clone() }),
+            ("cuda-launch", Launch { block: [0, 1, 1], ..good.clone() }),
+            ("cuda-launch", Launch { grid: [0, 1, 1], ..good.clone() }),
+            ("cuda-launch", Launch { grid: [1, 1 << 20, 1], ..good.clone() }),
+            ("cuda-launch", Launch { shared: 1 << 20, ..good.clone() }),
+            ("internal", Launch { module: ModuleId(7), ..good.clone() }),
+            ("internal", with_args(vec![Field::Pointer { buffer: BufferId(999), offset: 0 }])),
+        ];
+        for (want, launch) in &refused {
+            let error = rig.cuda.launch(launch).unwrap_err();
+            assert_eq!(error.code().id, *want, "{error}");
+            assert!(*want == "internal" || error.what().contains("test.scale"), "{error}");
+            assert_eq!(code(rig.cuda.replay_graph(std::slice::from_ref(launch))), *want);
+        }
+        let error = rig.cuda.alloc(1 << 50).unwrap_err();
+        assert_eq!(error.code().id, "cuda-memory", "{error}");
+        println!("  {}", error.found_text().unwrap_or_default());
+        assert_eq!(code(rig.cuda.read(x, 253, &mut [0; 4])), "internal");
+        assert_eq!(code(rig.cuda.write(x, u64::MAX, &[0; 4])), "internal");
+        rig.cuda.free(n)?;
+        assert_eq!(code(rig.cuda.free(n)), "internal");
+        assert_eq!(code(rig.cuda.load(&Module::Cubin(b"no ELF".to_vec()))), "cuda-cubin");
+        let other = if rig.cuda.info().arch == "sm_80" { "sm_90" } else { "sm_80" };
+        let foreign = Nvrtc::find()?.compile(&single(KERNELS), &[], other)?.cubin;
+        assert_eq!(code(rig.cuda.load(&Module::Cubin(foreign.clone()))), "cuda-cubin");
+        assert_eq!(code(rig.cuda.load(&Module::Cubin(foreign[..foreign.len() / 2].to_vec()))), "cuda-cubin");
+        assert!(rig.cuda.take_trace()?.is_empty() && !rig.cuda.is_broken());
+        let n = rig.int(64)?;
+        let launch = rig.launch("scale", x, y, n, 1);
+        rig.cuda.launch(&launch)?;
+        rig.cuda.sync()?;
+        assert_eq!(rig.read(y, 64)?, [3.0; 64]);
+        Ok(())
+    })
+}
+
+// Losing a device, each in a process of its own.
+
+/// Runs a child to its end, which must come by itself and soon.
+fn child(name: &str) -> Result<Outcome> {
+    with(rig().map(drop), |()| {
+        let start = Instant::now();
+        let exe = std::env::current_exe().expect("this program");
+        let mut child = Command::new(exe).args(["--child", name]).stdin(Stdio::null()).spawn().expect("a child");
+        while start.elapsed() < Duration::from_secs(40) {
+            if let Some(status) = child.try_wait().expect("the child's status") {
+                println!("  the child ended after {:.1} s", start.elapsed().as_secs_f64());
+                assert!(status.success(), "{status}");
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        child.kill().expect("killing the child");
+        Err(Error::internal(format!("the child `{name}` did not end")))
+    })
+}
+
+fn device_fault_names_the_launch() -> Result<Outcome> {
+    child("fault")
+}
+
+fn device_endless_kernel_times_out() -> Result<Outcome> {
+    child("endless")
+}
+
+fn device_endless_graph_times_out() -> Result<Outcome> {
+    child("endless-graph")
+}
+
+/// Every later call fails with the code of the first failure, and dropping the device does not hang.
+fn lost(mut rig: Rig, error: Error, code_id: &str, buffer: BufferId) -> Result<()> {
+    println!("  {error}");
+    assert_eq!(error.code().id, code_id);
+    assert!(rig.cuda.is_broken());
+    assert_eq!(code(rig.cuda.sync()), code_id);
+    assert_eq!(code(rig.cuda.alloc(256)), code_id);
+    assert_eq!(code(rig.cuda.free(buffer)), code_id);
+    assert_eq!(code(rig.cuda.read(buffer, 0, &mut [0; 4])), code_id);
+    assert_eq!(code(rig.cuda.fill(buffer, 0)), code_id);
+    assert_eq!(code(rig.cuda.take_trace()), code_id);
+    assert_eq!(code(rig.cuda.memory()), code_id);
+    Ok(())
+}
+
+fn child_fault() -> Result<()> {
+    let mut rig = rig()?;
+    let (x, y, n) = (rig.floats(&[1.0; 64])?, rig.floats(&[0.0; 64])?, rig.int(64)?);
+    for name in ["first", "second"] {
+        let launch = Launch { name: name.into(), ..rig.launch("scale", x, y, n, 0) };
+        rig.cuda.launch(&launch)?;
+    }
+    let bad = Launch { name: "blk.3.bad".into(), ..rig.launch("wild", x, y, n, 0) };
+    let after = Launch { name: "after".into(), ..rig.launch("scale", x, y, n, 0) };
+    let error = rig.cuda.launch(&bad).and_then(|()| rig.cuda.launch(&after)).and_then(|()| rig.cuda.sync()).unwrap_err();
+    assert!(error.what().contains("blk.3.bad"), "{error}");
+    lost(rig, error, "cuda-launch", x)
+}
+
+fn child_endless() -> Result<()> {
+    let mut rig = rig()?;
+    let (x, y, n) = (rig.floats(&[1.0; 64])?, rig.floats(&[0.0; 64])?, rig.int(64)?);
+    rig.cuda.set_deadline(Duration::from_secs(1));
+    let launches = [rig.launch("scale", x, y, n, 0), rig.launch("endless", x, y, n, 0), rig.launch("scale", x, y, n, 0)];
+    let start = Instant::now();
+    // Far more than the driver's queue holds: not even launching may hang.
+    let mut result = Ok(());
+    for launch in launches[..2].iter().chain(std::iter::repeat_n(&launches[2], 3000)) {
+        result = result.and_then(|()| rig.cuda.launch(launch));
+    }
+    let error = result.and_then(|()| rig.cuda.sync()).unwrap_err();
+    assert!(error.what().contains("test.endless"), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    lost(rig, error, "cuda-timeout", x)
+}
+
+fn child_endless_graph() -> Result<()> {
+    let mut rig = rig()?;
+    let (x, y, n) = (rig.floats(&[1.0; 64])?, rig.floats(&[0.0; 64])?, rig.int(64)?);
+    rig.cuda.set_deadline(Duration::from_secs(1));
+    let launches = [rig.launch("scale", x, y, n, 0), rig.launch("endless", x, y, n, 0)];
+    let error = rig.cuda.time(&launches, 1000).unwrap_err();
+    lost(rig, error, "cuda-timeout", x)
+}
+
+fn sanitizer_finds_one_element_out_of_bounds() -> Result<Outcome> {
+    with(sanitizer::find().and_then(|s| rig().map(|_| s)), |sanitizer| {
+        let exe = std::env::current_exe().expect("this program").display().to_string();
+        let run = |child: &str, tool| {
+            let command = [exe.clone(), "--child".into(), child.into()];
+            sanitizer.run(&command, tool, Duration::from_secs(60))
+        };
+        let clean = run("in-bounds", cuda::sanitizer::Tool::Memcheck)?;
+        assert!(clean.clean, "{clean:?}");
+        let found = run("out-of-bounds", cuda::sanitizer::Tool::Memcheck)?;
+        println!("  {}", found.report.get(1).map_or("", String::as_str));
+        assert!(!found.clean && found.errors > 0, "{found:?}");
+        let races = run("in-bounds", cuda::sanitizer::Tool::Racecheck)?;
+        assert!(races.clean, "{races:?}");
+        Ok(())
+    })
+}
+
+/// Writes element `k` of an array of 64, once.
+fn child_write(k: i32) -> Result<()> {
+    let mut rig = rig()?;
+    let (y, n) = (rig.floats(&[0.0; 64])?, rig.int(64)?);
+    let launch = Launch { block: [1, 1, 1], ..rig.launch("past_the_end", n, y, n, k) };
+    rig.cuda.launch(&launch)?;
+    rig.cuda.sync()
+}
