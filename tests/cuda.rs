@@ -13,7 +13,7 @@ use assay::{
     Error, Result,
     backend::{
         BufferId, Device, Field, Launch, Module, ModuleId, Traced,
-        cuda::{self, Cache, Cuda, Cubins, Nvrtc, Origin, ptx, sanitizer},
+        cuda::{self, Cache, Cubins, Cuda, Nvrtc, Origin, ptx, sanitizer},
     },
     plan::source::SourceSet,
 };
@@ -70,7 +70,9 @@ const CASES: &[Case] = &[
     ("sanitizer_finds_one_element_out_of_bounds", sanitizer_finds_one_element_out_of_bounds),
 ];
 
-const CHILDREN: &[(&str, fn() -> Result<()>)] = &[
+type Child = (&'static str, fn() -> Result<()>);
+
+const CHILDREN: &[Child] = &[
     ("fault", child_fault),
     ("endless", child_endless),
     ("endless-graph", child_endless_graph),
@@ -162,6 +164,7 @@ fn nvrtc_compiles_for_every_architecture() -> Result<Outcome> {
             let first = nvrtc.compile(&single(KERNELS), &entries, arch)?;
             assert_eq!(&first.cubin[..4], b"\x7fELF");
             assert!(first == nvrtc.compile(&single(KERNELS), &entries, arch)?, "{arch}: not deterministic");
+            assert_eq!(first.entries.len(), 7, "{arch}: {:?}", first.entries);
             let scale = first.entries.iter().find(|e| e.entry == "scale").expect("scale is reported");
             assert!((4..=64).contains(&scale.registers) && scale.spill_stores == 0, "{scale:?}");
             built += 1;
@@ -189,7 +192,8 @@ fn nvrtc_refusals_are_named() -> Result<Outcome> {
         for arch in ["sm_1", "sm_90x", "90", "sm_90 --include-path=/"] {
             assert_eq!(code(nvrtc.compile(&single(KERNELS), none, arch)), "nvrtc-arch", "{arch}");
         }
-        let incbin = single("extern \"C\" __global__ void k(int* o) { asm(\".incbin \\\"/etc/passwd\\\";\"); *o = 1; }");
+        let incbin =
+            single("extern \"C\" __global__ void k(int* o) { asm(\".incbin \\\"/etc/passwd\\\";\"); *o = 1; }");
         assert_eq!(code(nvrtc.compile(&incbin, none, "sm_90")), "source-rule");
         let mut hidden = single("#include \"common/x.cuh\"\n");
         let asm = "__device__ inline void f() { asm(\".incbin \\\"/etc/passwd\\\";\"); }\n\
@@ -250,7 +254,9 @@ fn stubs_are_judged_on_fresh_ptx() -> Result<Outcome> {
             for entry in ["honest", "by_call", "by_atomic", "vec", "chosen", "pointer_in_shared"] {
                 assert!(ptx::entry_stores(&text, entry)?.may_reach(8), "{arch} {entry}");
             }
-            for entry in ["no_store", "dead", "to_shared", "by_call_nothing", "wrong_member", "to_scratch", "to_variable"] {
+            for entry in
+                ["no_store", "dead", "to_shared", "by_call_nothing", "wrong_member", "to_scratch", "to_variable"]
+            {
                 let found = ptx::entry_stores(&text, entry)?;
                 assert!(found.count == 0 || !found.may_reach(8), "{arch} {entry}: {found:?}");
             }
@@ -265,7 +271,8 @@ fn common_headers_compile_and_pass_the_rules() -> Result<Outcome> {
     with(Nvrtc::find(), |nvrtc| {
         let root = Path::new("kernels");
         let headers = std::fs::read_dir(root.join("common")).expect("kernels/common");
-        for header in headers.flatten().filter_map(|e| e.file_name().into_string().ok()).filter(|n| n.ends_with(".cuh")) {
+        for header in headers.flatten().filter_map(|e| e.file_name().into_string().ok()).filter(|n| n.ends_with(".cuh"))
+        {
             let mut set = SourceSet::load(root, &format!("common/{header}"))?;
             let main = format!("#include \"common/{header}\"\nextern \"C\" __global__ void k(int* o) {{ *o = 1; }}");
             set.files.insert("k.cu".into(), main);
@@ -481,16 +488,20 @@ fn child(name: &str) -> Result<Outcome> {
         let start = Instant::now();
         let exe = std::env::current_exe().expect("this program");
         let mut child = Command::new(exe).args(["--child", name]).stdin(Stdio::null()).spawn().expect("a child");
-        while start.elapsed() < Duration::from_secs(40) {
-            if let Some(status) = child.try_wait().expect("the child's status") {
-                println!("  the child ended after {:.1} s", start.elapsed().as_secs_f64());
-                assert!(status.success(), "{status}");
-                return Ok(());
+        let status = loop {
+            match child.try_wait().expect("the child's status") {
+                Some(status) => break Some(status),
+                None if start.elapsed() > Duration::from_secs(40) => break None,
+                None => std::thread::sleep(Duration::from_millis(20)),
             }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        child.kill().expect("killing the child");
-        Err(Error::internal(format!("the child `{name}` did not end")))
+        };
+        let Some(status) = status else {
+            child.kill().and_then(|()| child.wait()).expect("killing the child");
+            return Err(Error::internal(format!("the child `{name}` did not end")));
+        };
+        println!("  the child ended after {:.1} s", start.elapsed().as_secs_f64());
+        assert!(status.success(), "{status}");
+        Ok(())
     })
 }
 
@@ -530,7 +541,8 @@ fn child_fault() -> Result<()> {
     }
     let bad = Launch { name: "blk.3.bad".into(), ..rig.launch("wild", x, y, n, 0) };
     let after = Launch { name: "after".into(), ..rig.launch("scale", x, y, n, 0) };
-    let error = rig.cuda.launch(&bad).and_then(|()| rig.cuda.launch(&after)).and_then(|()| rig.cuda.sync()).unwrap_err();
+    let error =
+        rig.cuda.launch(&bad).and_then(|()| rig.cuda.launch(&after)).and_then(|()| rig.cuda.sync()).unwrap_err();
     assert!(error.what().contains("blk.3.bad"), "{error}");
     lost(rig, error, "cuda-launch", x)
 }
@@ -539,7 +551,8 @@ fn child_endless() -> Result<()> {
     let mut rig = rig()?;
     let (x, y, n) = (rig.floats(&[1.0; 64])?, rig.floats(&[0.0; 64])?, rig.int(64)?);
     rig.cuda.set_deadline(Duration::from_secs(1));
-    let launches = [rig.launch("scale", x, y, n, 0), rig.launch("endless", x, y, n, 0), rig.launch("scale", x, y, n, 0)];
+    let launches =
+        [rig.launch("scale", x, y, n, 0), rig.launch("endless", x, y, n, 0), rig.launch("scale", x, y, n, 0)];
     let start = Instant::now();
     // Far more than the driver's queue holds: not even launching may hang.
     let mut result = Ok(());
@@ -558,6 +571,7 @@ fn child_endless_graph() -> Result<()> {
     rig.cuda.set_deadline(Duration::from_secs(1));
     let launches = [rig.launch("scale", x, y, n, 0), rig.launch("endless", x, y, n, 0)];
     let error = rig.cuda.time(&launches, 1000).unwrap_err();
+    assert!(error.what().contains("`test.scale` to `test.endless`"), "{error}");
     lost(rig, error, "cuda-timeout", x)
 }
 

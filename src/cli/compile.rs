@@ -108,12 +108,16 @@ impl Compile {
             archs = workbench.as_ref().map_err(missing)?.settings.architectures.clone();
         }
         if archs.is_empty() {
-            return Err(Error::usage("no architecture to compile for").hint("--arch sm_90, or `architectures` in assay.toml"));
+            return Err(
+                Error::usage("no architecture to compile for").hint("--arch sm_90, or `architectures` in assay.toml")
+            );
         }
         let mut seen = BTreeSet::new();
         archs.retain(|arch| seen.insert(arch.clone()));
         let pairs = sources.iter().flat_map(|source| archs.iter().map(move |arch| (source, arch)));
-        Ok(pairs.map(|((root, main), arch)| Job { root: root.clone(), main: main.clone(), arch: arch.clone() }).collect())
+        Ok(pairs
+            .map(|((root, main), arch)| Job { root: root.clone(), main: main.clone(), arch: arch.clone() })
+            .collect())
     }
 
     fn print_json(&self, nvrtc: &Nvrtc, results: &[(Job, Result<Option<Done>>)]) -> Result<()> {

@@ -93,9 +93,9 @@ fn device() -> Check {
 fn has_nvidia_hardware() -> bool {
     let Ok(devices) = std::fs::read_dir("/sys/bus/pci/devices") else { return false };
     let read = |path: std::path::PathBuf| std::fs::read_to_string(path).unwrap_or_default();
-    devices.flatten().any(|d| {
-        read(d.path().join("vendor")).trim() == "0x10de" && read(d.path().join("class")).starts_with("0x03")
-    })
+    devices
+        .flatten()
+        .any(|d| read(d.path().join("vendor")).trim() == "0x10de" && read(d.path().join("class")).starts_with("0x03"))
 }
 
 fn driver() -> Check {

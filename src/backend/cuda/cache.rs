@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{CACHE_DIR, Compiled, Nvrtc};
 use crate::{
-    plan::source::SourceSet,
     error::{Error, Result},
+    plan::source::SourceSet,
 };
 
 /// First line of every entry. A change of the format changes it, and older entries are compiled again.
@@ -137,7 +137,7 @@ impl Cache {
         content.extend_from_slice(payload);
         let mut file = tempfile::NamedTempFile::new_in(dir).map_err(|e| Error::io(dir, e))?;
         let mut write = || -> std::io::Result<()> {
-            write!(file, "{MAGIC}{key} {}\n", blake3::hash(&content).to_hex())?;
+            writeln!(file, "{MAGIC}{key} {}", blake3::hash(&content).to_hex())?;
             file.write_all(&content)?;
             file.as_file().sync_data()
         };

@@ -3,6 +3,8 @@
 //! The driver takes a bare pointer and trusts the headers behind it; a truncated file would make it read past the
 //! end. So every offset in them is checked first.
 
+use std::collections::BTreeMap;
+
 use super::CUDA_CUBIN;
 use crate::error::{Error, Result};
 
@@ -10,15 +12,54 @@ use crate::error::{Error, Result};
 const EM_CUDA: u16 = 190;
 const SHT_NOBITS: u32 = 8;
 
-/// Names of the entries (`.text.NAME` sections) of a well-formed cubin.
-///
-/// Functions that were not inlined have such a section too: an entry is in the list, but not only entries are.
-pub fn functions(bytes: &[u8]) -> Result<Vec<String>> {
-    let sections = sections(bytes)?;
-    Ok(sections.into_iter().filter_map(|name| name.strip_prefix(".text.").map(str::to_owned)).collect())
+/// Attributes of a kernel in its `.nv.info` section: parameters (two forms), and their size in all.
+const PARAMETER: u8 = 0x17;
+const PARAMETER_V2: u8 = 0x45;
+const PARAMETERS_SIZE: u8 = 0x19;
+
+/// How an entry takes its parameters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kernel {
+    pub parameters: u32,
+    /// Bytes of all of them.
+    pub bytes: u32,
 }
 
-fn sections(bytes: &[u8]) -> Result<Vec<String>> {
+/// The entries of a well-formed cubin.
+pub fn kernels(bytes: &[u8]) -> Result<BTreeMap<String, Kernel>> {
+    let mut out = BTreeMap::new();
+    for (name, content) in sections(bytes)? {
+        // Functions that were not inlined have such a section too, but no parameters in constant memory.
+        if let Some(name) = name.strip_prefix(".nv.info.")
+            && let Some(kernel) = kernel(content)?
+        {
+            out.insert(name.to_owned(), kernel);
+        }
+    }
+    Ok(out)
+}
+
+fn kernel(info: &[u8]) -> Result<Option<Kernel>> {
+    let (elf, end) = (Elf(info), info.len() as u64);
+    let mut out = Kernel::default();
+    let (mut is_entry, mut at) = (false, 0);
+    while at + 4 <= end {
+        let (form, attribute, value) = (elf.u8(at)?, elf.u8(at + 1)?, elf.u16(at + 2)?);
+        match attribute {
+            PARAMETER | PARAMETER_V2 => out.parameters += 1,
+            PARAMETERS_SIZE => {
+                is_entry = true;
+                out.bytes = u32::from(value);
+            }
+            _ => {}
+        }
+        // Form 4 is followed by as many bytes as its value says; the others hold their value.
+        at += 4 + if form == 4 { u64::from(value) } else { 0 };
+    }
+    Ok(is_entry.then_some(out))
+}
+
+fn sections(bytes: &[u8]) -> Result<Vec<(String, &[u8])>> {
     let elf = Elf(bytes);
     if bytes.get(..4) != Some(b"\x7fELF") || elf.u8(4)? != 2 || elf.u8(5)? != 1 || elf.u16(18)? != EM_CUDA {
         return Err(damaged("it is no 64-bit CUDA ELF file"));
@@ -42,12 +83,13 @@ fn sections(bytes: &[u8]) -> Result<Vec<String>> {
     let mut out = Vec::new();
     for i in 0..count {
         let at = header(i);
-        if elf.u32(at + 4)? != SHT_NOBITS {
-            elf.range(elf.u64(at + 24)?, elf.u64(at + 32)?)?;
-        }
+        let content = match elf.u32(at + 4)? {
+            SHT_NOBITS => &[],
+            _ => elf.range(elf.u64(at + 24)?, elf.u64(at + 32)?)?,
+        };
         let name = strings.get(elf.u32(at)? as usize..).unwrap_or_default();
         let end = name.iter().position(|b| *b == 0).ok_or_else(|| damaged("a section's name does not end"))?;
-        out.push(String::from_utf8_lossy(&name[..end]).into_owned());
+        out.push((String::from_utf8_lossy(&name[..end]).into_owned(), content));
     }
     Ok(out)
 }
@@ -94,18 +136,22 @@ impl<'a> Elf<'a> {
 mod tests {
     use super::*;
 
-    /// A minimal CUDA ELF: header, one string table, section headers for it and for `.text.foo`.
-    pub fn sample() -> Vec<u8> {
-        let strings = b"\0.shstrtab\0.text.foo\0";
+    /// A minimal CUDA ELF: header, string table, the attributes of `foo`, section headers.
+    fn sample() -> Vec<u8> {
+        let strings = b"\0.shstrtab\0.nv.info.foo\0";
+        let parameter = [4, PARAMETER, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xf0, 0xa1, 0];
+        let info = [&[3, 0x1b, 255, 0][..], &parameter, &[3, PARAMETERS_SIZE, 40, 0]].concat();
         let mut out = vec![0u8; 64];
         out[..6].copy_from_slice(b"\x7fELF\x02\x01");
         out[18..20].copy_from_slice(&EM_CUDA.to_le_bytes());
         out.extend_from_slice(strings);
+        out.extend_from_slice(&info);
         let table = out.len() as u64;
         out[40..48].copy_from_slice(&table.to_le_bytes());
         out[58..60].copy_from_slice(&64u16.to_le_bytes());
         out[60..62].copy_from_slice(&2u16.to_le_bytes());
-        for (name, offset, size) in [(1u32, 64u64, strings.len() as u64), (11, 0, 8)] {
+        let (after, length) = (64 + strings.len() as u64, strings.len() as u64);
+        for (name, offset, size) in [(1u32, 64u64, length), (11, after, info.len() as u64)] {
             let mut section = [0u8; 64];
             section[..4].copy_from_slice(&name.to_le_bytes());
             section[24..32].copy_from_slice(&offset.to_le_bytes());
@@ -116,21 +162,22 @@ mod tests {
     }
 
     #[test]
-    fn functions_are_listed() {
-        assert_eq!(functions(&sample()).unwrap(), ["foo"]);
+    fn kernels_are_listed_with_their_parameters() {
+        let want = BTreeMap::from([("foo".to_owned(), Kernel { parameters: 1, bytes: 40 })]);
+        assert_eq!(kernels(&sample()).unwrap(), want);
     }
 
     #[test]
     fn no_truncation_and_no_changed_byte_makes_it_read_outside() {
         let good = sample();
         for n in 0..good.len() {
-            assert!(functions(&good[..n]).is_err(), "{n} of {} bytes were taken", good.len());
+            assert!(kernels(&good[..n]).is_err(), "{n} of {} bytes were taken", good.len());
         }
         for i in 0..good.len() {
-            for value in [0, 0x7f, 0xff] {
+            for value in [0, 4, 0x7f, 0xff] {
                 let mut bad = good.clone();
                 bad[i] = value;
-                let _ = functions(&bad);
+                let _ = kernels(&bad);
             }
         }
     }

@@ -41,6 +41,8 @@ pub struct Cuda {
     modules: Vec<Loaded>,
     /// Launches since the last wait: sequence number and name.
     pending: Vec<(u32, String)>,
+    /// The graph that runs at present, for messages.
+    pub(super) graph: Option<String>,
     trace: Vec<Traced>,
     deadline: Duration,
     broken: Option<(&'static Code, String)>,
@@ -59,6 +61,7 @@ struct Buffer {
 
 struct Loaded {
     handle: CUmodule,
+    kernels: BTreeMap<String, cubin::Kernel>,
     functions: BTreeMap<String, Function>,
 }
 
@@ -121,6 +124,7 @@ impl Cuda {
             buffers: Vec::new(),
             modules: Vec::new(),
             pending: Vec::new(),
+            graph: None,
             trace: Vec::new(),
             deadline: DEADLINE,
             broken: None,
@@ -179,7 +183,7 @@ impl Cuda {
         let finished = self.progress.finished();
         match self.pending.iter().find(|(n, _)| n.wrapping_sub(finished).cast_signed() > 0) {
             Some((_, name)) => format!("the launch `{name}`"),
-            None => "work on the device, outside any single launch,".into(),
+            None => self.graph.clone().unwrap_or_else(|| "work on the device that is no launch".into()),
         }
     }
 
@@ -243,26 +247,21 @@ impl Cuda {
             return Ok(*known);
         }
         let refuse = |why: &str| Error::new(&CUDA_ENTRY, format!("launch `{}`: {why}", launch.name));
-        let name = CString::new(launch.entry.as_str()).map_err(|_| refuse("its entry's name holds a NUL byte"))?;
-        let mut handle = ptr::null_mut();
-        // SAFETY: a loaded module, a C string, a valid place for a handle.
-        let result = unsafe { (self.api.module_function)(&mut handle, module.handle, name.as_ptr()) };
-        if result == code::NOT_FOUND {
+        let Some(kernel) = module.kernels.get(&launch.entry) else {
             return Err(refuse(&format!("its module has no entry `{}`", launch.entry)));
-        }
-        self.done("cuModuleGetFunction", result)?;
-        let parameter = |index| {
-            let (mut offset, mut size) = (0, 0);
-            // SAFETY: a function of a loaded module, valid places for two sizes.
-            let result = unsafe { (self.api.function_parameter)(handle, index, &mut offset, &mut size) };
-            (result == 0).then_some(size)
         };
-        let (Some(size), None) = (parameter(0), parameter(1)) else {
+        if kernel.parameters != 1 {
             return Err(refuse(&format!(
                 "`{}` does not take exactly one parameter, its argument struct",
                 launch.entry
             )));
-        };
+        }
+        let parameter = kernel.bytes as usize;
+        let name = CString::new(launch.entry.as_str()).map_err(|_| refuse("its entry's name holds a NUL byte"))?;
+        let mut handle = ptr::null_mut();
+        // SAFETY: a loaded module, a C string, a valid place for a handle.
+        let result = unsafe { (self.api.module_function)(&mut handle, module.handle, name.as_ptr()) };
+        self.done("cuModuleGetFunction", result)?;
         let attribute = |which| {
             let mut value = 0;
             // SAFETY: a function of a loaded module, a valid place for an int.
@@ -272,7 +271,7 @@ impl Cuda {
         let static_shared = attribute(function::STATIC_SHARED)?;
         let found = Function {
             handle,
-            parameter: size,
+            parameter,
             threads: attribute(function::MAX_THREADS)?,
             static_shared,
             dynamic_shared: SHARED_DEFAULT.saturating_sub(static_shared),
@@ -465,7 +464,7 @@ impl Device for Cuda {
         let Module::Cubin(bytes) = module else {
             return Err(Error::internal("a CUDA device was given a module that is no cubin"));
         };
-        cubin::functions(bytes)?;
+        let kernels = cubin::kernels(bytes)?;
         let mut handle = ptr::null_mut();
         // SAFETY: an ELF image whose headers lead nowhere outside it (checked above); the driver copies it.
         let result = unsafe { (self.api.module_load)(&mut handle, bytes.as_ptr().cast()) };
@@ -477,7 +476,7 @@ impl Device for Cuda {
             .expected(format!("one for {}, from an NVRTC not newer than CUDA {}", self.info.arch, self.info.driver)));
         }
         self.done("cuModuleLoadData", result)?;
-        self.modules.push(Loaded { handle, functions: BTreeMap::new() });
+        self.modules.push(Loaded { handle, kernels, functions: BTreeMap::new() });
         Ok(ModuleId((self.modules.len() - 1) as u32))
     }
 

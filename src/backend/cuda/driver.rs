@@ -20,7 +20,7 @@ use super::{
 use crate::error::{Error, Result};
 
 function_table! {
-    /// Every function here exists since driver 550 (CUDA 12.4). Names with `_v2` are the ABI that current headers use.
+    /// Every function here exists since driver 545 (CUDA 12.3). Names with `_v2` are the ABI that current headers use.
     Driver {
         init = "cuInit"(c_uint) -> c_int;
         driver_version = "cuDriverGetVersion"(*mut c_int) -> c_int;
@@ -50,7 +50,6 @@ function_table! {
         module_unload = "cuModuleUnload"(CUmodule) -> c_int;
         module_function = "cuModuleGetFunction"(*mut CUfunction, CUmodule, *const c_char) -> c_int;
         function_name = "cuFuncGetName"(*mut *const c_char, CUfunction) -> c_int;
-        function_parameter = "cuFuncGetParamInfo"(CUfunction, usize, *mut usize, *mut usize) -> c_int;
         function_attribute = "cuFuncGetAttribute"(*mut c_int, c_int, CUfunction) -> c_int;
         function_set_attribute = "cuFuncSetAttribute"(CUfunction, c_int, c_int) -> c_int;
         launch = "cuLaunchKernel"(
@@ -88,7 +87,6 @@ pub(super) mod code {
     pub const OUT_OF_MEMORY: c_int = 2;
     pub const INVALID_IMAGE: c_int = 200;
     pub const NO_BINARY: c_int = 209;
-    pub const NOT_FOUND: c_int = 500;
     pub const NOT_READY: c_int = 600;
     pub const OUT_OF_RESOURCES: c_int = 701;
     pub const INVALID_VALUE: c_int = 1;
@@ -132,7 +130,7 @@ impl Driver {
         // SAFETY: the signatures are cuda.h's, with integers for its enumerations, which have an int's size.
         let driver = unsafe { Driver::load(symbol) }.map_err(|name| {
             Error::new(&CUDA_DRIVER_OLD, "the NVIDIA driver is too old for assay")
-                .expected("CUDA 12.4 (driver 550) or later")
+                .expected("CUDA 12.3 (driver 545) or later")
                 .found(format!("a libcuda without {name}"))
                 .hint("update the NVIDIA driver")
         })?;

@@ -227,6 +227,12 @@ impl Search {
     }
 }
 
+/// NVRTC's second library, which stands beside the first.
+pub(super) fn builtins(library: &Path) -> Vec<PathBuf> {
+    let dir = library.parent().filter(|dir| dir.is_absolute());
+    dir.map(|dir| children(dir, |name| name.starts_with("libnvrtc-builtins.so"))).unwrap_or_default()
+}
+
 /// The folder of a library, and the folder above it: `…/lib64/libnvrtc.so` stands beside `…/include`.
 fn parents(library: &Path) -> (PathBuf, PathBuf) {
     let dir = library.parent().unwrap_or(Path::new("/")).to_path_buf();

@@ -27,6 +27,15 @@ const MAX_REPLAYS: u32 = 10_000;
 /// Replays before the clock starts.
 const WARM_UP: u32 = 3;
 
+/// What messages call a graph.
+fn title(launches: &[Launch]) -> String {
+    match launches {
+        [only] => format!("the graph of the launch `{}`", only.name),
+        [first, .., last] => format!("the graph of the launches `{}` to `{}`", first.name, last.name),
+        [] => "an empty graph".into(),
+    }
+}
+
 struct Captured {
     api: Driver,
     graph: CUgraph,
@@ -69,7 +78,9 @@ impl Cuda {
         }
         let captured = self.capture(launches)?;
         let traced = self.read_back(&captured)?;
+        self.graph = Some(title(launches));
         let ran = self.run(&captured, 1).and_then(|()| self.wait(Some(self.deadline())));
+        self.graph = None;
         self.keep_if_broken(captured);
         ran.map(|()| traced)
     }
@@ -83,7 +94,9 @@ impl Cuda {
         self.sync()?;
         let captured = self.capture(launches)?;
         let mut events = Events { api: self.api, list: Vec::new() };
+        self.graph = Some(title(launches));
         let ran = self.run_timed(&captured, &mut events, replays);
+        self.graph = None;
         self.keep_if_broken(captured);
         if self.is_broken() {
             std::mem::forget(events);

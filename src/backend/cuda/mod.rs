@@ -33,7 +33,7 @@ crate::codes! {
         loader path, or a driver that finds no GPU. Nothing was measured and nothing was judged; kernels can still be \
         compiled, and run on the CPU emulator. `assay doctor` says what is missing.";
     CUDA_DRIVER_OLD: "cuda-driver-old", CouldNotRun, "The NVIDIA driver lacks a function that assay reads launches back \
-        with. It needs a driver of CUDA 12.4 or later.";
+        with. It needs a driver of CUDA 12.3 or later.";
     CUDA_DRIVER: "cuda-driver", CouldNotRun, "A call into the CUDA driver failed for a reason that says nothing about \
         the kernel. The message has the call and the driver's own name for the failure.";
     CUDA_MEMORY: "cuda-memory", CouldNotRun, "The device has not enough free memory for an allocation. Use a shorter \

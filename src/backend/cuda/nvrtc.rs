@@ -13,13 +13,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     EntryResources, NVRTC_ARCH, NVRTC_COMPILE, NVRTC_ENTRY, NVRTC_FAILED, NVRTC_MISSING, cache, cubin,
-    find::{Attempt, Candidate, INSTALL, Places},
+    find::{self, Attempt, Candidate, INSTALL, Places},
     library::{self, function_table},
     resources,
 };
 use crate::{
-    plan::source::SourceSet,
     error::{Error, Result},
+    plan::source::SourceSet,
 };
 
 type Program = *mut c_void;
@@ -110,6 +110,11 @@ impl Nvrtc {
     }
 
     fn open(candidate: &Candidate) -> Result<Nvrtc, String> {
+        for part in find::builtins(&candidate.path) {
+            // Some releases look for this part of themselves by its bare name; one that is loaded is found.
+            // SAFETY: as below. Where it does not load, NVRTC says so itself.
+            let _ = unsafe { library::open(&part) };
+        }
         // SAFETY: it was found under NVRTC's name at a place that the user or the system's administrator controls.
         let mut symbol = unsafe { library::open(&candidate.path) }.map_err(|e| shorten(&e.to_string()))?;
         // SAFETY: the signatures are those of nvrtc.h, unchanged since 12.0.
@@ -161,6 +166,12 @@ impl Nvrtc {
         &self.path
     }
 
+    /// Folders that a confined compiler has to be able to read.
+    pub fn folders(&self) -> Vec<PathBuf> {
+        let library = self.path.parent().filter(|dir| dir.is_absolute()).map(Path::to_path_buf);
+        library.into_iter().chain(self.includes.iter().cloned()).collect()
+    }
+
     /// Which kind of place it was found in.
     pub fn from(&self) -> &str {
         &self.from
@@ -185,10 +196,9 @@ impl Nvrtc {
     pub fn compile(&self, source: &SourceSet, entries: &[String], arch: &str) -> Result<Compiled> {
         let (program, log) = self.build(source, arch, "sm_")?;
         let cubin = program.output(self.api.cubin_size, self.api.cubin, "nvrtcGetCUBIN")?;
-        cubin::functions(&cubin)?;
-        let found = resources::parse(&log);
-        if let Some(missing) = entries.iter().find(|e| !found.iter().any(|r| &r.entry == *e)) {
-            let names: Vec<_> = found.iter().map(|r| r.entry.as_str()).collect();
+        let kernels = cubin::kernels(&cubin)?;
+        if let Some(missing) = entries.iter().find(|e| !kernels.contains_key(*e)) {
+            let names: Vec<_> = kernels.keys().map(String::as_str).collect();
             return Err(Error::new(&NVRTC_ENTRY, format!("{} does not define the entry `{missing}`", source.main))
                 .expected(format!("extern \"C\" __global__ void {missing}(const …Args a)"))
                 .found(if names.is_empty() { "no entry at all".into() } else { names.join(", ") }));
@@ -196,8 +206,8 @@ impl Nvrtc {
         Ok(Compiled {
             arch: arch.to_owned(),
             cubin,
+            entries: resources::parse(&log),
             log,
-            entries: found,
             nvrtc: self.version(),
             options: OPTIONS.iter().map(|o| (*o).to_owned()).collect(),
         })
@@ -224,6 +234,10 @@ impl Nvrtc {
         let mut options = vec![format!("--gpu-architecture={target}{suffix}")];
         options
             .extend(OPTIONS.iter().filter(|o| target == "sm_" || !o.starts_with("--ptxas")).map(|o| (*o).to_owned()));
+        if self.version >= (12, 9) {
+            // Where there is a driver, it keeps compilations by itself from this version on, without their log.
+            options.push("--no-cache".into());
+        }
         options.extend(self.includes.iter().map(|dir| format!("--include-path={}", dir.display())));
 
         let program = Loaded::create(&self.api, source)?;

@@ -132,7 +132,8 @@ fn outcome(tool: Tool, exit: Option<i32>, timed_out: bool, report: &str) -> Resu
         Tool::Racecheck => summary("RACECHECK SUMMARY:"),
         _ => summary("ERROR SUMMARY:"),
     };
-    let blind = ["Device not supported", "Unable to", "could not initialize", "Failed to initialize", "Internal Sanitizer"];
+    let blind =
+        ["Device not supported", "Unable to", "could not initialize", "Failed to initialize", "Internal Sanitizer"];
     let excuse = lines.iter().find(|l| blind.iter().any(|b| l.contains(b)));
     let errors = match (errors, excuse) {
         (Some(errors), None) => errors,
@@ -176,7 +177,9 @@ mod tests {
 
     #[test]
     fn a_sanitizer_that_saw_nothing_is_no_verdict() {
-        for report in ["", "========= Error: Device not supported. Please refer to …\n========= ERROR SUMMARY: 0 errors\n"] {
+        for report in
+            ["", "========= Error: Device not supported. Please refer to …\n========= ERROR SUMMARY: 0 errors\n"]
+        {
             assert_eq!(outcome(Tool::Memcheck, Some(0), false, report).unwrap_err().code().id, "sanitizer");
         }
     }
