@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use assay::Error;
 use assay::backend::emulator::{Builder, Emulator, ThreadOrder};
 use assay::backend::source::SourceSet;
+use assay::backend::worker::{DeviceKind, Level, WorkerDevice, WorkerOptions};
 use assay::backend::{BufferId, Device, Field, Launch, ModuleId};
 
 /// A kernel of tests/emulator/ beside the real headers.
@@ -283,4 +284,115 @@ fn speed() {
     time("empty 256-thread blocks", "empty", 4096, 256, 0, 4096.0);
     time("empty 1024-thread blocks", "empty", 1024, 1024, 0, 1024.0);
     time("barriers of 256 threads", "barriers", 4, 256, 1000, 4000.0);
+}
+
+/// Not a test: the body of the worker process that the tests below start.
+#[test]
+#[ignore = "the worker's own process"]
+fn worker_process() {
+    assay::backend::worker::serve().unwrap();
+}
+
+fn worker(builder: &Builder, deadline: Duration) -> WorkerDevice {
+    let args = ["--ignored", "--exact", "worker_process", "--test-threads=1"];
+    let mut options = WorkerOptions::new(DeviceKind::Emulator).unwrap();
+    options.args = args.map(str::to_string).to_vec();
+    options.read = vec![builder.cache().to_path_buf()];
+    options.emulator_name = builder.compiler().version.clone();
+    options.deadline = deadline;
+    WorkerDevice::start(&options).unwrap()
+}
+
+/// A worker with hostile.cu loaded, and a buffer of 32 ints.
+fn hostile(deadline: Duration) -> (WorkerDevice, impl Fn(&mut WorkerDevice, &str) -> Result<(), Error>, BufferId) {
+    let builder = Builder::with_cache(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap();
+    let module = builder.build(&source("hostile.cu"), &entries("hostile.cu")).unwrap();
+    let mut device = worker(&builder, deadline);
+    let module = device.load(&module).unwrap();
+    let out = device.alloc(128).unwrap();
+    device.write(out, 0, &[7; 128]).unwrap();
+    let run = move |device: &mut WorkerDevice, entry: &str| {
+        let args = vec![at(out), Field::I32(5)];
+        let entry = entry.to_string();
+        device.launch(&Launch { name: "test".into(), module, entry, grid: [1; 3], block: [1, 1, 1], shared: 0, args })
+    };
+    (device, run, out)
+}
+
+#[test]
+fn a_worker_computes_as_the_emulator_does() {
+    let (mut device, run, out) = hostile(Duration::from_secs(60));
+    run(&mut device, "well_behaved").unwrap();
+    let mut bytes = [0; 8];
+    device.read(out, 0, &mut bytes).unwrap();
+    assert_eq!(bytes, [5, 0, 0, 0, 7, 7, 7, 7]);
+    assert_eq!(device.take_trace().unwrap().len(), 1);
+    assert_eq!(device.info().arch, "emulator");
+    // Errors cross the boundary with their codes; the worker goes on.
+    assert_eq!(run(&mut device, "missing").unwrap_err().code().id, "emulator-no-entry");
+    assert_eq!(device.read(out, 100, &mut [0; 100]).unwrap_err().code().id, "emulator-buffer");
+    run(&mut device, "well_behaved").unwrap();
+    // More than one message's worth.
+    let big = device.alloc(150 << 20).unwrap();
+    let values: Vec<u8> = (0..150usize << 20).map(|i| (i * 7 / 3) as u8).collect();
+    let mut back = vec![0; values.len()];
+    device.write(big, 0, &values).unwrap();
+    device.read(big, 0, &mut back).unwrap();
+    assert!(back == values);
+}
+
+#[test]
+fn a_worker_is_confined() {
+    let (mut device, run, out) = hostile(Duration::from_secs(60));
+    let sandbox = device.sandbox().clone();
+    run(&mut device, "escapes").unwrap();
+    let mut bytes = [0; 128];
+    device.read(out, 0, &mut bytes).unwrap();
+    let results: &[i32] = bytemuck::cast_slice(&bytes[..44]);
+    if sandbox.level == Level::Full {
+        // Signals to outside need landlock 6.
+        let checked = if sandbox.landlock_abi >= 6 { 11 } else { 9 };
+        assert_eq!(results[..checked], vec![-1; checked], "{sandbox:?}");
+    } else {
+        println!("could not run: no full confinement here: {sandbox:?}");
+    }
+    assert!(!Path::new("/tmp/assay-escaped").exists());
+}
+
+#[test]
+fn a_worker_that_dies_or_hangs_is_reported() {
+    let (mut device, run, _) = hostile(Duration::from_secs(60));
+    let error = run(&mut device, "aborts").unwrap_err();
+    assert_eq!(error.code().id, "worker-crash", "{error}");
+    assert!(error.what().contains("SIGABRT"), "{error}");
+    assert_eq!(device.sync().unwrap_err().code().id, "worker-crash");
+
+    let (mut device, run, _) = hostile(Duration::from_secs(60));
+    device.set_deadline(Duration::from_millis(700));
+    let start = Instant::now();
+    let error = run(&mut device, "hangs").unwrap_err();
+    assert_eq!(error.code().id, "worker-hang", "{error}");
+    assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn a_compiler_reads_the_toolchain_and_the_kernel_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, "secret").unwrap();
+    let builder = Builder::with_cache(&dir.path().join("cache")).unwrap();
+    let mut set = source("vector_add.cu");
+    let kernel = set.files["vector_add.cu"].clone();
+    builder.build(&set, &["vector_add"]).unwrap();
+    let sandbox = builder.sandbox().unwrap();
+    if sandbox.level != Level::Full {
+        return println!("could not run: no full confinement here: {sandbox:?}");
+    }
+    for file in [secret.to_str().unwrap(), "/etc/passwd"] {
+        for text in [format!("asm(\".incbin \\\"{file}\\\"\");\n"), format!("#include \"{file}\"\n")] {
+            set.files.insert("vector_add.cu".into(), text + &kernel);
+            let error = builder.build(&set, &["vector_add"]).unwrap_err();
+            assert_eq!(error.code().id, "emulator-compile", "{error}");
+        }
+    }
 }

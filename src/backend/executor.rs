@@ -138,7 +138,8 @@ impl<'m> Executor<'m> {
         let step = device.alloc((STEP_FIELDS * 4) as u64)?;
         let buffers = vec![None; self.plan.buffers.len()];
         let (weights, scratch) = (HashMap::new(), HashMap::new());
-        self.side = Some(DeviceSide { device, schedule, modules, buffers, weights, scratch, step, expected: Vec::new() });
+        self.side =
+            Some(DeviceSide { device, schedule, modules, buffers, weights, scratch, step, expected: Vec::new() });
         Ok(())
     }
 
@@ -308,7 +309,8 @@ impl<'m> Executor<'m> {
         let instance = &plan.instances[i];
         let side = self.side.as_mut().ok_or_else(|| Error::internal("no device attached"))?;
         let choice = side.schedule.choices[i].clone();
-        let choice = choice.ok_or_else(|| Error::internal(format!("{} is placed on the device without a kernel", instance.label)))?;
+        let choice = choice
+            .ok_or_else(|| Error::internal(format!("{} is placed on the device without a kernel", instance.label)))?;
         let module = side.modules[&choice.stem];
         let (mut launches, mut traced) = (Vec::new(), Vec::new());
         for g in side.schedule.launches(&plan, i)? {
@@ -345,7 +347,10 @@ impl<'m> Executor<'m> {
             let n = self.extent(buffer, step);
             // Results that stay on the device leave the host's copy short of this step.
             if !self.valid[buffer.0].device && arg.access != Access::Write && self.host[buffer.0].len() < n {
-                return Err(Error::internal(format!("{}: `{}` is read before it is written", instance.label, arg.name)));
+                return Err(Error::internal(format!(
+                    "{}: `{}` is read before it is written",
+                    instance.label, arg.name
+                )));
             }
             let id = self.send(buffer, arg.access != Access::Write, n)?;
             fields.push(Field::Pointer { buffer: id, offset: 0 });
@@ -539,7 +544,8 @@ impl<'m> Executor<'m> {
                 continue;
             };
             let n = plan.used(buffer, step);
-            let words = storage.next().map(|(_, w)| &mut w[..n]).ok_or_else(|| Error::internal("a buffer is missing"))?;
+            let words =
+                storage.next().map(|(_, w)| &mut w[..n]).ok_or_else(|| Error::internal("a buffer is missing"))?;
             slots.push(match (arg.elem, arg.access) {
                 (Elem::F32, Access::Read) => Slot::F32(bytemuck::cast_slice(words)),
                 (Elem::I32, Access::Read) => Slot::I32(bytemuck::cast_slice(words)),

@@ -12,6 +12,7 @@ pub mod cuda;
 pub mod emulator;
 pub mod executor;
 pub mod source;
+pub mod worker;
 
 use serde::{Deserialize, Serialize};
 

@@ -64,7 +64,8 @@ impl Logits {
         let model = self.model.open()?;
         let tokens = self.input.tokens()?;
         if self.decode_last >= tokens.len().max(1) {
-            return Err(Error::usage("--decode-last leaves no token for the prefill").expected(format!("less than {}", tokens.len())));
+            return Err(Error::usage("--decode-last leaves no token for the prefill")
+                .expected(format!("less than {}", tokens.len())));
         }
         let options = SessionOptions {
             numerics: self.numerics,
@@ -85,7 +86,8 @@ impl Logits {
             let shape: Vec<u64> = if self.all { vec![rows, vocab as u64] } else { vec![vocab as u64] };
             let io = |e: std::io::Error| Error::io(path, e);
             let mut file = std::io::BufWriter::new(std::fs::File::create(path).map_err(io)?);
-            let mut npy = npyz::WriteOptions::new().default_dtype().shape(&shape).writer(&mut file).begin_nd().map_err(io)?;
+            let mut npy =
+                npyz::WriteOptions::new().default_dtype().shape(&shape).writer(&mut file).begin_nd().map_err(io)?;
             npy.extend(logits.iter().copied()).map_err(io)?;
             npy.finish().map_err(io)?;
             file.flush().map_err(io)?;
@@ -93,15 +95,19 @@ impl Logits {
         let last = &logits[logits.len() - vocab..];
         let best = argmax(last);
         if self.json {
-            output::json("assay.logits/1", json!({
-                "numerics": self.numerics, "placement": "oracle", "tokens": tokens.len(), "argmax": best,
-                "out": self.out, "finite": last.iter().all(|v| v.is_finite()),
-            }))?;
+            output::json(
+                "assay.logits/1",
+                json!({
+                    "numerics": self.numerics, "placement": "oracle", "tokens": tokens.len(), "argmax": best,
+                    "out": self.out, "finite": last.iter().all(|v| v.is_finite()),
+                }),
+            )?;
         } else {
             let best = best.map_or("none: there are NaNs".into(), |b| format!("{b} ({})", last[b]));
             output::println(format_args!(
                 "{} tokens on the oracle, {} numerics; argmax of the last position: {best}",
-                tokens.len(), self.numerics.name()
+                tokens.len(),
+                self.numerics.name()
             ))?;
             if self.out.is_none() {
                 output::println("nothing written: give --out FILE.npy to keep the array")?;

@@ -45,7 +45,8 @@ impl Plan {
             )?;
             return Ok(0);
         }
-        let what = if self.decode { format!("decode of 1 token at position {n}") } else { format!("prefill of {n} tokens") };
+        let what =
+            if self.decode { format!("decode of 1 token at position {n}") } else { format!("prefill of {n} tokens") };
         output::println(format_args!(
             "{what}, {} numerics: {} op instances of {} nodes\n",
             self.numerics.name(),
@@ -57,7 +58,13 @@ impl Plan {
             let c = instance.contract();
             let dims: Vec<_> = c.dims.iter().zip(&instance.dims).map(|(n, d)| format!("{n}={d}")).collect();
             let weights: Vec<_> = instance.weights.iter().flatten().cloned().collect();
-            table.add_row([i.to_string(), instance.label.clone(), instance.node.to_string(), dims.join(" "), weights.join(" ")]);
+            table.add_row([
+                i.to_string(),
+                instance.label.clone(),
+                instance.node.to_string(),
+                dims.join(" "),
+                weights.join(" "),
+            ]);
         }
         output::println(table)?;
         Ok(0)

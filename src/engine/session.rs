@@ -34,8 +34,10 @@ impl<'m> Session<'m> {
     pub fn new(model: &'m Model, options: SessionOptions) -> Result<Session<'m>> {
         let chunk = options.chunk.min(options.context);
         let max_outputs = if options.all_logits { chunk } else { 1 };
-        let plan =
-            Plan::build(model, PlanOptions { numerics: options.numerics, max_tokens: chunk, max_outputs, context: options.context })?;
+        let plan = Plan::build(
+            model,
+            PlanOptions { numerics: options.numerics, max_tokens: chunk, max_outputs, context: options.context },
+        )?;
         let options = SessionOptions { chunk, ..options };
         Ok(Session { model, executor: Executor::new(model, Arc::new(plan)), options, position: 0 })
     }

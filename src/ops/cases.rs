@@ -133,7 +133,11 @@ impl Case {
     }
 
     pub fn tokens(&self) -> usize {
-        let i = self.contract().steps.iter().position(|s| *s == "T").or(self.contract().steps.iter().position(|s| *s == "R"));
+        let i = self.contract().steps.iter().position(|s| *s == "T").or(self
+            .contract()
+            .steps
+            .iter()
+            .position(|s| *s == "R"));
         i.map_or(1, |i| self.steps[i].max(0) as usize)
     }
 
@@ -280,7 +284,13 @@ pub struct Real<'s> {
 }
 
 /// Draws a case of `tokens` tokens.
-pub fn draw_case(op: &'static dyn Op, sizes: &Sizes<'_>, tokens: usize, draw: &mut Draw, label: String) -> Result<Case> {
+pub fn draw_case(
+    op: &'static dyn Op,
+    sizes: &Sizes<'_>,
+    tokens: usize,
+    draw: &mut Draw,
+    label: String,
+) -> Result<Case> {
     let c = op.contract();
     let bug = |what: &str| Error::internal(format!("case {label}: {what}"));
     let case = Case {
@@ -299,7 +309,8 @@ pub fn draw_case(op: &'static dyn Op, sizes: &Sizes<'_>, tokens: usize, draw: &m
     op.size(&mut draft);
     for (i, slot) in c.weights.iter().enumerate() {
         if let Some(real) = &sizes.real {
-            draft.case.weights[i] = real.weights[i].map(|w| OwnedWeight { dtype: w.dtype, k: w.k, rows: w.rows, bytes: w.bytes.to_vec() });
+            draft.case.weights[i] =
+                real.weights[i].map(|w| OwnedWeight { dtype: w.dtype, k: w.k, rows: w.rows, bytes: w.bytes.to_vec() });
             continue;
         }
         if slot.optional && draft.draw.below(4) == 0 {
@@ -308,7 +319,8 @@ pub fn draw_case(op: &'static dyn Op, sizes: &Sizes<'_>, tokens: usize, draw: &m
         let dims: Vec<usize> = slot.dims.iter().map(|d| eval(d, &draft.case)).collect::<Result<_>>()?;
         let dtype = sizes.types.get(i).copied().unwrap_or(slot.types[0]);
         let (k, rows) = (dims[0], dims[1..].iter().product());
-        let bytes = synthetic(dtype, k, rows, sizes.blocks, draft.draw).ok_or_else(|| bug("a row is no whole number of blocks"))?;
+        let bytes = synthetic(dtype, k, rows, sizes.blocks, draft.draw)
+            .ok_or_else(|| bug("a row is no whole number of blocks"))?;
         draft.case.weights[i] = Some(OwnedWeight { dtype, k, rows, bytes });
     }
     for (i, arg) in c.args.iter().enumerate() {
@@ -324,7 +336,8 @@ pub fn draw_case(op: &'static dyn Op, sizes: &Sizes<'_>, tokens: usize, draw: &m
 }
 
 fn eval(text: &str, case: &Case) -> Result<usize> {
-    let value = Expr::parse(text).ok().and_then(|e| e.eval(&|s| case.symbol(s)).ok()).and_then(|v| usize::try_from(v).ok());
+    let value =
+        Expr::parse(text).ok().and_then(|e| e.eval(&|s| case.symbol(s)).ok()).and_then(|v| usize::try_from(v).ok());
     value.ok_or_else(|| Error::internal(format!("case {}: `{text}` has no value", case.label)))
 }
 
@@ -431,7 +444,8 @@ mod tests {
                     }
                     let types: Vec<_> = c.weights.iter().map(|w| w.types[0]).collect();
                     let sizes = Sizes { dims, types: &types, blocks: Blocks::Usual, real: None };
-                    let case = draw_case(*op, &sizes, tokens, &mut Draw::new(&[1; 32], c.op), format!("{} {i}", c.op)).unwrap();
+                    let case = draw_case(*op, &sizes, tokens, &mut Draw::new(&[1; 32], c.op), format!("{} {i}", c.op))
+                        .unwrap();
                     let out = case.expected(Rounding::None).unwrap();
                     for (arg, v) in c.args.iter().zip(&out) {
                         if let Some(Values::F32(v)) = v

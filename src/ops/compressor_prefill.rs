@@ -1,7 +1,7 @@
 use rayon::prelude::*;
 
-use super::contract::*;
 use super::compressor_state::EMPTY_SCORE;
+use super::contract::*;
 use super::rope_tail::{Turn, drawn_frequencies};
 use super::{Call, Draft, Op, math};
 use crate::error::Result;

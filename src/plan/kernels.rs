@@ -55,7 +55,8 @@ impl KernelTree {
     pub fn open(root: &Path) -> Result<KernelTree> {
         let mut manifests = BTreeMap::new();
         let entries = std::fs::read_dir(root).map_err(|e| {
-            Error::new(&KERNELS_MISSING, format!("{}: {e}", root.display())).hint("run assay inside a clone, or `assay new DIR`")
+            Error::new(&KERNELS_MISSING, format!("{}: {e}", root.display()))
+                .hint("run assay inside a clone, or `assay new DIR`")
         })?;
         for entry in entries {
             let entry = entry.map_err(|e| Error::io(root, e))?;

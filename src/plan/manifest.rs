@@ -158,8 +158,10 @@ impl LaunchSpec {
 impl Manifest {
     /// Reads a manifest and checks it against the contract: op, types, roundings, symbols, block sizes.
     pub fn parse(path: &str, text: &str, contract: &Contract) -> Result<Manifest> {
-        let fail = |what: String| Error::new(&MANIFEST, format!("{path}: {what}")).hint("docs/manifest.md has the format");
-        let raw: RawManifest = toml::from_str(text).map_err(|e| fail(e.to_string().trim_end().replace('\n', "\n  ")))?;
+        let fail =
+            |what: String| Error::new(&MANIFEST, format!("{path}: {what}")).hint("docs/manifest.md has the format");
+        let raw: RawManifest =
+            toml::from_str(text).map_err(|e| fail(e.to_string().trim_end().replace('\n', "\n  ")))?;
         if raw.op != contract.op {
             return Err(fail("`op` is another than the file's name".into()).expected(contract.op).found(raw.op));
         }
@@ -192,7 +194,8 @@ fn variant(raw: RawVariant, contract: &Contract) -> Result<Variant, String> {
         let fits = names.len() == slots.len()
             && names.iter().zip(&slots).all(|(n, (_, slot))| DType::parse(n).is_some_and(|t| slot.types.contains(&t)));
         if !fits {
-            let allowed: Vec<_> = slots.iter().map(|(_, s)| s.types.iter().map(|t| t.name()).collect::<Vec<_>>().join("|")).collect();
+            let allowed: Vec<_> =
+                slots.iter().map(|(_, s)| s.types.iter().map(|t| t.name()).collect::<Vec<_>>().join("|")).collect();
             return Err(at(format!("type `{types}` is none of {}", allowed.join("-"))));
         }
     }
@@ -231,9 +234,23 @@ fn variant(raw: RawVariant, contract: &Contract) -> Result<Variant, String> {
             return Err(at(format!("`{}` is no C name", l.entry)));
         }
         let grid = [expr(&l.grid[0])?, expr(&l.grid[1])?, expr(&l.grid[2])?];
-        launches.push(LaunchSpec { entry: l.entry, grid, block: l.block, shared: l.shared.as_ref().map(expr).transpose()? });
+        launches.push(LaunchSpec {
+            entry: l.entry,
+            grid,
+            block: l.block,
+            shared: l.shared.as_ref().map(expr).transpose()?,
+        });
     }
-    Ok(Variant { name, types: raw.types, numerics: raw.numerics, rounding, tokens: raw.tokens, arch: raw.arch, scratch, launches })
+    Ok(Variant {
+        name,
+        types: raw.types,
+        numerics: raw.numerics,
+        rounding,
+        tokens: raw.tokens,
+        arch: raw.arch,
+        scratch,
+        launches,
+    })
 }
 
 #[cfg(test)]

@@ -118,7 +118,8 @@ pub fn geometry(variant: &Variant, lookup: &dyn Fn(&str) -> Option<i64>) -> Resu
 
 /// Evaluates a variant's scratch size.
 pub fn scratch(variant: &Variant, lookup: &dyn Fn(&str) -> Option<i64>) -> Result<u64> {
-    let fail = |what: String| Error::new(&super::manifest::MANIFEST, format!("variant {}: scratch: {what}", variant.name));
+    let fail =
+        |what: String| Error::new(&super::manifest::MANIFEST, format!("variant {}: scratch: {what}", variant.name));
     let Some(e) = &variant.scratch else { return Ok(0) };
     let bytes = e.eval(lookup).map_err(|e| fail(e.to_string()))?;
     u64::try_from(bytes).map_err(|_| fail(format!("{bytes} bytes")))

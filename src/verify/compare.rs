@@ -137,7 +137,11 @@ impl Pool {
         // Outputs that are all zero leave nothing to be relative to.
         let unit = if rms > 0.0 { rms } else { 1.0 };
         let honest_max = honest.map_or(0.0, |h| {
-            h.iter().zip(expected).filter(|(_, e)| e.is_finite()).map(|(h, e)| (f64::from(*h) - f64::from(*e)).abs()).fold(0.0, f64::max)
+            h.iter()
+                .zip(expected)
+                .filter(|(_, e)| e.is_finite())
+                .map(|(h, e)| (f64::from(*h) - f64::from(*e)).abs())
+                .fold(0.0, f64::max)
         });
         let allowed = SLACK_MAX * honest_max + FLOOR_MAX * unit;
         for (at, (e, f)) in expected.iter().zip(found).enumerate() {
@@ -206,7 +210,8 @@ fn coordinate(case: &Case, name: &str, shape: &[&str], len: usize, flat: usize) 
         parts[i] = if i == 0 { rest.to_string() } else { (rest % n).to_string() };
         rest /= n;
     }
-    let named: Vec<_> = shape.iter().zip(parts).map(|(s, p)| if s.len() <= 2 { format!("{s}={p}") } else { p }).collect();
+    let named: Vec<_> =
+        shape.iter().zip(parts).map(|(s, p)| if s.len() <= 2 { format!("{s}={p}") } else { p }).collect();
     format!("{name}[{}]", named.join(", "))
 }
 

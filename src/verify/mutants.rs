@@ -46,14 +46,23 @@ impl Mutant {
             Mutant::ScaleWrong if !case.weights.iter().flatten().any(|w| is_quantised(w.dtype)) => {
                 Some("none of its weights has block scales")
             }
-            Mutant::HeadSwapped if !outputs().any(|a| a.shape.get(1) == Some(&"H")) => Some("its outputs have no heads"),
+            Mutant::HeadSwapped if !outputs().any(|a| a.shape.get(1) == Some(&"H")) => {
+                Some("its outputs have no heads")
+            }
             Mutant::LowerPrecision if c.comparison == Comparison::Exact => Some("its outputs are compared bit by bit"),
             _ => None,
         }
     }
 
     /// The outputs that the mutant would give, or `None` where the case is too small for it.
-    fn apply(self, case: &Case, reference: &Reference, last: Option<&[Option<Values>]>, rounding: Rounding, draw: &mut Draw) -> Result<Option<Vec<Option<Values>>>> {
+    fn apply(
+        self,
+        case: &Case,
+        reference: &Reference,
+        last: Option<&[Option<Values>]>,
+        rounding: Rounding,
+        draw: &mut Draw,
+    ) -> Result<Option<Vec<Option<Values>>>> {
         let c = case.contract();
         let mut out = reference.outputs.clone();
         let outputs: Vec<usize> = (0..out.len()).filter(|i| out[*i].as_ref().is_some_and(|v| !v.is_empty())).collect();

@@ -70,7 +70,9 @@ impl Runner<'_> {
         let c = case.contract();
         let lookup = |name: &str| match name {
             "T" => Some(worst as i64),
-            "R" if case.symbol("ratio").is_some() => Some((worst / case.symbol("ratio").unwrap_or(1).max(1) as usize + 1) as i64),
+            "R" if case.symbol("ratio").is_some() => {
+                Some((worst / case.symbol("ratio").unwrap_or(1).max(1) as usize + 1) as i64)
+            }
             "R" => Some(worst as i64),
             other => case.symbol(other),
         };
@@ -116,7 +118,8 @@ impl Runner<'_> {
             kept.push(buffer.id);
         }
         for d in &case.dims {
-            fields.push(Field::I32(i32::try_from(*d).map_err(|_| Error::internal(format!("{}: dim {d}", case.label)))?));
+            fields
+                .push(Field::I32(i32::try_from(*d).map_err(|_| Error::internal(format!("{}: dim {d}", case.label)))?));
         }
         for (scalar, value) in c.scalars.iter().zip(&case.scalars) {
             fields.push(match scalar.elem {
@@ -151,11 +154,18 @@ impl Runner<'_> {
             }
             let (mine, spare) = bytes.split_at(value.bytes().len());
             if spare.chunks_exact(4).any(|w| w != POISON.to_le_bytes()) {
-                return Ok(Err(Failure::of(case, format!("rows of `{}` behind the step's last token were written", arg.name))));
+                return Ok(Err(Failure::of(
+                    case,
+                    format!("rows of `{}` behind the step's last token were written", arg.name),
+                )));
             }
             let values = match arg.elem {
-                Elem::F32 => Values::F32(mine.chunks_exact(4).map(|b| f32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect()),
-                Elem::I32 => Values::I32(mine.chunks_exact(4).map(|b| i32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect()),
+                Elem::F32 => {
+                    Values::F32(mine.chunks_exact(4).map(|b| f32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect())
+                }
+                Elem::I32 => {
+                    Values::I32(mine.chunks_exact(4).map(|b| i32::from_ne_bytes([b[0], b[1], b[2], b[3]])).collect())
+                }
             };
             if arg.access == Access::Write {
                 out.unwritten += compare::unwritten(&values);
@@ -288,7 +298,8 @@ impl Request<'_, '_> {
     pub fn cases(&self, variant: &Variant) -> Result<Vec<Planned>> {
         let label = format!("{}/{}", self.op.contract().op, variant.name);
         let mut draw = Draw::new(&self.seed, &label);
-        let (min, max) = variant.tokens.map_or((1, usize::MAX), |t| (t.min.unwrap_or(1).max(1), t.max.unwrap_or(usize::MAX)));
+        let (min, max) =
+            variant.tokens.map_or((1, usize::MAX), |t| (t.min.unwrap_or(1).max(1), t.max.unwrap_or(usize::MAX)));
         let ragged = draw.between(5, 63);
         let long = 2049 + draw.below(200);
         let mut counts: Vec<usize> = vec![1, 2, 3, ragged, long];
@@ -306,11 +317,19 @@ impl Request<'_, '_> {
             for (i, dims) in presets.iter().enumerate() {
                 let work = self.op.macs(dims, tokens);
                 let wide = tokens > 2000;
-                if work > self.limit() || (wide && taken >= 1 && self.placement == Placement::Emulator && !self.thorough) {
+                if work > self.limit()
+                    || (wide && taken >= 1 && self.placement == Placement::Emulator && !self.thorough)
+                {
                     continue;
                 }
                 // The odd ones of many sizes in turn, unless asked for all.
-                if !self.thorough && self.placement == Placement::Emulator && !wide && presets.len() > 4 && taken >= 3 && (i + tokens) % 2 == 1 {
+                if !self.thorough
+                    && self.placement == Placement::Emulator
+                    && !wide
+                    && presets.len() > 4
+                    && taken >= 3
+                    && (i + tokens) % 2 == 1
+                {
                     continue;
                 }
                 taken += 1;
@@ -320,7 +339,14 @@ impl Request<'_, '_> {
                     _ => Blocks::Usual,
                 };
                 let sizes = Sizes { dims, types: &self.types, blocks, real: None };
-                self.push(&mut out, &sizes, tokens, (min, max), &mut draw, format!("{} T={tokens} {}", self.dims(dims), kind(blocks)))?;
+                self.push(
+                    &mut out,
+                    &sizes,
+                    tokens,
+                    (min, max),
+                    &mut draw,
+                    format!("{} T={tokens} {}", self.dims(dims), kind(blocks)),
+                )?;
             }
             if tokens > 512 {
                 continue;
@@ -329,7 +355,8 @@ impl Request<'_, '_> {
                 if self.op.macs(&shape.dims, tokens) > self.limit() {
                     continue;
                 }
-                let real = Real { weights: shape.weights.clone(), scalars: &shape.scalars, absent: shape.absent.clone() };
+                let real =
+                    Real { weights: shape.weights.clone(), scalars: &shape.scalars, absent: shape.absent.clone() };
                 let sizes = Sizes { dims: &shape.dims, types: &self.types, blocks: Blocks::Usual, real: Some(real) };
                 self.push(&mut out, &sizes, tokens, (min, max), &mut draw, format!("{} T={tokens}", shape.label))?;
             }
@@ -342,7 +369,15 @@ impl Request<'_, '_> {
         names.iter().zip(dims).map(|(n, d)| format!("{n}={d}")).collect::<Vec<_>>().join(" ")
     }
 
-    fn push(&self, out: &mut Vec<Planned>, sizes: &Sizes<'_>, tokens: usize, (_, max): (usize, usize), draw: &mut Draw, label: String) -> Result<()> {
+    fn push(
+        &self,
+        out: &mut Vec<Planned>,
+        sizes: &Sizes<'_>,
+        tokens: usize,
+        (_, max): (usize, usize),
+        draw: &mut Draw,
+        label: String,
+    ) -> Result<()> {
         let case = draw_case(self.op, sizes, tokens, draw, label)?;
         // A step may have fewer tokens than its schedule is made for.
         let room = draw.pick(&[0, 0, 1, 37]);
@@ -375,10 +410,24 @@ pub struct Unit {
 }
 
 /// Runs every case of a variant. `tick` is told of each finished case and may ask to stop.
-pub fn judge(runner: &mut Runner<'_>, planned: &[Planned], rounding: Rounding, seed: &[u8; 32], stop: &AtomicBool, mut tick: impl FnMut(usize, usize)) -> Result<Unit> {
+pub fn judge(
+    runner: &mut Runner<'_>,
+    planned: &[Planned],
+    rounding: Rounding,
+    seed: &[u8; 32],
+    stop: &AtomicBool,
+    mut tick: impl FnMut(usize, usize),
+) -> Result<Unit> {
     use sha2::{Digest, Sha256};
     let (mut outputs, mut asked) = (Sha256::new(), Sha256::new());
-    let mut unit = Unit { failure: None, pool: Pool::default(), cases: 0, outputs: String::new(), small: Vec::new(), asked: String::new() };
+    let mut unit = Unit {
+        failure: None,
+        pool: Pool::default(),
+        cases: 0,
+        outputs: String::new(),
+        small: Vec::new(),
+        asked: String::new(),
+    };
     let (mut unwritten, mut writable) = (0, 0);
     let mut failure: Option<Failure> = None;
     for (i, p) in planned.iter().enumerate() {
@@ -392,17 +441,26 @@ pub fn judge(runner: &mut Runner<'_>, planned: &[Planned], rounding: Rounding, s
         // The sample's tokens are drawn from the secret seed, so that a kernel cannot know them.
         let parts: Vec<(Case, Option<usize>)> = if p.sampled {
             let mut draw = Draw::new(seed, &format!("sample {}", p.case.label));
-            let width: usize = p.case.args.iter().zip(p.case.contract().args).filter(|(_, a)| a.access != Access::Read).map(|(v, _)| v.as_ref().map_or(0, Values::len)).sum();
+            let width: usize = p
+                .case
+                .args
+                .iter()
+                .zip(p.case.contract().args)
+                .filter(|(_, a)| a.access != Access::Read)
+                .map(|(v, _)| v.as_ref().map_or(0, Values::len))
+                .sum();
             let per_token = (width / p.case.tokens()).max(1) as u64;
             let n = (POOL.div_ceil(per_token) as usize).clamp(4, p.case.tokens());
-            let mut tokens: Vec<usize> = (0..n).map(|_| draw.below(p.case.tokens())).chain([0, p.case.tokens() - 1]).collect();
+            let mut tokens: Vec<usize> =
+                (0..n).map(|_| draw.below(p.case.tokens())).chain([0, p.case.tokens() - 1]).collect();
             tokens.sort_unstable();
             tokens.dedup();
             tokens.into_iter().map(|t| (p.case.token(t), Some(t))).collect()
         } else {
             vec![(p.case.clone(), None)]
         };
-        let references: Vec<Reference> = parts.iter().map(|(c, _)| Reference::of(c, rounding)).collect::<Result<_>>()?;
+        let references: Vec<Reference> =
+            parts.iter().map(|(c, _)| Reference::of(c, rounding)).collect::<Result<_>>()?;
         for (run, shift) in [(0, 0u64), (1, 4096 + 256 * (i as u64 % 7))] {
             let out = match runner.run(&p.case, p.worst, shift)? {
                 Ok(out) => out,
@@ -449,7 +507,10 @@ pub fn judge(runner: &mut Runner<'_>, planned: &[Planned], rounding: Rounding, s
     if let Some(bad) = unit.pool.check() {
         let reason = format!(
             "relative RMS {:.2e} over {} outputs is above {:.2e} = 1.3 × honest {:.2e} + floor",
-            unit.pool.relative_rms(), unit.pool.outputs, unit.pool.limit(), unit.pool.honest_rms()
+            unit.pool.relative_rms(),
+            unit.pool.outputs,
+            unit.pool.limit(),
+            unit.pool.honest_rms()
         );
         unit.failure = Some(Failure { reason, first_bad: Some(bad), stub: false });
     }
@@ -466,8 +527,12 @@ fn slice_token(case: &Case, values: &[Option<Values>], t: usize) -> Vec<Option<V
         .iter()
         .zip(values)
         .map(|(arg, v)| match v {
-            Some(Values::F32(v)) if matches!(arg.shape.first(), Some(&"T" | &"R")) => Some(Values::F32(v[v.len() / n * t..][..v.len() / n].to_vec())),
-            Some(Values::I32(v)) if matches!(arg.shape.first(), Some(&"T" | &"R")) => Some(Values::I32(v[v.len() / n * t..][..v.len() / n].to_vec())),
+            Some(Values::F32(v)) if matches!(arg.shape.first(), Some(&"T" | &"R")) => {
+                Some(Values::F32(v[v.len() / n * t..][..v.len() / n].to_vec()))
+            }
+            Some(Values::I32(v)) if matches!(arg.shape.first(), Some(&"T" | &"R")) => {
+                Some(Values::I32(v[v.len() / n * t..][..v.len() / n].to_vec()))
+            }
             other => other.clone(),
         })
         .collect()

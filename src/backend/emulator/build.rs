@@ -4,14 +4,18 @@
 //! rename under a `flock`, which the kernel drops with its holder: a process that dies leaves nothing to clean up.
 
 use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use super::codes;
 use super::compiler::Compiler;
 use crate::backend::Module;
 use crate::backend::source::SourceSet;
+use crate::backend::worker::confine::{self, Policy, Sandbox};
 use crate::error::{Error, Result};
 
 /// The shim: written beside the kernel's own files for each compilation.
@@ -32,6 +36,7 @@ const TIME_LIMIT: Duration = Duration::from_secs(120);
 pub struct Builder {
     compiler: Compiler,
     cache: PathBuf,
+    sandbox: Mutex<Option<Sandbox>>,
 }
 
 impl Builder {
@@ -45,7 +50,7 @@ impl Builder {
         let cache = cache.join("emulator");
         std::fs::create_dir_all(&cache).map_err(|e| cache_error(&cache, e))?;
         let cache = cache.canonicalize().map_err(|e| cache_error(&cache, e))?;
-        Ok(Builder { compiler, cache })
+        Ok(Builder { compiler, cache, sandbox: Mutex::new(None) })
     }
 
     pub fn compiler(&self) -> &Compiler {
@@ -55,6 +60,11 @@ impl Builder {
     /// Where compiled kernels lie; a worker needs to read it.
     pub fn cache(&self) -> &Path {
         &self.cache
+    }
+
+    /// What confined the last compilation; none if everything came from the cache.
+    pub fn sandbox(&self) -> Option<Sandbox> {
+        self.sandbox.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
     /// The shared object with `entries`, from the cache or compiled now.
@@ -107,7 +117,9 @@ impl Builder {
         let log_path = scratch.path().join("log");
         let log = File::create(&log_path).map_err(|e| cache_error(&log_path, e))?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let sandbox = confine(&mut command, &Policy::compiler(&self.compiler.path, scratch.path()))?;
         let done = run_limited(&mut command)?;
+        *self.sandbox.lock().unwrap_or_else(|e| e.into_inner()) = sandbox.reached();
         let log = std::fs::read(&log_path).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
         match done {
@@ -123,6 +135,39 @@ impl Builder {
     }
 }
 
+/// Where a confined child tells what confinement it reached.
+struct Reached {
+    report: std::io::PipeReader,
+    abi: u32,
+}
+
+impl Reached {
+    fn reached(mut self) -> Option<Sandbox> {
+        let mut flags = [0; 3];
+        self.report.read_exact(&mut flags).ok()?;
+        Some(Sandbox::new(if flags[0] == 1 { self.abi } else { 0 }, flags[1] == 1, flags[2] == 1))
+    }
+}
+
+/// Makes the command confine itself between fork and exec. A compiler reads what it is told to: `.incbin` alone would
+/// put any file of the user's into an object.
+fn confine(command: &mut Command, policy: &Policy) -> Result<Reached> {
+    let mut prepared = policy.prepare();
+    let abi = prepared.landlock_abi();
+    let (report, mut to_parent) = std::io::pipe().map_err(|e| Error::io("a pipe", e))?;
+    command.process_group(0);
+    // SAFETY: after fork only system calls are made; everything they need was prepared before.
+    unsafe {
+        command.pre_exec(move || {
+            confine::die_with_parent();
+            let sandbox = prepared.apply();
+            let flags = [sandbox.landlock_abi > 0, sandbox.seccomp, sandbox.namespaces].map(u8::from);
+            to_parent.write_all(&flags)
+        })
+    };
+    Ok(Reached { report, abi })
+}
+
 /// Whether the command succeeded, or `None` if it had to be killed at the time limit.
 fn run_limited(command: &mut Command) -> Result<Option<bool>> {
     let mut child = command.spawn().map_err(|e| Error::io(command.get_program(), e))?;
@@ -132,7 +177,11 @@ fn run_limited(command: &mut Command) -> Result<Option<bool>> {
             Ok(Some(status)) => return Ok(Some(status.success())),
             Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(3)),
             Ok(None) => {
-                child.kill().and_then(|()| child.wait()).map_err(|e| Error::io(command.get_program(), e))?;
+                // Its own group: cc1plus and the linker go with it.
+                if let Some(group) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+                    let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+                }
+                child.wait().map_err(|e| Error::io(command.get_program(), e))?;
                 return Ok(None);
             }
             Err(e) => return Err(Error::io(command.get_program(), e)),
@@ -160,7 +209,8 @@ fn first_errors(log: &str) -> String {
     lines.into_iter().take(5).map(|l| l.trim_start_matches("./")).collect::<Vec<_>>().join("\n            ")
 }
 
-fn cache_dir() -> Result<PathBuf> {
+/// `$ASSAY_CACHE_DIR`, else `assay` below the user's cache directory.
+pub fn cache_dir() -> Result<PathBuf> {
     let var = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     var("ASSAY_CACHE_DIR")
         .or_else(|| Some(var("XDG_CACHE_HOME")?.join("assay")))

@@ -1,0 +1,181 @@
+//! The parent's side of the process: start, call under a deadline, kill, and say how it ended.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use super::protocol::{Reply, Request, receive, send};
+use super::{WorkerOptions, codes, wedge};
+use crate::error::{Error, Result};
+
+/// How long a killed process may take to go.
+const KILL_WAIT: Duration = Duration::from_secs(10);
+/// What a worker keeps of the environment. Anything else could be a secret.
+const KEPT: [&str; 8] =
+    ["PATH", "LD_LIBRARY_PATH", "HOME", "LANG", "CUDA_VISIBLE_DEVICES", "CUDA_HOME", "CUDA_PATH", "RUST_BACKTRACE"];
+
+pub struct Child {
+    process: std::process::Child,
+    stream: UnixStream,
+    /// Its error output, for the message if it crashes.
+    errors: File,
+    /// Why no call can be made any more.
+    dead: Option<String>,
+}
+
+impl Child {
+    pub fn spawn(options: &WorkerOptions) -> Result<Self> {
+        wedge::check()?;
+        let refuse = |e: io::Error| Error::new(&codes::START, format!("{}: {e}", options.program.display())).because(e);
+        let (ours, theirs) = UnixStream::pair().map_err(refuse)?;
+        let errors = tempfile::tempfile().map_err(refuse)?;
+        let mut command = Command::new(&options.program);
+        command.args(&options.args).env_clear().process_group(0);
+        command.envs(KEPT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
+        // The driver would else write compiled kernels below the home directory.
+        command.env("CUDA_CACHE_DISABLE", "1");
+        command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null());
+        command.stderr(errors.try_clone().map_err(refuse)?);
+        let process = command.spawn().map_err(refuse)?;
+        Ok(Child { process, stream: ours, errors, dead: None })
+    }
+
+    /// One request and its reply; raw bytes of the reply fill `into` exactly.
+    pub fn call(&mut self, request: &Request, bytes: &[u8], into: &mut [u8], deadline: Duration) -> Result<Reply> {
+        if let Some(why) = &self.dead {
+            return Err(Error::new(&codes::CRASH, format!("the worker is gone: {why}")));
+        }
+        let mut limited = Limited { stream: &self.stream, until: Instant::now() + deadline };
+        let exchanged = send(&mut limited, request, bytes).and_then(|()| receive::<Reply>(&mut limited));
+        let result = exchanged.and_then(|(reply, len)| {
+            if len != if matches!(reply, Reply::Failed(_)) { 0 } else { into.len() } {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("{len} bytes instead of {}", into.len()),
+                ));
+            }
+            limited.read_exact(&mut into[..len])?;
+            Ok(reply)
+        });
+        match result {
+            Ok(Reply::Failed(e)) => Err(e.into_error()),
+            Ok(reply) => Ok(reply),
+            Err(e) => Err(self.post_mortem(e, deadline)),
+        }
+    }
+
+    /// The connection failed: end the process and say what happened.
+    fn post_mortem(&mut self, e: io::Error, deadline: Duration) -> Error {
+        let timed_out = matches!(e.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock);
+        // A process whose end of the socket closed is about to be a zombie; give its own status a moment to appear.
+        let own_status = if timed_out { None } else { self.wait(Duration::from_millis(500)) };
+        let status = own_status.or_else(|| self.kill());
+        let (code, text) = match (status, timed_out) {
+            (None, _) => {
+                wedge::record(self.process.id());
+                (&codes::WEDGED, format!("worker process {} could not be killed", self.process.id()))
+            }
+            (Some(_), true) => (&codes::HANG, format!("no answer within {:.1} s; killed", deadline.as_secs_f64())),
+            (Some(status), false) if e.kind() == io::ErrorKind::InvalidData => {
+                (&codes::PROTOCOL, format!("{e} ({})", ended(status)))
+            }
+            (Some(status), false) => (&codes::CRASH, format!("the worker died: {}", ended(status))),
+        };
+        self.dead = Some(text.clone());
+        let error = Error::new(code, text);
+        match self.last_words() {
+            Some(words) => error.found(words),
+            None => error,
+        }
+    }
+
+    fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let until = Instant::now() + limit;
+        loop {
+            match self.process.try_wait() {
+                Ok(Some(status)) => return Some(status),
+                Ok(None) if Instant::now() < until => std::thread::sleep(Duration::from_millis(2)),
+                _ => return None,
+            }
+        }
+    }
+
+    /// Kills the whole process group. `None`: it did not go.
+    fn kill(&mut self) -> Option<ExitStatus> {
+        if let Some(group) = i32::try_from(self.process.id()).ok().and_then(rustix::process::Pid::from_raw) {
+            // An error means that the group is gone already.
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
+        self.wait(KILL_WAIT)
+    }
+
+    /// The end of its error output.
+    fn last_words(&mut self) -> Option<String> {
+        let end = self.errors.seek(SeekFrom::End(0)).ok()?;
+        self.errors.seek(SeekFrom::Start(end.saturating_sub(1000))).ok()?;
+        let mut text = Vec::new();
+        self.errors.read_to_end(&mut text).ok()?;
+        let text = String::from_utf8_lossy(&text).trim().to_string();
+        (!text.is_empty()).then_some(text)
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if self.dead.is_some() {
+            return;
+        }
+        // Closing the socket ends its loop; a healthy worker is gone at once.
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        if self.wait(Duration::from_millis(300)).is_none() && self.kill().is_none() {
+            wedge::record(self.process.id());
+        }
+    }
+}
+
+fn ended(status: ExitStatus) -> String {
+    match (status.signal(), status.code()) {
+        (Some(libc::SIGSEGV), _) => "signal 11 (SIGSEGV)".into(),
+        (Some(libc::SIGABRT), _) => "signal 6 (SIGABRT)".into(),
+        (Some(libc::SIGKILL), _) => "signal 9 (SIGKILL; out of memory?)".into(),
+        (Some(libc::SIGXCPU), _) => "signal 24 (SIGXCPU: its CPU time is used up)".into(),
+        (Some(libc::SIGSYS), _) => "signal 31 (SIGSYS: a forbidden system call)".into(),
+        (Some(signal), _) => format!("signal {signal}"),
+        (None, code) => format!("exit code {}", code.unwrap_or(-1)),
+    }
+}
+
+/// A stream that gives up at a point in time.
+struct Limited<'a> {
+    stream: &'a UnixStream,
+    until: Instant,
+}
+
+impl Limited<'_> {
+    fn left(&self) -> io::Result<Duration> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+    }
+}
+
+impl Read for Limited<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.set_read_timeout(Some(self.left()?))?;
+        self.stream.read(buffer)
+    }
+}
+
+impl Write for Limited<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream.set_write_timeout(Some(self.left()?))?;
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,202 @@
+//! A device in another process, confined before it loads anything foreign.
+//!
+//! Kernels are other people's code. [`WorkerDevice`] starts a child (`assay worker`), which takes its confinement on
+//! itself ([`confine`]), opens the emulator or CUDA and answers one call at a time over a socket ([`protocol`]). Each
+//! call has a deadline; a child that misses it is killed with its process group, one that dies says by which signal,
+//! and one that cannot be killed blocks every further worker until it is gone ([`wedge`]).
+
+mod child;
+pub mod codes;
+pub mod confine;
+mod protocol;
+mod serve;
+mod wedge;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::codes::CODES;
+pub use self::confine::{Level, Sandbox};
+pub use self::serve::serve;
+
+use self::child::Child;
+use self::protocol::{Reply, Request};
+use super::emulator::ThreadOrder;
+use super::{BufferId, Device, DeviceInfo, Launch, Module, ModuleId, Traced};
+use crate::error::{Error, Result};
+
+/// Which device a worker hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceKind {
+    Emulator,
+    Cuda,
+}
+
+/// How to start a worker.
+#[derive(Clone, Debug)]
+pub struct WorkerOptions {
+    pub kind: DeviceKind,
+    /// The program and arguments that end in [`serve`].
+    pub program: PathBuf,
+    pub args: Vec<String>,
+    /// What the worker may read besides system libraries: the cache of compiled kernels.
+    pub read: Vec<PathBuf>,
+    /// The emulator's name in verdicts: its compiler's version line.
+    pub emulator_name: String,
+    /// How long any one call may take.
+    pub deadline: Duration,
+}
+
+impl WorkerOptions {
+    /// This program's own `worker` subcommand.
+    pub fn new(kind: DeviceKind) -> Result<Self> {
+        let program = std::env::current_exe().map_err(|e| Error::io("the running program", e))?;
+        Ok(WorkerOptions {
+            kind,
+            program,
+            args: vec!["worker".into()],
+            read: Vec::new(),
+            emulator_name: String::new(),
+            deadline: Duration::from_secs(120),
+        })
+    }
+}
+
+/// Bytes of one message: larger writes and reads are cut into several.
+const CHUNK: usize = 64 << 20;
+
+/// A [`Device`] whose work is done by a confined child.
+pub struct WorkerDevice {
+    child: Child,
+    info: DeviceInfo,
+    sandbox: Sandbox,
+    deadline: Duration,
+}
+
+impl WorkerDevice {
+    pub fn start(options: &WorkerOptions) -> Result<Self> {
+        let mut child = Child::spawn(options)?;
+        let hello = Request::Hello {
+            kind: options.kind,
+            read: options.read.clone(),
+            emulator_name: options.emulator_name.clone(),
+        };
+        match child.call(&hello, &[], &mut [], options.deadline)? {
+            Reply::Ready { info, sandbox } => Ok(WorkerDevice { child, info, sandbox, deadline: options.deadline }),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// What confines the child, for the verdict's row.
+    pub fn sandbox(&self) -> &Sandbox {
+        &self.sandbox
+    }
+
+    /// For the calls that follow.
+    pub fn set_deadline(&mut self, deadline: Duration) {
+        self.deadline = deadline;
+    }
+
+    /// The emulator's thread order; other devices refuse.
+    pub fn set_order(&mut self, order: ThreadOrder) -> Result<()> {
+        self.done(&Request::SetOrder(order))
+    }
+
+    /// The emulator's limit for one launch; other devices refuse.
+    pub fn set_time_limit(&mut self, limit: Duration) -> Result<()> {
+        self.done(&Request::SetTimeLimit(limit))
+    }
+
+    fn call(&mut self, request: &Request) -> Result<Reply> {
+        self.child.call(request, &[], &mut [], self.deadline)
+    }
+
+    fn done(&mut self, request: &Request) -> Result<()> {
+        match self.call(request)? {
+            Reply::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+fn unexpected(reply: &Reply) -> Error {
+    Error::new(&codes::PROTOCOL, "the worker answered another question").found(format!("{reply:?}"))
+}
+
+impl Device for WorkerDevice {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn alloc(&mut self, bytes: u64) -> Result<BufferId> {
+        match self.call(&Request::Alloc { bytes })? {
+            Reply::Buffer(id) => Ok(id),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn free(&mut self, buffer: BufferId) -> Result<()> {
+        self.done(&Request::Free { buffer })
+    }
+
+    fn write(&mut self, buffer: BufferId, offset: u64, bytes: &[u8]) -> Result<()> {
+        for (i, chunk) in bytes.chunks(CHUNK).enumerate() {
+            let request = Request::Write { buffer, offset: offset + (i * CHUNK) as u64 };
+            match self.child.call(&request, chunk, &mut [], self.deadline)? {
+                Reply::Done => {}
+                other => return Err(unexpected(&other)),
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, buffer: BufferId, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        for (i, chunk) in bytes.chunks_mut(CHUNK).enumerate() {
+            let request = Request::Read { buffer, offset: offset + (i * CHUNK) as u64, len: chunk.len() as u64 };
+            match self.child.call(&request, &[], chunk, self.deadline)? {
+                Reply::Done => {}
+                other => return Err(unexpected(&other)),
+            }
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self, buffer: BufferId, pattern: u32) -> Result<()> {
+        self.done(&Request::Fill { buffer, pattern })
+    }
+
+    fn load(&mut self, module: &Module) -> Result<ModuleId> {
+        match self.call(&Request::Load { module: module.clone() })? {
+            Reply::Module(id) => Ok(id),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn launch(&mut self, launch: &Launch) -> Result<()> {
+        self.done(&Request::Launch(launch.clone())).map_err(|e| match e.code().id {
+            "worker-hang" | "worker-crash" => e.hint(format!("it ran {}: `{}`", launch.name, launch.entry)),
+            _ => e,
+        })
+    }
+
+    fn sync(&mut self) -> Result<()> {
+        self.done(&Request::Sync)
+    }
+
+    fn take_trace(&mut self) -> Result<Vec<Traced>> {
+        match self.call(&Request::TakeTrace)? {
+            Reply::Trace(trace) => Ok(trace),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn replay_graph(&mut self, launches: &[Launch]) -> Result<Option<Vec<Traced>>> {
+        match self.call(&Request::ReplayGraph(launches.to_vec()))? {
+            Reply::Graph(nodes) => Ok(nodes),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
