@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use assay::Error;
-use assay::backend::emulator::{Builder, Emulator, ThreadOrder};
+use assay::backend::emulator::{Builder, Emulator, ThreadOrder, conformance};
 use assay::backend::source::SourceSet;
 use assay::backend::worker::{DeviceKind, Level, WorkerDevice, WorkerOptions};
 use assay::backend::{BufferId, Device, Field, Launch, ModuleId};
@@ -284,6 +284,23 @@ fn speed() {
     time("empty 256-thread blocks", "empty", 4096, 256, 0, 4096.0);
     time("empty 1024-thread blocks", "empty", 1024, 1024, 0, 1024.0);
     time("barriers of 256 threads", "barriers", 4, 256, 1000, 4000.0);
+}
+
+/// mma, ldmatrix, cp.async, 16-bit, integer and warp twins against plain arithmetic. A device runs the same cases.
+#[test]
+fn twins_agree_with_plain_arithmetic() {
+    let builder = Builder::with_cache(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap();
+    let mut device = Emulator::new(builder.compiler().version.clone()).unwrap();
+    let cases = conformance::cases();
+    assert_eq!(cases.len(), 12);
+    let failed: Vec<String> = cases
+        .iter()
+        .filter_map(|case| {
+            let module = builder.build(&case.source, case.entries()).unwrap();
+            case.check(&mut device, &module).err().map(|e| e.to_string())
+        })
+        .collect();
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
 /// Not a test: the body of the worker process that the tests below start.

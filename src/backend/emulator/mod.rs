@@ -12,6 +12,7 @@ mod abi;
 pub mod build;
 pub mod codes;
 pub mod compiler;
+pub mod conformance;
 mod fault;
 mod host;
 mod memory;
