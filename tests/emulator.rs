@@ -4,10 +4,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use assay::Error;
+use assay::backend::cuda::Nvrtc;
 use assay::backend::emulator::{Builder, Emulator, ThreadOrder, conformance};
 use assay::backend::source::SourceSet;
 use assay::backend::worker::{DeviceKind, Level, WorkerDevice, WorkerOptions};
-use assay::backend::{BufferId, Device, Field, Launch, ModuleId};
+use assay::backend::{BufferId, Device, Field, Launch, Module, ModuleId};
 
 /// A kernel of tests/emulator/ beside the real headers.
 fn source(name: &str) -> SourceSet {
@@ -157,6 +158,7 @@ fn accesses_outside_a_buffer() {
     assert_eq!(error.code().id, "kernel-out-of-bounds");
     assert!(error.what().contains(says[0]) && error.what().contains(says[1]), "{error}");
     assert!(error.what().contains("block [0, 0, 0], thread [64, 0, 0]"), "{error}");
+    assert!(error.what().contains(&marked("read_past_end")), "{error}");
     // The device goes on.
     t.run("read_past_end", 1, 64, 0, &[at(input), at(output), Field::I32(63)]).unwrap();
 
@@ -201,7 +203,7 @@ fn copies_without_their_wait() {
 #[test]
 fn launches_that_do_not_end() {
     let start = Instant::now();
-    refused("endless", 0, "kernel-time-limit", &["within 0.3 s"]);
+    refused("endless", 0, "kernel-time-limit", &["within 0.3 s", "at kernels/mistakes.cu:"]);
     refused("endless_barriers", 0, "kernel-time-limit", &["within 0.3 s"]);
     assert!(start.elapsed() < Duration::from_secs(20));
     assert!(mistake("spins_for_another_warp", 0, 64).is_ok());
@@ -209,7 +211,7 @@ fn launches_that_do_not_end() {
 
 #[test]
 fn instructions_that_trap() {
-    refused("divides_by_zero", 0, "kernel-trap", &["division by zero"]);
+    refused("divides_by_zero", 0, "kernel-trap", &["division by zero", &marked("divides_by_zero")]);
     refused("asserts", 1, "kernel-trap", &["assert(p.n == 0)", &marked("asserts")]);
     refused("stack_overflow", 1, "kernel-stack", &["more than a thread's stack"]);
 }
@@ -303,6 +305,36 @@ fn twins_agree_with_plain_arithmetic() {
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
+/// The same cases on a GPU, in a confined worker.
+#[test]
+fn twins_agree_with_a_device() {
+    let mut options = WorkerOptions::new(DeviceKind::Cuda).unwrap();
+    options.args = worker_args();
+    let (nvrtc, mut device) = match (Nvrtc::find(), WorkerDevice::start(&options)) {
+        (Ok(nvrtc), Ok(device)) => (nvrtc, device),
+        (nvrtc, device) => {
+            let why = [nvrtc.err(), device.err()].into_iter().flatten().map(|e| e.to_string()).collect::<Vec<_>>();
+            return println!("could not run: no CUDA device: {}", why.join("; "));
+        }
+    };
+    println!("{} in {:?}", device.info().name, device.sandbox());
+    let arch = device.info().arch.clone();
+    let mut failed = Vec::new();
+    for case in conformance::cases() {
+        let entries: Vec<String> = case.entries().iter().map(|e| e.to_string()).collect();
+        let result = nvrtc
+            .compile(&case.source, &entries, &arch)
+            .and_then(|compiled| case.check(&mut device, &Module::Cubin(compiled.cubin)));
+        println!("{}: {}", case.name, if result.is_ok() { "agrees" } else { "DIFFERS" });
+        failed.extend(result.err().map(|e| e.to_string()));
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+fn worker_args() -> Vec<String> {
+    ["--ignored", "--exact", "worker_process", "--test-threads=1"].map(str::to_string).to_vec()
+}
+
 /// Not a test: the body of the worker process that the tests below start.
 #[test]
 #[ignore = "the worker's own process"]
@@ -311,9 +343,8 @@ fn worker_process() {
 }
 
 fn worker(builder: &Builder, deadline: Duration) -> WorkerDevice {
-    let args = ["--ignored", "--exact", "worker_process", "--test-threads=1"];
     let mut options = WorkerOptions::new(DeviceKind::Emulator).unwrap();
-    options.args = args.map(str::to_string).to_vec();
+    options.args = worker_args();
     options.read = vec![builder.cache().to_path_buf()];
     options.emulator_name = builder.compiler().version.clone();
     options.deadline = deadline;

@@ -131,7 +131,15 @@ impl Verify {
         }
         let prefill = one_prefill(&model)?;
         bar.bar.finish_and_clear();
-        let summary = Run { wanted, plan_nodes, verdicts, left_out, prefill, seconds: started.elapsed(), place: place.map(|p| p.placement()) };
+        let summary = Run {
+            wanted,
+            plan_nodes,
+            verdicts,
+            left_out,
+            prefill,
+            seconds: started.elapsed(),
+            place: place.map(|p| p.placement()),
+        };
         self.report(&summary, &tree, &model)
     }
 
@@ -141,7 +149,8 @@ impl Verify {
             None => getrandom::fill(&mut seed).map_err(|e| Error::internal(format!("no random numbers: {e}")))?,
             Some(hex) => {
                 let digit = |c: u8| (c as char).to_digit(16).map(|d| d as u8);
-                let bytes: Option<Vec<u8>> = hex.as_bytes().chunks(2).map(|p| Some(digit(p[0])? << 4 | digit(*p.get(1)?)?)).collect();
+                let bytes: Option<Vec<u8>> =
+                    hex.as_bytes().chunks(2).map(|p| Some(digit(p[0])? << 4 | digit(*p.get(1)?)?)).collect();
                 match bytes {
                     Some(b) if b.len() == 32 => seed.copy_from_slice(&b),
                     _ => return Err(Error::usage("--seed is no seed").expected("64 hexadecimal digits").found(hex)),
@@ -168,8 +177,11 @@ impl Verify {
         }
         let mut out: Vec<Node> = Vec::new();
         for name in &self.nodes {
-            let node: Node = name.parse().map_err(|e: String| Error::usage(e).hint("assay ops lists the ops, assay plan the nodes"))?;
-            let mut matching: Vec<Node> = plan.iter().filter(|n| **n == node || (node.types.is_empty() && n.op == node.op)).cloned().collect();
+            let node: Node = name
+                .parse()
+                .map_err(|e: String| Error::usage(e).hint("assay ops lists the ops, assay plan the nodes"))?;
+            let mut matching: Vec<Node> =
+                plan.iter().filter(|n| **n == node || (node.types.is_empty() && n.op == node.op)).cloned().collect();
             if matching.is_empty() {
                 matching.push(node);
             }
@@ -185,7 +197,8 @@ impl Verify {
                 Ok(place) => return Ok(Some(Box::new(place))),
                 Err(e) if self.backend == Backend::Device => return Err(e),
                 Err(e) => {
-                    left_out.push(format!("stages 7 and 8, and every green: could not run: no CUDA device ({})", e.what()));
+                    left_out
+                        .push(format!("stages 7 and 8, and every green: could not run: no CUDA device ({})", e.what()));
                 }
             }
         }
@@ -208,20 +221,23 @@ impl Verify {
         let gates = run.plan_nodes.len() - green;
         let no = red > 0 || weak > 0 || (self.all && gates > 0) || !run.prefill.finite;
         if self.json {
-            output::json("assay.verify/1", json!({
-                "model": model.path(),
-                "placement": run.place,
-                "verdicts": run.verdicts.iter().map(|v| {
-                    let mut value = serde_json::to_value(v).unwrap_or_default();
-                    value["summary"] = json!(v.summary());
-                    value["reason"] = json!(v.reason());
-                    value
-                }).collect::<Vec<_>>(),
-                "without_kernel": missing.iter().map(|n| n.to_string()).collect::<Vec<_>>(),
-                "left_out": run.left_out,
-                "prefill": { "tokens": run.prefill.tokens, "placement": "oracle", "finite": run.prefill.finite },
-                "seconds": run.seconds.as_secs_f64(),
-            }))?;
+            output::json(
+                "assay.verify/1",
+                json!({
+                    "model": model.path(),
+                    "placement": run.place,
+                    "verdicts": run.verdicts.iter().map(|v| {
+                        let mut value = serde_json::to_value(v).unwrap_or_default();
+                        value["summary"] = json!(v.summary());
+                        value["reason"] = json!(v.reason());
+                        value
+                    }).collect::<Vec<_>>(),
+                    "without_kernel": missing.iter().map(|n| n.to_string()).collect::<Vec<_>>(),
+                    "left_out": run.left_out,
+                    "prefill": { "tokens": run.prefill.tokens, "placement": "oracle", "finite": run.prefill.finite },
+                    "seconds": run.seconds.as_secs_f64(),
+                }),
+            )?;
             return Ok(u8::from(no));
         }
         let place = match run.place {
@@ -231,21 +247,37 @@ impl Verify {
         };
         let mut text = String::from("\n");
         text += &match run.place {
-            None => format!("No kernel could be judged here; {} of {} nodes have one.", run.wanted.len(), run.plan_nodes.len()),
+            None => format!(
+                "No kernel could be judged here; {} of {} nodes have one.",
+                run.wanted.len(),
+                run.plan_nodes.len()
+            ),
             Some(_) => format!("{passed} of {} nodes pass {place}.", run.plan_nodes.len()),
         };
         if red + weak > 0 {
             text += &format!(" {red} are red, {weak} indeterminate.");
         }
-        text += &format!(" One prefill of {} tokens ran on the oracle in {:.1} s; its logits are {}.\n", run.prefill.tokens, run.prefill.seconds, if run.prefill.finite { "finite" } else { "NOT finite" });
+        text += &format!(
+            " One prefill of {} tokens ran on the oracle in {:.1} s; its logits are {}.\n",
+            run.prefill.tokens,
+            run.prefill.seconds,
+            if run.prefill.finite { "finite" } else { "NOT finite" }
+        );
         if run.place == Some(Placement::Emulator) {
             text += "A pass on the emulator is never green: green needs a device.\n";
         }
         if self.all && gates > 0 {
-            text += &format!("--all: {gates} of {} nodes are not green on a device; prefill_working is not claimed.\n", run.plan_nodes.len());
+            text += &format!(
+                "--all: {gates} of {} nodes are not green on a device; prefill_working is not claimed.\n",
+                run.plan_nodes.len()
+            );
         }
         if !missing.is_empty() {
-            text += &format!("\nNo kernel yet ({}): {}\n", missing.len(), missing.iter().map(|n| n.to_string()).collect::<Vec<_>>().join(" "));
+            text += &format!(
+                "\nNo kernel yet ({}): {}\n",
+                missing.len(),
+                missing.iter().map(|n| n.to_string()).collect::<Vec<_>>().join(" ")
+            );
         }
         if !run.left_out.is_empty() {
             text += "\nCould not run here:\n";
@@ -279,7 +311,10 @@ struct OnePrefill {
 fn one_prefill(model: &Model) -> Result<OnePrefill> {
     let started = Instant::now();
     let tokens = 256;
-    let plan = Plan::build(model, PlanOptions { numerics: Numerics::Exact, max_tokens: tokens, max_outputs: 1, context: tokens })?;
+    let plan = Plan::build(
+        model,
+        PlanOptions { numerics: Numerics::Exact, max_tokens: tokens, max_outputs: 1, context: tokens },
+    )?;
     let step = plan.step(tokens, 0, 1)?;
     let ids: Vec<i32> = (0..tokens).map(|i| (i * 7 % model.config.vocab) as i32).collect();
     let mut executor = Executor::new(model, Arc::new(plan));
@@ -311,7 +346,11 @@ fn print_verdict(v: &Verdict) -> Result<()> {
     };
     let mut line = format!("{mark} {:<28} {:>5.1} s", v.node, v.seconds);
     let unit = v.stages.iter().find(|s| s.stage == Stage::Unit);
-    let worst = unit.into_iter().flat_map(|s| s.figures.values()).filter_map(|f| f.get("relative_rms")?.as_f64()).fold(0.0, f64::max);
+    let worst = unit
+        .into_iter()
+        .flat_map(|s| s.figures.values())
+        .filter_map(|f| f.get("relative_rms")?.as_f64())
+        .fold(0.0, f64::max);
     let cases: u64 = unit.into_iter().flat_map(|s| s.figures.values()).filter_map(|f| f.get("cases")?.as_u64()).sum();
     if cases > 0 {
         line += &format!("  {cases} cases, relative RMS {worst:.1e}");

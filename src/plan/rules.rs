@@ -26,8 +26,19 @@ const FREE: [(&str, &str); 3] = [
 ];
 /// Reserved words of CUDA C++. Any other word of their form may be a macro that one compiler defines and another not.
 const RESERVED: &[&str] = &[
-    "__global__", "__device__", "__host__", "__shared__", "__constant__", "__restrict__", "__launch_bounds__", "__forceinline__",
-    "__noinline__", "__align__", "__grid_constant__", "__managed__", "__cluster_dims__",
+    "__global__",
+    "__device__",
+    "__host__",
+    "__shared__",
+    "__constant__",
+    "__restrict__",
+    "__launch_bounds__",
+    "__forceinline__",
+    "__noinline__",
+    "__align__",
+    "__grid_constant__",
+    "__managed__",
+    "__cluster_dims__",
 ];
 const ASM: &[&str] = &["asm", "__asm", "__asm__"];
 const DIRECTIVES: &[&str] = &[
@@ -38,7 +49,8 @@ const DIRECTIVES: &[&str] = &[
 /// Checks every file of the set and reports the first offence with file and line.
 pub fn check(source: &SourceSet) -> Result<()> {
     let files: Vec<_> = source.files.iter().map(|(path, text)| (path.as_str(), tokens(text))).collect();
-    let bound = |path: &str| !FREE.iter().any(|(p, text)| *p == path && source.files.get(path).is_some_and(|t| t == text));
+    let bound =
+        |path: &str| !FREE.iter().any(|(p, text)| *p == path && source.files.get(path).is_some_and(|t| t == text));
     // Macros that mean the same under every compiler: those that files under the rules define themselves.
     let own: BTreeSet<&str> = files
         .iter()

@@ -6,7 +6,9 @@ use sha2::{Digest, Sha256};
 
 use super::prefill::{Baselines, LARGE_MODEL};
 use super::unit::{self, ModelShape, Runner};
-use super::{Class, Compilers, Figures, Outcome, Place, Stage, StageReport, Verdict, is_kernels_fault, mutants, prefill, source};
+use super::{
+    Class, Compilers, Figures, Outcome, Place, Stage, StageReport, Verdict, is_kernels_fault, mutants, prefill, source,
+};
 use crate::backend::executor::host_weight;
 use crate::backend::{Module, Placement};
 use crate::error::{Error, Result};
@@ -123,7 +125,9 @@ impl<'m> Judge<'_, 'm> {
             faults.push(format!("no variant of kernels/{}.toml covers {node} on {}", kernel.stem, self.place.arch()));
         }
         let entries = entries(&variants);
-        if faults.is_empty() && let Some(compilers) = self.compilers {
+        if faults.is_empty()
+            && let Some(compilers) = self.compilers
+        {
             match compilers.stubs(&source, &entries, node) {
                 Ok(stubs) => faults.extend(stubs.iter().map(|s| format!("stub: {s}"))),
                 Err(e) if is_kernels_fault(&e) => {}
@@ -135,7 +139,10 @@ impl<'m> Judge<'_, 'm> {
         run.verdict.closure = self.tree.closure(node, &kernel).ok();
         run.verdict.variants = variants.iter().map(|v| v.name.clone()).collect();
         run.figures.insert("files".into(), json!(source.files.len()));
-        run.figures.insert("stub_check".into(), json!(if self.compilers.is_some() { "ptx" } else { "no output byte written" }));
+        run.figures.insert(
+            "stub_check".into(),
+            json!(if self.compilers.is_some() { "ptx" } else { "no output byte written" }),
+        );
         let outcome = if faults.is_empty() { Outcome::Pass } else { red(faults.join("; ")) };
         if !run.end(Stage::Source, outcome) {
             return Ok(());
@@ -166,7 +173,9 @@ impl<'m> Judge<'_, 'm> {
         let outcome = if weak.is_empty() {
             Outcome::Pass
         } else {
-            Outcome::Indeterminate { reason: format!("the cases do not kill {} twice: they are to be repaired", weak.join(", ")) }
+            Outcome::Indeterminate {
+                reason: format!("the cases do not kill {} twice: they are to be repaired", weak.join(", ")),
+            }
         };
         if !run.end(Stage::Teeth, outcome) {
             return Ok(());
@@ -191,7 +200,9 @@ impl<'m> Judge<'_, 'm> {
         self.begin(node, Stage::Sanitizer)?;
         let outcome = match (self.place.placement(), self.sanitizer) {
             (Placement::Device, Some(sanitizer)) => sanitizer(node)?,
-            (Placement::Device, None) => Outcome::NotRun { reason: "could not run: compute-sanitizer is not installed or not asked for".into() },
+            (Placement::Device, None) => {
+                Outcome::NotRun { reason: "could not run: compute-sanitizer is not installed or not asked for".into() }
+            }
             _ => Outcome::NotRun { reason: "could not run: no CUDA device".into() },
         };
         run.end(Stage::Sanitizer, outcome);
@@ -272,7 +283,9 @@ impl<'m> Judge<'_, 'm> {
                 let absent: Vec<bool> = i.args.iter().map(Option::is_none).collect();
                 let optional: Vec<bool> = i.weights.iter().map(Option::is_none).collect();
                 let same = |s: &&mut ModelShape<'m>| {
-                    s.dims == i.dims && s.absent == absent && s.weights.iter().map(Option::is_none).eq(optional.iter().copied())
+                    s.dims == i.dims
+                        && s.absent == absent
+                        && s.weights.iter().map(Option::is_none).eq(optional.iter().copied())
                 };
                 if out.iter_mut().find(same).is_some() {
                     continue;
@@ -332,7 +345,11 @@ impl<'m> Judge<'_, 'm> {
                 let reason = format!("{}: {}", variant.name, f.reason);
                 return Ok(Tested { outcome: Outcome::Red { reason, first_bad: f.first_bad }, fates, stub: f.stub });
             }
-            let fresh = mutants::teeth(&unit.small, variant.rounding, &mut Draw::new(&self.seed, &format!("teeth {}", variant.name)))?;
+            let fresh = mutants::teeth(
+                &unit.small,
+                variant.rounding,
+                &mut Draw::new(&self.seed, &format!("teeth {}", variant.name)),
+            )?;
             if fates.is_empty() {
                 fates = fresh;
             } else {
@@ -365,7 +382,14 @@ impl<'m> Judge<'_, 'm> {
     }
 
     /// Stage 6, and the material of stage 7; `None` when the stage ended the verdict.
-    fn prefill(&self, node: &Node, proved: &[Node], kernel: &Kernel<'_>, module: &Module, run: &mut Run<'_>) -> Result<Option<prefill::Graph>> {
+    fn prefill(
+        &self,
+        node: &Node,
+        proved: &[Node],
+        kernel: &Kernel<'_>,
+        module: &Module,
+        run: &mut Run<'_>,
+    ) -> Result<Option<prefill::Graph>> {
         let total: u64 = self.model.gguf.tensors().iter().map(|t| self.model.gguf.bytes(t).len() as u64).sum();
         if total > LARGE_MODEL {
             let reason = format!("this file holds {} GiB; an oracle prefill over it is not run here", total >> 30);

@@ -42,8 +42,16 @@ pub enum Stage {
 }
 
 impl Stage {
-    pub const ALL: [Stage; 8] =
-        [Stage::Weights, Stage::Source, Stage::Build, Stage::Unit, Stage::Teeth, Stage::Prefill, Stage::Graph, Stage::Sanitizer];
+    pub const ALL: [Stage; 8] = [
+        Stage::Weights,
+        Stage::Source,
+        Stage::Build,
+        Stage::Unit,
+        Stage::Teeth,
+        Stage::Prefill,
+        Stage::Graph,
+        Stage::Sanitizer,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -64,11 +72,18 @@ impl Stage {
 #[serde(rename_all = "snake_case", tag = "outcome")]
 pub enum Outcome {
     Pass,
-    Red { reason: String, first_bad: Option<FirstBad> },
+    Red {
+        reason: String,
+        first_bad: Option<FirstBad>,
+    },
     /// The stage ran and cannot tell.
-    Indeterminate { reason: String },
+    Indeterminate {
+        reason: String,
+    },
     /// The stage did not run here: no device, no compiler, no tool.
-    NotRun { reason: String },
+    NotRun {
+        reason: String,
+    },
 }
 
 #[derive(Clone, Debug, Serialize)]

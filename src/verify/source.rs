@@ -24,7 +24,8 @@ pub fn faults(source: &SourceSet, manifest: &Manifest, contract: &Contract) -> V
     }
     let main = strip(source.files.get(&source.main).map_or("", String::as_str));
     let struct_name = header::struct_name(contract.op);
-    let mut entries: Vec<&str> = manifest.variants.iter().flat_map(|v| v.launches.iter().map(|l| l.entry.as_str())).collect();
+    let mut entries: Vec<&str> =
+        manifest.variants.iter().flat_map(|v| v.launches.iter().map(|l| l.entry.as_str())).collect();
     entries.sort_unstable();
     entries.dedup();
     for entry in entries {
@@ -143,7 +144,8 @@ mod tests {
         let manifest = Manifest::parse("kernels/swiglu.toml", MANIFEST, contract).unwrap();
         let mut set = SourceSet::single("swiglu.cu", GOOD);
         set.files.insert("args/swiglu.h".into(), header::generate(contract));
-        set.files.insert("common/cuda.cuh".into(), format!("{}// edited\n", include_str!("../../kernels/common/cuda.cuh")));
+        set.files
+            .insert("common/cuda.cuh".into(), format!("{}// edited\n", include_str!("../../kernels/common/cuda.cuh")));
         assert!(faults(&set, &manifest, contract).iter().any(|f| f.contains("common/cuda.cuh")));
     }
 }

@@ -261,7 +261,6 @@ impl Runner<'_> {
     }
 }
 
-
 /// A node's shapes in an opened model, with the tensors of one instance for each.
 pub struct ModelShape<'m> {
     pub label: String,

@@ -63,7 +63,7 @@ extern "C" __global__ void deadlock(const Args p) {
 }
 
 extern "C" __global__ void read_past_end(const Args p) {
-  if ((int)threadIdx.x <= p.n) p.out[0] += p.in[threadIdx.x];
+  if ((int)threadIdx.x <= p.n) p.out[0] += p.in[threadIdx.x];  // read_past_end
 }
 
 extern "C" __global__ void write_past_end(const Args p) {
@@ -163,7 +163,9 @@ extern "C" __global__ void spins_for_another_warp(const Args p) {
     while (*flag == 0) __nanosleep(100);
 }
 
-extern "C" __global__ void divides_by_zero(const Args p) { p.out[0] = ((int)threadIdx.x + 7) / p.n; }
+extern "C" __global__ void divides_by_zero(const Args p) { 
+  p.out[0] = ((int)threadIdx.x + 7) / p.n;  // divides_by_zero
+}
 
 extern "C" __global__ void asserts(const Args p) {
   assert(p.n == 0);  // asserts

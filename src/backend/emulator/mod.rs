@@ -15,6 +15,7 @@ pub mod compiler;
 pub mod conformance;
 mod fault;
 mod host;
+mod lines;
 mod memory;
 mod module;
 mod report;
@@ -147,7 +148,11 @@ impl Emulator {
                             _ => total - 1 - at,
                         };
                         if let Err(failure) = runner.run_block(&here, coordinates(block, job.grid)) {
-                            let context = Context { dynamic: runner.dynamic_range(), stack: runner.stack_of(&failure) };
+                            let context = Context {
+                                dynamic: runner.dynamic_range(),
+                                stack: runner.stack_of(&failure),
+                                site: failure.fault.and_then(|f| module.place(f.pc)),
+                            };
                             return fail(block, failure, context);
                         }
                     }
@@ -171,6 +176,8 @@ impl Emulator {
 struct Context {
     dynamic: (std::ops::Range<usize>, usize),
     stack: std::ops::Range<usize>,
+    /// The line of the instruction.
+    site: Option<String>,
 }
 
 /// A job holds the address of the argument struct, which its threads only read.

@@ -53,6 +53,17 @@ impl Loaded {
         Ok(found)
     }
 
+    /// The source line of an instruction of this object.
+    pub fn place(&self, pc: usize) -> Option<String> {
+        // SAFETY: dladdr takes any address and fills the struct when it knows it.
+        let base = unsafe {
+            let mut info: libc::Dl_info = std::mem::zeroed();
+            let known = libc::dladdr(self.this as *const c_void, &mut info) != 0;
+            known.then_some(info.dli_fbase as usize)?
+        };
+        super::lines::place(&self.path, pc.checked_sub(base)? as u64)
+    }
+
     /// For the calling operating-system thread.
     pub fn here(&self) -> Here {
         // SAFETY: assay_emu_self takes nothing and returns a thread-local's address.

@@ -76,7 +76,7 @@ pub fn failure(
     if let Some(thread) = failure.thread {
         who += &format!(", thread {:?}", coordinates(u64::from(thread), launch.block));
     }
-    if let Some(site) = &failure.site {
+    if let Some(site) = failure.site.as_ref().or(context.site.as_ref()) {
         who += &format!(", at {site}");
     }
     let Some(fault) = failure.fault else {

@@ -13,5 +13,4 @@ crate::codes! {
         kernel that overwrote its host's memory can do this too.";
     REMOTE: "worker-remote", Internal, "The process that runs kernels reported an error code that this program does not \
         know.";
-    NO_DEVICE_KIND: "worker-device", CouldNotRun, "This build of the worker cannot open the device asked for.";
 }

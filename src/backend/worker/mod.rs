@@ -105,7 +105,7 @@ impl WorkerDevice {
         self.done(&Request::SetOrder(order))
     }
 
-    /// The emulator's limit for one launch; other devices refuse.
+    /// The device's own limit: for one launch on the emulator, between two waits on CUDA. Keep it below the deadline.
     pub fn set_time_limit(&mut self, limit: Duration) -> Result<()> {
         self.done(&Request::SetTimeLimit(limit))
     }

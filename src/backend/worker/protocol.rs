@@ -8,9 +8,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{CHUNK, DeviceKind, Sandbox, codes};
+use crate::backend::cuda;
 use crate::backend::emulator::{self, ThreadOrder};
 use crate::backend::{BufferId, DeviceInfo, Launch, Module, ModuleId, Traced};
 use crate::error::{self, Error};
+use crate::plan::source;
 
 /// Longest JSON part; a cubin in base64 fits many times.
 const JSON_MAX: u32 = 256 << 20;
@@ -86,7 +88,8 @@ impl WireError {
     }
 
     pub fn into_error(self) -> Error {
-        let tables = [error::CODES, crate::plan::source::CODES, emulator::CODES, codes::CODES];
+        let tables =
+            [error::CODES, source::CODES, cuda::CODES, emulator::CODES, emulator::conformance::CODES, codes::CODES];
         let known = tables.into_iter().flatten().find(|c| c.id == self.code);
         let mut e = match known {
             Some(code) => Error::new(code, self.what),

@@ -10,7 +10,8 @@ use super::confine::Policy;
 use super::protocol::{Reply, Request, WireError, receive, send};
 use super::{CHUNK, DeviceKind, codes};
 use crate::backend::Device;
-use crate::backend::emulator::Emulator;
+use crate::backend::cuda::Cuda;
+use crate::backend::emulator::{Emulator, ThreadOrder};
 use crate::error::{Error, Result};
 
 /// The body of `assay worker`: its standard input is the socket to the parent. Returns when the parent closes it.
@@ -70,34 +71,41 @@ fn expect<T>(result: io::Result<T>) -> Result<T> {
     result.map_err(|e| Error::new(&codes::PROTOCOL, format!("the connection to the parent: {e}")).because(e))
 }
 
-/// The device hosted here. The emulator has settings that [`Device`] does not.
+/// The device hosted here, with the settings that [`Device`] does not have.
 enum Hosted {
     Emulator(Box<Emulator>),
-    #[allow(dead_code, reason = "constructed once the CUDA backend is part of the build")]
-    Other(Box<dyn Device>),
+    Cuda(Box<Cuda>),
 }
 
 impl Hosted {
     fn device(&mut self) -> &mut dyn Device {
         match self {
             Hosted::Emulator(emulator) => emulator.as_mut(),
-            Hosted::Other(device) => device.as_mut(),
+            Hosted::Cuda(device) => device.as_mut(),
         }
     }
 
-    fn emulator(&mut self) -> Result<&mut Emulator> {
+    fn set_order(&mut self, order: ThreadOrder) -> Result<()> {
         match self {
-            Hosted::Emulator(emulator) => Ok(emulator),
-            Hosted::Other(_) => Err(Error::internal("a setting of the emulator, sent to another device")),
+            Hosted::Emulator(emulator) => emulator.set_order(order),
+            Hosted::Cuda(_) => return Err(Error::internal("a thread order, sent to a device that chooses its own")),
+        }
+        Ok(())
+    }
+
+    fn set_time_limit(&mut self, limit: Duration) {
+        match self {
+            Hosted::Emulator(emulator) => emulator.set_time_limit(limit),
+            Hosted::Cuda(device) => device.set_deadline(limit),
         }
     }
 }
 
 fn open(kind: DeviceKind, emulator_name: String) -> Result<Hosted> {
-    match kind {
-        DeviceKind::Emulator => Ok(Hosted::Emulator(Box::new(Emulator::new(emulator_name)?))),
-        DeviceKind::Cuda => Err(Error::new(&codes::NO_DEVICE_KIND, "this build has no CUDA backend")),
-    }
+    Ok(match kind {
+        DeviceKind::Emulator => Hosted::Emulator(Box::new(Emulator::new(emulator_name)?)),
+        DeviceKind::Cuda => Hosted::Cuda(Box::new(Cuda::open()?)),
+    })
 }
 
 fn policy(kind: DeviceKind, read: Vec<PathBuf>) -> Policy {
@@ -126,12 +134,9 @@ fn answer(hosted: &mut Hosted, request: Request, bytes: &mut Vec<u8>) -> Result<
         Request::Sync => done(device.sync())?,
         Request::TakeTrace => Reply::Trace(device.take_trace()?),
         Request::ReplayGraph(launches) => Reply::Graph(device.replay_graph(&launches)?),
-        Request::SetOrder(order) => {
-            hosted.emulator()?.set_order(order);
-            Reply::Done
-        }
+        Request::SetOrder(order) => done(hosted.set_order(order))?,
         Request::SetTimeLimit(limit) => {
-            hosted.emulator()?.set_time_limit(limit);
+            hosted.set_time_limit(limit);
             Reply::Done
         }
     })
