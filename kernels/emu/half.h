@@ -34,7 +34,9 @@ inline unsigned short assay_float_to_bf16(float x) {
 // a·b + c with one rounding, for 16-bit operands: the product is exact in double; if the sum is not, its last bit is
 // made odd, so that the second rounding (to f32 by odd again, then to 16 bits) cannot fall on a false tie.
 inline float assay_fma_odd(double a, double b, double c) {
-  double p = a * b, s = p + c, back = s - p, rest = (p - (s - back)) + (c - back);
+  double p = a * b, s = p + c;
+  if (!__builtin_isfinite(s)) return (float)s;
+  double back = s - p, rest = (p - (s - back)) + (c - back);
   unsigned long long bits = assay_bits<unsigned long long>(s);
   if (rest != 0 && !(bits & 1)) bits += (rest > 0) == (s > 0) ? 1 : -1;
   s = assay_bits<double>(bits);

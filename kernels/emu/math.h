@@ -196,14 +196,11 @@ inline unsigned __brev(unsigned x) {
 inline unsigned long long __brevll(unsigned long long x) {
   return (unsigned long long)__brev((unsigned)x) << 32 | __brev((unsigned)(x >> 32));
 }
+// Three bits a selector: unlike prmt, the intrinsic has no sign mode.
 inline unsigned __byte_perm(unsigned x, unsigned y, unsigned s) {
   unsigned long long both = (unsigned long long)y << 32 | x;
   unsigned out = 0;
-  for (int i = 0; i < 4; i++) {
-    unsigned sel = s >> 4 * i & 0xf, byte = (unsigned)(both >> 8 * (sel & 7)) & 0xff;
-    if (sel & 8) byte = byte & 0x80 ? 0xff : 0;
-    out |= byte << 8 * i;
-  }
+  for (int i = 0; i < 4; i++) out |= ((unsigned)(both >> 8 * (s >> 4 * i & 7)) & 0xff) << 8 * i;
   return out;
 }
 inline unsigned __funnelshift_l(unsigned lo, unsigned hi, unsigned s) {
