@@ -127,8 +127,27 @@ impl KernelTree {
         self.manifests.iter().filter_map(|(stem, m)| m.as_ref().err().map(|e| (stem.as_str(), e.as_str())))
     }
 
+    /// Manifests that could be read, by stem.
+    pub fn manifests(&self) -> impl Iterator<Item = (&str, &Manifest)> {
+        self.manifests.iter().filter_map(|(stem, m)| m.as_ref().ok().map(|m| (stem.as_str(), m)))
+    }
+
     pub fn stems(&self) -> impl Iterator<Item = &str> {
         self.manifests.keys().map(String::as_str)
+    }
+
+    /// Stems of `.cu` files beside which no manifest stands.
+    pub fn without_manifest(&self) -> Result<Vec<String>> {
+        let mut stems = Vec::new();
+        for entry in std::fs::read_dir(&self.root).map_err(|e| Error::io(&self.root, e))? {
+            let name = entry.map_err(|e| Error::io(&self.root, e))?.file_name();
+            let Some(stem) = name.to_str().and_then(|n| n.strip_suffix(".cu")) else { continue };
+            if !self.manifests.contains_key(stem) {
+                stems.push(stem.to_string());
+            }
+        }
+        stems.sort();
+        Ok(stems)
     }
 }
 

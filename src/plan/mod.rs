@@ -1,13 +1,16 @@
 //! From a model to ordered op instances, and from those to a schedule.
 //!
 //! [`Plan`] comes from the model alone and is symbolic: token count, position and row counts stay symbols, so one plan
-//! serves a prefill, a later chunk and a decode step. [`graph`] derives nodes, dependencies and gates from it;
-//! [`manifest`] reads the kernels beside it; [`schedule`] is the one lowering.
+//! serves a prefill, a later chunk and a decode step. [`graph`] derives nodes and dependencies from it;
+//! [`manifest`] reads the kernels beside it, [`coverage`] says which nodes they cover; [`schedule`] is the one lowering.
+//! [`port`] knows where upstream computes an op.
 
 mod build;
+pub mod coverage;
 pub mod graph;
 pub mod kernels;
 pub mod manifest;
+pub mod port;
 pub mod rules;
 pub mod schedule;
 pub mod source;
