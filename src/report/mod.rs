@@ -1,1 +1,4 @@
-//! report
+//! What is shown to people, made from plans and ledger rows alone; nothing here prints.
+
+pub mod graph;
+pub mod status;

@@ -1,0 +1,431 @@
+//! What is proved of a model's nodes, where, and what is left: behind `status`, `next` and the colours of `graph`.
+//!
+//! The ledger's word comes in as a list of [`Proof`]s; what is derived from it here needs no ledger, no key and no file.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::model::Model;
+use crate::ops::Node;
+use crate::plan::Plan;
+use crate::plan::coverage::{self, Broken, Unreachable, Written};
+use crate::plan::graph::{Graph, NodeUse};
+use crate::plan::kernels::KernelTree;
+use crate::{Error, Result};
+
+/// What kind of place the evidence comes from (docs/design.md §2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    Device,
+    Emulated,
+    /// Counts only where a trust file outside the tree says so.
+    Simulated,
+}
+
+/// The last word of one ledger on a node, or on the whole schedule, for one architecture.
+#[derive(Clone, Debug, Serialize)]
+pub struct Proof {
+    /// `None`: the whole schedule.
+    pub node: Option<Node>,
+    /// `sm_90`, or `emulator`.
+    pub arch: String,
+    pub class: Class,
+    /// `NVIDIA H200`; informative.
+    pub device: String,
+    pub key: String,
+    /// Whether the user lets this key's evidence of this class count.
+    pub trusted: bool,
+    /// Why it is Red; `None`: it passed.
+    pub red: Option<String>,
+    /// What has changed since, so that it no longer speaks of this tree and file.
+    pub stale: Option<String>,
+    pub row: u64,
+}
+
+impl Proof {
+    /// A pass that counts for this tree, whatever its class.
+    fn counts(&self) -> bool {
+        self.trusted && self.red.is_none() && self.stale.is_none()
+    }
+
+    fn describe(&self) -> String {
+        let Proof { arch, key, row, .. } = self;
+        match (&self.stale, &self.red, self.class) {
+            (Some(what), None, _) => format!("stale on {arch}: {what} changed since row {row}"),
+            (Some(what), Some(why), _) => format!("was red on {arch} ({why}, row {row}); {what} changed since"),
+            (None, Some(why), _) => format!("red on {arch}: {why} (row {row})"),
+            _ if !self.trusted => format!("proven on {arch} by key {key}, row {row} (not trusted here: assay key trust {key})"),
+            (None, None, Class::Device) => format!("green on {arch} (row {row}, key {key})"),
+            (None, None, Class::Emulated) => format!("passes on the emulator (row {row}, key {key})"),
+            (None, None, Class::Simulated) => format!("simulated on {arch}, no evidence of a device (row {row}, key {key})"),
+        }
+    }
+}
+
+/// What a node is worth, in one word; of several words the one that says most of what to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Proved on a device, and it counts.
+    Green,
+    /// Counts because a trust file lets simulated evidence count; printed as such.
+    Simulated,
+    Red,
+    /// Passed on the CPU emulator only.
+    Emulated,
+    /// Proved by a key that the user does not trust.
+    Untrusted,
+    /// Was proved; something it was bound to has changed.
+    Stale,
+    /// Has a kernel, never judged.
+    Unproved,
+    /// Its kernel cannot be used.
+    Broken,
+    /// Has no kernel.
+    Absent,
+}
+
+impl State {
+    pub const ALL: [State; 9] = [
+        State::Green,
+        State::Simulated,
+        State::Red,
+        State::Emulated,
+        State::Untrusted,
+        State::Stale,
+        State::Unproved,
+        State::Broken,
+        State::Absent,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Green => "green",
+            State::Simulated => "simulated",
+            State::Red => "red",
+            State::Emulated => "emulated",
+            State::Untrusted => "untrusted",
+            State::Stale => "stale",
+            State::Unproved => "unproved",
+            State::Broken => "broken",
+            State::Absent => "absent",
+        }
+    }
+
+    /// Whether the node still stands between the model and a working prefill.
+    pub fn is_gate(self) -> bool {
+        !matches!(self, State::Green | State::Simulated)
+    }
+
+    fn of(written: &Written, proofs: &[Proof], arch: Option<&str>) -> State {
+        match written {
+            Written::Absent => return State::Absent,
+            Written::Broken { .. } => return State::Broken,
+            Written::Present { .. } => {}
+        }
+        let here = |p: &&Proof| arch.is_none_or(|a| p.arch == a);
+        let any = |class: Class| move |p: &&Proof| p.class == class && p.counts();
+        if proofs.iter().filter(here).any(|p| any(Class::Device)(&p)) {
+            State::Green
+        } else if proofs.iter().filter(here).any(|p| any(Class::Simulated)(&p)) {
+            State::Simulated
+        } else if proofs.iter().any(|p| p.red.is_some() && p.stale.is_none() && p.trusted) {
+            State::Red
+        } else if proofs.iter().any(|p| any(Class::Emulated)(&p)) {
+            State::Emulated
+        } else if proofs.iter().any(|p| p.class == Class::Device && !p.trusted && p.stale.is_none() && p.red.is_none()) {
+            State::Untrusted
+        } else if proofs.iter().any(|p| p.stale.is_some()) {
+            State::Stale
+        } else {
+            State::Unproved
+        }
+    }
+}
+
+/// The device of this machine.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Here {
+    /// `sm_90`; `None`: there is none that assay can use.
+    pub arch: Option<String>,
+    /// Its name, or why there is none.
+    pub device: String,
+}
+
+/// One node with everything known of it.
+#[derive(Clone, Debug)]
+pub struct NodeStatus {
+    pub usage: NodeUse,
+    pub written: Written,
+    pub proofs: Vec<Proof>,
+    /// For this machine's architecture, or for the best one where it has none.
+    pub state: State,
+}
+
+impl NodeStatus {
+    /// Whether it is green, or counts as green, for an architecture.
+    fn passes_on(&self, arch: &str) -> bool {
+        !State::of(&self.written, &self.proofs, Some(arch)).is_gate()
+    }
+
+    /// One entry of `nodes` in `assay.status/1`.
+    pub fn to_json(&self) -> Result<Value> {
+        let usage = &self.usage;
+        let (kernel, problem) = match &self.written {
+            Written::Absent => (None, None),
+            Written::Present { stem } => (Some(format!("kernels/{stem}.cu")), None),
+            Written::Broken { reason } => (None, Some(reason)),
+        };
+        Ok(json!({
+            "node": usage.node.to_string(),
+            "op": usage.node.op,
+            "types": usage.node.types.iter().map(|t| t.name()).collect::<Vec<_>>(),
+            "instances": usage.instances.len(),
+            "layers": usage.layers,
+            "first": usage.first(),
+            "tokens": usage.span,
+            "long_prompt_only": usage.long_prompt_only,
+            "kernel": kernel,
+            "kernel_problem": problem,
+            "state": self.state,
+            "detail": self.detail(),
+            "proofs": value(&self.proofs)?,
+        }))
+    }
+
+    /// What is known, and the command that would tell more.
+    pub fn detail(&self) -> String {
+        let words: Vec<String> = self.proofs.iter().map(Proof::describe).collect();
+        let node = &self.usage.node;
+        match (&self.written, self.state) {
+            (Written::Absent, _) if words.is_empty() => "no kernel".into(),
+            (Written::Absent, _) => format!("no kernel; {}", words.join("; ")),
+            (Written::Broken { reason }, _) => format!("its kernel is broken: {}", first_line(reason)),
+            (_, State::Unproved) => format!("has a kernel that is not proved: assay verify {node}"),
+            _ => words.join("; "),
+        }
+    }
+}
+
+fn value<T: Serialize>(v: &T) -> Result<Value> {
+    serde_json::to_value(v).map_err(|e| Error::internal(e.to_string()))
+}
+
+/// The first line of a message, for tables.
+pub fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+/// See the module's documentation.
+pub struct Status {
+    pub model: String,
+    /// What must be said of the weights: `synthetic, aliased`.
+    pub weights: Option<&'static str>,
+    pub here: Here,
+    /// In plan order.
+    pub nodes: Vec<NodeStatus>,
+    pub schedule: Vec<Proof>,
+    pub unreachable: Vec<Unreachable>,
+    pub broken: Vec<Broken>,
+    numerics: &'static str,
+    instances: usize,
+}
+
+impl Status {
+    pub fn of(model: &Model, graph: &Graph<'_>, tree: &KernelTree, mut proofs: Vec<Proof>, here: Here) -> Result<Status> {
+        let schedule = proofs.extract_if(.., |p| p.node.is_none()).collect();
+        let nodes = graph.nodes.iter().map(|usage| {
+            let proofs: Vec<_> = proofs.iter().filter(|p| p.node.as_ref() == Some(&usage.node)).cloned().collect();
+            let written = Written::of(tree, &usage.node);
+            let state = State::of(&written, &proofs, here.arch.as_deref());
+            NodeStatus { usage: usage.clone(), written, proofs, state }
+        });
+        let plan: &Plan = graph.plan;
+        Ok(Status {
+            model: model.path().display().to_string(),
+            weights: model.weights_note(),
+            nodes: nodes.collect(),
+            here,
+            schedule,
+            unreachable: coverage::unreachable(graph, tree),
+            broken: coverage::broken(tree)?,
+            numerics: plan.numerics.name(),
+            instances: plan.instances.len(),
+        })
+    }
+
+    /// Nodes that still stand before a prefill: what stops every prefill first, then what stops long ones.
+    pub fn gates(&self) -> Vec<&NodeStatus> {
+        let mut gates: Vec<_> = self.nodes.iter().filter(|n| n.state.is_gate()).collect();
+        gates.sort_by_key(|n| (n.usage.long_prompt_only, n.usage.first(), std::cmp::Reverse(n.usage.instances.len())));
+        gates
+    }
+
+    pub fn state(&self, node: &Node) -> Option<State> {
+        self.nodes.iter().find(|n| n.usage.node == *node).map(|n| n.state)
+    }
+
+    /// Devices on which something counts, with how many nodes: (architecture, device, class).
+    fn proved(&self, class: Class) -> BTreeMap<(String, String), usize> {
+        let mut counts = BTreeMap::new();
+        for node in self.nodes.iter().filter(|n| matches!(n.written, Written::Present { .. })) {
+            let mut on: Vec<_> = node.proofs.iter().filter(|p| p.class == class && p.counts()).collect();
+            on.dedup_by_key(|p| p.arch.clone());
+            for p in on {
+                *counts.entry((p.arch.clone(), p.device.clone())).or_insert(0) += 1;
+            }
+        }
+        counts
+    }
+
+    /// The one plain sentence that `status` and `verify` lead with.
+    pub fn sentence(&self) -> String {
+        let count = |state: State| self.nodes.iter().filter(|n| n.state == state).count();
+        let are = |n: usize| if n == 1 { "is" } else { "are" };
+        let mut parts = Vec::new();
+        for ((arch, _), n) in self.proved(Class::Emulated) {
+            debug_assert_eq!(arch, crate::plan::manifest::EMULATOR);
+            parts.push(format!("{n} {} here on the CPU emulator", if n == 1 { "passes" } else { "pass" }));
+        }
+        for ((arch, device), n) in self.proved(Class::Device) {
+            let device = if device.is_empty() { String::new() } else { format!(" ({device})") };
+            parts.push(format!("{n} {} proven on {arch}{device}", are(n)));
+        }
+        for ((arch, _), n) in self.proved(Class::Simulated) {
+            parts.push(format!("{n} {} simulated on {arch}, which is no evidence of a device", are(n)));
+        }
+        let untrusted = count(State::Untrusted);
+        if untrusted > 0 {
+            parts.push(format!("{untrusted} {} proven by a key that is not trusted here", are(untrusted)));
+        }
+        let proved = !parts.is_empty();
+        for (state, word) in [(State::Red, "red"), (State::Stale, "stale"), (State::Broken, "broken")] {
+            match count(state) {
+                0 => {}
+                n => parts.push(format!("{n} {} {word}", are(n))),
+            }
+        }
+        let total = self.nodes.len();
+        if !proved {
+            let written = self.nodes.iter().filter(|n| n.written != Written::Absent).count();
+            let kernels = match written {
+                0 => format!("none of the {total} nodes that this file needs has a kernel"),
+                1 => format!("1 of the {total} nodes that this file needs has a kernel"),
+                n => format!("{n} of the {total} nodes that this file needs have a kernel"),
+            };
+            parts.insert(0, format!("Nothing is proved: {kernels}"));
+        } else if let Some((n, rest)) = parts[0].split_once(' ') {
+            parts[0] = format!("{n} of {total} nodes {rest}");
+        }
+        let works = self.prefill_works();
+        parts.push(if works.is_empty() { "prefill not yet".into() } else { format!("prefill works on {}", works.join(", ")) });
+        format!("{}.", parts.join("; "))
+    }
+
+    /// Architectures for which no gate is left and the whole schedule has passed.
+    pub fn prefill_works(&self) -> Vec<String> {
+        let counted = self.schedule.iter().filter(|p| p.counts() && p.class != Class::Emulated);
+        let mut archs: Vec<_> =
+            counted.filter(|p| self.nodes.iter().all(|n| n.passes_on(&p.arch))).map(|p| p.arch.clone()).collect();
+        archs.sort();
+        archs.dedup();
+        archs
+    }
+
+    /// The value of the line `prefill_working`, with its reason.
+    pub fn prefill_line(&self) -> String {
+        let works = self.prefill_works();
+        if !works.is_empty() {
+            let rows = self.schedule.iter().filter(|p| works.contains(&p.arch)).map(Proof::describe);
+            return format!("yes: {}", rows.collect::<Vec<_>>().join("; "));
+        }
+        let gates = self.gates().len();
+        let on = self.here.arch.as_ref().map_or(String::new(), |a| format!(" on {a}"));
+        match gates {
+            0 => format!("no: no gate is left{on}, but the whole schedule has not passed (assay verify --all)"),
+            n => format!("no: {n} of {} nodes {} not green{on} (assay next)", self.nodes.len(), if n == 1 { "is" } else { "are" }),
+        }
+    }
+
+    /// The body of `assay.status/1`.
+    pub fn to_json(&self) -> Result<Value> {
+        let nodes = self.nodes.iter().map(NodeStatus::to_json).collect::<Result<Vec<_>>>()?;
+        let mut archs: BTreeMap<String, usize> = BTreeMap::new();
+        for node in &self.nodes {
+            let mut on: Vec<_> = node.proofs.iter().map(|p| p.arch.clone()).collect();
+            on.sort();
+            on.dedup();
+            for arch in on {
+                *archs.entry(arch.clone()).or_insert(0) += usize::from(arch != "emulator" && node.passes_on(&arch));
+            }
+        }
+        let works = self.prefill_works();
+        Ok(json!({
+            "summary": self.sentence(),
+            "model": self.model,
+            "weights": self.weights,
+            "numerics": self.numerics,
+            "instances": self.instances,
+            "machine": value(&self.here)?,
+            "architectures": archs.iter().map(|(arch, green)| json!({ "arch": arch, "green": green })).collect::<Vec<_>>(),
+            "nodes": nodes,
+            "unreachable": value(&self.unreachable)?,
+            "broken": value(&self.broken)?,
+            "gates": self.gates().iter().map(|n| n.usage.node.to_string()).collect::<Vec<_>>(),
+            "prefill_working": { "value": !works.is_empty(), "architectures": works, "reason": self.prefill_line(), "proofs": value(&self.schedule)? },
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn proof(class: Class, arch: &str) -> Proof {
+        Proof {
+            node: None,
+            arch: arch.into(),
+            class,
+            device: String::new(),
+            key: "k".into(),
+            trusted: true,
+            red: None,
+            stale: None,
+            row: 1,
+        }
+    }
+
+    fn present() -> Written {
+        Written::Present { stem: "rms_norm".into() }
+    }
+
+    #[test]
+    fn a_state_is_what_counts_for_the_architecture() {
+        let green = proof(Class::Device, "sm_90");
+        let emulated = proof(Class::Emulated, "emulator");
+        let stale = Proof { stale: Some("closure".into()), ..green.clone() };
+        let red = Proof { red: Some("unit: zeros".into()), ..proof(Class::Emulated, "emulator") };
+        let untrusted = Proof { trusted: false, ..green.clone() };
+        for (proofs, arch, state) in [
+            (vec![], None, State::Unproved),
+            (vec![green.clone()], None, State::Green),
+            (vec![green.clone()], Some("sm_90"), State::Green),
+            (vec![green.clone()], Some("sm_120"), State::Unproved),
+            (vec![green.clone(), emulated.clone()], Some("sm_120"), State::Emulated),
+            (vec![stale.clone()], None, State::Stale),
+            (vec![stale.clone(), emulated.clone()], None, State::Emulated),
+            (vec![untrusted.clone()], None, State::Untrusted),
+            (vec![untrusted, red.clone()], None, State::Red),
+            (vec![Proof { trusted: false, ..red.clone() }], None, State::Unproved),
+            (vec![Proof { stale: Some("closure".into()), ..red }], None, State::Stale),
+            (vec![proof(Class::Simulated, "sm_90")], None, State::Simulated),
+            (vec![Proof { trusted: false, ..proof(Class::Simulated, "sm_90") }], None, State::Unproved),
+        ] {
+            assert_eq!(State::of(&present(), &proofs, arch), state, "{proofs:?} on {arch:?}");
+        }
+        assert_eq!(State::of(&Written::Absent, &[green], None), State::Absent);
+    }
+}
