@@ -37,6 +37,18 @@ impl Kind {
         }
     }
 
+    /// Whose fault it is, in words.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Kind::No => "the answer is no",
+            Kind::Usage => "the command line is wrong",
+            Kind::CouldNotRun => "something could not run",
+            Kind::Integrity => "something is not what it must be",
+            Kind::Internal => "a bug in assay",
+            Kind::Interrupted => "interrupted",
+        }
+    }
+
     /// Of several outcomes the one that decides the exit code: integrity > no > could not run > yes.
     pub fn precedence(self) -> u8 {
         match self {
@@ -81,6 +93,36 @@ codes! {
         system's reason.";
     INTERRUPTED: "interrupted", Interrupted, "You interrupted the command. What was already recorded stays recorded.";
     USAGE: "usage", Usage, "The command line does not say something that assay can do. `assay help COMMAND` lists what it takes.";
+}
+
+/// Every code table of the crate.
+const TABLES: &[&[&Code]] = &[
+    CODES,
+    crate::workbench::CODES,
+    crate::model::gguf::CODES,
+    crate::model::misfit::CODES,
+    crate::model::tokenizer::CODES,
+    crate::model::synth::CODES,
+    crate::plan::CODES,
+    crate::plan::source::CODES,
+    crate::plan::kernels::CODES,
+    crate::plan::manifest::CODES,
+    crate::plan::port::CODES,
+    crate::plan::rules::CODES,
+    crate::backend::executor::CODES,
+    crate::backend::emulator::CODES,
+    crate::backend::cuda::CODES,
+    crate::engine::CODES,
+];
+
+/// Every code that assay can raise.
+pub fn registry() -> impl Iterator<Item = &'static Code> {
+    TABLES.iter().flat_map(|table| table.iter().copied())
+}
+
+/// The code of this id.
+pub fn explain(id: &str) -> Option<&'static Code> {
+    registry().find(|code| code.id == id)
 }
 
 pub struct Error(Box<Inner>);
@@ -194,5 +236,44 @@ impl fmt::Debug for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.0.source.as_ref().map(|e| &**e as &(dyn std::error::Error + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ids that the sources declare, found by reading them: a table that nobody registered shows here.
+    fn declared(dir: &std::path::Path, out: &mut Vec<(String, String)>) {
+        for entry in std::fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                declared(&path, out);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                let Some((_, table)) = text.split_once("\ncrate::codes! {").or_else(|| text.split_once("\ncodes! {")) else { continue };
+                let table = table.split_once("\n}").unwrap().0;
+                let ids = table.lines().filter_map(|l| l.split_once(": \"")?.1.split_once("\", "));
+                out.extend(ids.map(|(id, _)| (id.to_string(), path.display().to_string())));
+            }
+        }
+    }
+
+    #[test]
+    fn every_code_is_declared_once_and_can_be_explained() {
+        let mut ids = Vec::new();
+        declared(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut ids);
+        assert!(ids.len() > 20, "{ids:?}");
+        for (i, (id, file)) in ids.iter().enumerate() {
+            assert!(explain(id).is_some(), "{id} of {file} is missing from error::TABLES");
+            let twin = ids[..i].iter().find(|(other, _)| other == id);
+            assert!(twin.is_none(), "{id} is declared in {file} and in {}", twin.unwrap().1);
+        }
+        for code in registry() {
+            assert!(ids.iter().any(|(id, _)| id == code.id), "{} is in a table that the sources do not show", code.id);
+            assert!(registry().filter(|c| c.id == code.id).count() == 1, "{} is registered twice", code.id);
+            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+            assert!(code.id.chars().all(plain) && code.explain.len() > 40 && code.explain.ends_with('.'), "{}", code.id);
+        }
     }
 }

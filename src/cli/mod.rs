@@ -1,12 +1,18 @@
 //! One file per subcommand; the only place that prints.
 
+mod completions;
+mod explain;
+mod graph;
 mod inspect;
 mod compile;
 mod doctor;
 mod logits;
+mod next;
 mod ops;
 mod output;
 mod plan;
+mod standing;
+mod status;
 mod synth;
 mod verify;
 
@@ -38,6 +44,12 @@ enum Command {
     Ops(ops::Ops),
     /// Show the ordered op instances of a step
     Plan(plan::Plan),
+    /// Show what a step is made of: nodes, layer kinds, and what waits for what
+    Graph(graph::Graph),
+    /// Say which nodes to work on next, and why
+    Next(next::Next),
+    /// Say what is proved of the model's nodes, where, and what has become stale because of what
+    Status(status::Status),
     /// Judge kernels, every node that has one or the nodes named
     Verify(verify::Verify),
     /// Compute logits and write them as .npy
@@ -48,6 +60,10 @@ enum Command {
     Compile(compile::Compile),
     /// Say what this machine has, and how to install what is missing
     Doctor(doctor::Doctor),
+    /// Explain an error code, or list all of them
+    Explain(explain::Explain),
+    /// Print shell completions
+    Completions(completions::Completions),
 }
 
 /// `-m`, for every command that opens a model.
@@ -101,11 +117,16 @@ impl Cli {
             Command::Inspect(c) => c.run(),
             Command::Ops(c) => c.run(),
             Command::Plan(c) => c.run(),
+            Command::Graph(c) => c.run(),
+            Command::Next(c) => c.run(),
+            Command::Status(c) => c.run(),
             Command::Logits(c) => c.run(),
             Command::Verify(c) => c.run(),
             Command::Synth(c) => c.run(),
             Command::Compile(c) => c.run(),
             Command::Doctor(c) => c.run(),
+            Command::Explain(c) => c.run(),
+            Command::Completions(c) => c.run(),
         }
     }
 }

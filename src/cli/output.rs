@@ -49,3 +49,8 @@ pub fn table(header: &[&str]) -> comfy_table::Table {
     table.set_header(header.iter().map(|h| comfy_table::Cell::new(h)));
     table
 }
+
+/// A table as text, without the blanks that fill its last column.
+pub fn rows(table: &comfy_table::Table) -> String {
+    table.to_string().lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}

@@ -2,4 +2,4 @@
 
 mod session;
 
-pub use session::{Session, SessionOptions, argmax};
+pub use session::{CODES, Session, SessionOptions, argmax};

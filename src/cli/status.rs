@@ -1,0 +1,79 @@
+use std::fmt::Write as _;
+
+use super::standing::{self, short};
+use super::{ModelArg, output};
+use crate::error::Result;
+use crate::plan::graph::Graph;
+use crate::plan::schedule::canonical;
+use crate::plan::{Numerics, Plan};
+use crate::report::status::{Status as Report, first_line};
+use crate::workbench::Workbench;
+
+/// Say what is proved of the model's nodes, where, and what has become stale because of what
+#[derive(clap::Args)]
+pub struct Status {
+    #[command(flatten)]
+    model: ModelArg,
+    #[arg(long, value_enum, default_value_t = Numerics::Ds4)]
+    numerics: Numerics,
+    /// Print one JSON object (schema assay.status/1)
+    #[arg(long)]
+    json: bool,
+}
+
+impl Status {
+    pub fn run(&self) -> Result<u8> {
+        let bench = Workbench::find(".".as_ref())?;
+        let model = self.model.open()?;
+        let plan = Plan::build(&model, canonical(self.numerics))?;
+        let graph = Graph::of(&plan, None);
+        let status = standing::status(&bench, &model, &graph)?;
+        if self.json {
+            output::json("assay.status/1", status.to_json()?)?;
+            return Ok(0);
+        }
+        let weights = status.weights.map_or(String::new(), |w| format!(", weights {w}"));
+        let mut out = format!("{}\n\n", status.sentence());
+        let _ = writeln!(out, "model            {}{weights}, {} numerics", short(model.path()).display(), self.numerics.name());
+        let _ = writeln!(out, "this machine     {}", match &status.here.arch {
+            Some(arch) => format!("{arch} ({})", status.here.device),
+            None => status.here.device.clone(),
+        });
+        if !bench.settings.architectures.is_empty() {
+            let _ = writeln!(out, "kernels are for  {}", bench.settings.architectures.join(", "));
+        }
+        let _ = writeln!(out, "prefill_working  {}\n", status.prefill_line());
+        let mut table = output::table(&["node", "instances", "acts", "state"]);
+        for node in &status.nodes {
+            let usage = &node.usage;
+            table.add_row([
+                usage.node.to_string(),
+                usage.instances.len().to_string(),
+                usage.span.describe().unwrap_or("always".into()),
+                node.detail(),
+            ]);
+        }
+        out.push_str(&output::rows(&table));
+        out.push_str(&useless(&status));
+        output::print(out)?;
+        Ok(0)
+    }
+}
+
+/// Kernels that this file cannot use, and kernels that no file can.
+pub fn useless(status: &Report) -> String {
+    let mut out = String::new();
+    if !status.unreachable.is_empty() {
+        out.push_str("\nkernels that this file cannot reach\n");
+        for u in &status.unreachable {
+            let _ = writeln!(out, " {}: {}", u.kernel, u.reason);
+        }
+    }
+    if !status.broken.is_empty() {
+        out.push_str("\nbroken kernels\n");
+        for b in &status.broken {
+            let _ = writeln!(out, " {}: {}", b.kernel, first_line(&b.reason));
+        }
+    }
+    out
+}
