@@ -146,7 +146,7 @@ fn text(rank: usize, gate: &Gate<'_>) -> String {
             for (i, u) in found.iter().enumerate() {
                 let note = u.note.as_ref().map_or(String::new(), |n| format!(" ({n})"));
                 let arguments = if u.arguments == 1 { "1 argument" } else { &format!("{} arguments", u.arguments) };
-                line(if i == 0 { "upstream" } else { "" }, &format!("{:<10} {}, {arguments}{note}", u.file, u.symbol));
+                line(if i == 0 { "upstream" } else { "" }, &format!("{:<11} {}, {arguments}{note}", u.file, u.symbol));
             }
         }
     }
