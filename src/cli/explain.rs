@@ -52,5 +52,9 @@ fn unknown(id: &str) -> Error {
     let part = |c: &&Code| c.id.split('-').any(|word| id.split('-').any(|w| w.len() > 2 && w == word));
     let close: Vec<_> = error::registry().filter(part).map(|c| c.id).collect();
     let e = Error::usage(format!("`{id}` is no error code"));
-    if close.is_empty() { e.hint("assay explain lists all codes") } else { e.hint(format!("assay explain {}", close.join(" | "))) }
+    if close.is_empty() {
+        e.hint("assay explain lists all codes")
+    } else {
+        e.hint(format!("assay explain {}", close.join(" | ")))
+    }
 }

@@ -11,7 +11,7 @@ use crate::plan::graph::Graph;
 use crate::plan::port::{self, Upstream};
 use crate::plan::schedule::canonical;
 use crate::plan::{Numerics, Plan};
-use crate::report::status::{NodeStatus, State, Status, first_line};
+use crate::report::status::{NodeStatus, State, Status, first_line, verify};
 use crate::workbench::Workbench;
 
 /// Say which nodes to work on next, and why
@@ -102,7 +102,8 @@ fn sentence(status: &Status, model: &str) -> String {
 
 fn gate<'s>(bench: &Workbench, graph: &Graph<'_>, status: &'s NodeStatus) -> Result<Gate<'s>> {
     let usage = &status.usage;
-    let contract = ops::find(&usage.node.op).ok_or_else(|| Error::internal(format!("no op {}", usage.node)))?.contract();
+    let contract =
+        ops::find(&usage.node.op).ok_or_else(|| Error::internal(format!("no op {}", usage.node)))?.contract();
     let stops = match usage.span.describe() {
         None => "stops every prefill".to_string(),
         Some(when) if usage.long_prompt_only => format!("only {when}: stops such a prefill"),
@@ -137,6 +138,9 @@ fn text(rank: usize, gate: &Gate<'_>) -> String {
             line("kernel", &format!("none yet: kernels/{stem}.cu and .toml, on kernels/args/{}.h", node.op));
         }
         Written::Broken { reason } => line("kernel", &format!("broken: {}", first_line(reason))),
+        Written::Present { stem } if gate.status.state == State::Unproved => {
+            line("kernel", &format!("kernels/{stem}.cu, not proved: {}", verify(node)));
+        }
         Written::Present { stem } => line("kernel", &format!("kernels/{stem}.cu: {}", gate.status.detail())),
     }
     match gate.upstream.as_deref() {

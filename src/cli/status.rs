@@ -34,11 +34,20 @@ impl Status {
         }
         let weights = status.weights.map_or(String::new(), |w| format!(", weights {w}"));
         let mut out = format!("{}\n\n", status.sentence());
-        let _ = writeln!(out, "model            {}{weights}, {} numerics", short(model.path()).display(), self.numerics.name());
-        let _ = writeln!(out, "this machine     {}", match &status.here.arch {
-            Some(arch) => format!("{arch} ({})", status.here.device),
-            None => status.here.device.clone(),
-        });
+        let _ = writeln!(
+            out,
+            "model            {}{weights}, {} numerics",
+            short(model.path()).display(),
+            self.numerics.name()
+        );
+        let _ = writeln!(
+            out,
+            "this machine     {}",
+            match &status.here.arch {
+                Some(arch) => format!("{arch} ({})", status.here.device),
+                None => status.here.device.clone(),
+            }
+        );
         if !bench.settings.architectures.is_empty() {
             let _ = writeln!(out, "kernels are for  {}", bench.settings.architectures.join(", "));
         }

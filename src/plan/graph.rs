@@ -345,13 +345,23 @@ mod tests {
 
     #[test]
     fn a_span_is_where_its_guard_holds() {
-        let guards = [Guard::Always, Guard::Rows(StepField::Rows4), Guard::Rows(StepField::Rows128), Guard::Selecting, Guard::NotSelecting];
+        let guards = [
+            Guard::Always,
+            Guard::Rows(StepField::Rows4),
+            Guard::Rows(StepField::Rows128),
+            Guard::Selecting,
+            Guard::NotSelecting,
+        ];
         for top_k in [1, 32, 100] {
             for guard in guards {
                 let span = Span::of(guard, top_k);
                 for n in 1..1000 {
                     let inside = n >= span.from && span.to.is_none_or(|to| n <= to);
-                    assert_eq!(guard.holds(&StepState::new(n, 0, 1), top_k), inside, "{guard:?}, {n} tokens, top-k {top_k}");
+                    assert_eq!(
+                        guard.holds(&StepState::new(n, 0, 1), top_k),
+                        inside,
+                        "{guard:?}, {n} tokens, top-k {top_k}"
+                    );
                     // The claim that no node belongs to decode alone.
                     assert!(inside || !guard.holds(&StepState::new(1, n - 1, 1), top_k), "{guard:?}, position {n}");
                 }

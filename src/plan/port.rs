@@ -67,7 +67,9 @@ pub fn read(folder: &Path, node: &Node, contract: &Contract) -> Result<Option<Ve
 }
 
 fn parse(path: &str, text: &str, contract: &Contract) -> Result<Vec<Upstream>> {
-    let fail = |what: String| Error::new(&PORT_RECORD, format!("{path}: {what}")).hint("reference/port/README.md has the format");
+    let fail = |what: String| {
+        Error::new(&PORT_RECORD, format!("{path}: {what}")).hint("reference/port/README.md has the format")
+    };
     let record: Record = toml::from_str(text).map_err(|e| fail(e.to_string().trim_end().replace('\n', "\n  ")))?;
     if record.op != contract.op {
         return Err(fail("`op` is another than the file's name".into()).expected(contract.op).found(record.op));
@@ -86,10 +88,14 @@ fn parse(path: &str, text: &str, contract: &Contract) -> Result<Vec<Upstream>> {
             return Err(at("the file is none that the README lists".into()).expected(FILES.join(", ")).found(&u.file));
         }
         if u.arguments > MOST_ARGUMENTS {
-            return Err(at("too many arguments to be true".into()).expected(format!("0 to {MOST_ARGUMENTS}")).found(u.arguments));
+            return Err(at("too many arguments to be true".into())
+                .expected(format!("0 to {MOST_ARGUMENTS}"))
+                .found(u.arguments));
         }
         if u.commit.len() != 40 || !u.commit.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
-            return Err(at("the commit is not named in full".into()).expected("40 lower-case hex digits").found(&u.commit));
+            return Err(at("the commit is not named in full".into())
+                .expected("40 lower-case hex digits")
+                .found(&u.commit));
         }
         for types in &u.types {
             let names: Vec<_> = types.split('-').collect();

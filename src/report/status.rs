@@ -2,7 +2,7 @@
 //!
 //! The ledger's word comes in as a list of [`Proof`]s; what is derived from it here needs no ledger, no key and no file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -57,10 +57,14 @@ impl Proof {
             (Some(what), None, _) => format!("stale on {arch}: {what} changed since row {row}"),
             (Some(what), Some(why), _) => format!("was red on {arch} ({why}, row {row}); {what} changed since"),
             (None, Some(why), _) => format!("red on {arch}: {why} (row {row})"),
-            _ if !self.trusted => format!("proven on {arch} by key {key}, row {row} (not trusted here: assay key trust {key})"),
+            _ if !self.trusted => {
+                format!("proven on {arch} by key {key}, row {row} (not trusted here: assay key trust {key})")
+            }
             (None, None, Class::Device) => format!("green on {arch} (row {row}, key {key})"),
             (None, None, Class::Emulated) => format!("passes on the emulator (row {row}, key {key})"),
-            (None, None, Class::Simulated) => format!("simulated on {arch}, no evidence of a device (row {row}, key {key})"),
+            (None, None, Class::Simulated) => {
+                format!("simulated on {arch}, no evidence of a device (row {row}, key {key})")
+            }
         }
     }
 }
@@ -136,7 +140,8 @@ impl State {
             State::Red
         } else if proofs.iter().any(|p| any(Class::Emulated)(&p)) {
             State::Emulated
-        } else if proofs.iter().any(|p| p.class == Class::Device && !p.trusted && p.stale.is_none() && p.red.is_none()) {
+        } else if proofs.iter().any(|p| p.class == Class::Device && !p.trusted && p.stale.is_none() && p.red.is_none())
+        {
             State::Untrusted
         } else if proofs.iter().any(|p| p.stale.is_some()) {
             State::Stale
@@ -204,7 +209,7 @@ impl NodeStatus {
             (Written::Absent, _) if words.is_empty() => "no kernel".into(),
             (Written::Absent, _) => format!("no kernel; {}", words.join("; ")),
             (Written::Broken { reason }, _) => format!("its kernel is broken: {}", first_line(reason)),
-            (_, State::Unproved) => format!("has a kernel that is not proved: assay verify {node}"),
+            (_, State::Unproved) => format!("has a kernel that is not proved: {}", verify(node)),
             _ => words.join("; "),
         }
     }
@@ -212,6 +217,11 @@ impl NodeStatus {
 
 fn value<T: Serialize>(v: &T) -> Result<Value> {
     serde_json::to_value(v).map_err(|e| Error::internal(e.to_string()))
+}
+
+/// The command that judges a node, in the spelling that no shell expands.
+pub fn verify(node: &Node) -> String {
+    format!("assay verify {}", node.file_stem())
 }
 
 /// The first line of a message, for tables.
@@ -235,7 +245,13 @@ pub struct Status {
 }
 
 impl Status {
-    pub fn of(model: &Model, graph: &Graph<'_>, tree: &KernelTree, mut proofs: Vec<Proof>, here: Here) -> Result<Status> {
+    pub fn of(
+        model: &Model,
+        graph: &Graph<'_>,
+        tree: &KernelTree,
+        mut proofs: Vec<Proof>,
+        here: Here,
+    ) -> Result<Status> {
         let schedule = proofs.extract_if(.., |p| p.node.is_none()).collect();
         let nodes = graph.nodes.iter().map(|usage| {
             let proofs: Vec<_> = proofs.iter().filter(|p| p.node.as_ref() == Some(&usage.node)).cloned().collect();
@@ -268,14 +284,16 @@ impl Status {
         self.nodes.iter().find(|n| n.usage.node == *node).map(|n| n.state)
     }
 
-    /// Devices on which something counts, with how many nodes: (architecture, device, class).
-    fn proved(&self, class: Class) -> BTreeMap<(String, String), usize> {
-        let mut counts = BTreeMap::new();
+    /// Architectures on which something of this class counts: how many nodes, and on what devices.
+    fn proved(&self, class: Class) -> BTreeMap<&str, (usize, BTreeSet<&str>)> {
+        let mut counts: BTreeMap<&str, (usize, BTreeSet<&str>)> = BTreeMap::new();
         for node in self.nodes.iter().filter(|n| matches!(n.written, Written::Present { .. })) {
-            let mut on: Vec<_> = node.proofs.iter().filter(|p| p.class == class && p.counts()).collect();
-            on.dedup_by_key(|p| p.arch.clone());
-            for p in on {
-                *counts.entry((p.arch.clone(), p.device.clone())).or_insert(0) += 1;
+            let counting = || node.proofs.iter().filter(|p| p.class == class && p.counts());
+            for arch in counting().map(|p| p.arch.as_str()).collect::<BTreeSet<_>>() {
+                let (nodes, devices) = counts.entry(arch).or_default();
+                *nodes += 1;
+                devices
+                    .extend(counting().filter(|p| p.arch == arch && !p.device.is_empty()).map(|p| p.device.as_str()));
             }
         }
         counts
@@ -286,15 +304,15 @@ impl Status {
         let count = |state: State| self.nodes.iter().filter(|n| n.state == state).count();
         let are = |n: usize| if n == 1 { "is" } else { "are" };
         let mut parts = Vec::new();
-        for ((arch, _), n) in self.proved(Class::Emulated) {
-            debug_assert_eq!(arch, crate::plan::manifest::EMULATOR);
-            parts.push(format!("{n} {} here on the CPU emulator", if n == 1 { "passes" } else { "pass" }));
+        for (n, _) in self.proved(Class::Emulated).values() {
+            parts.push(format!("{n} {} here on the CPU emulator", if *n == 1 { "passes" } else { "pass" }));
         }
-        for ((arch, device), n) in self.proved(Class::Device) {
-            let device = if device.is_empty() { String::new() } else { format!(" ({device})") };
-            parts.push(format!("{n} {} proven on {arch}{device}", are(n)));
+        for (arch, (n, devices)) in self.proved(Class::Device) {
+            let devices: Vec<_> = devices.into_iter().collect();
+            let devices = if devices.is_empty() { String::new() } else { format!(" ({})", devices.join(", ")) };
+            parts.push(format!("{n} {} proven on {arch}{devices}", are(n)));
         }
-        for ((arch, _), n) in self.proved(Class::Simulated) {
+        for (arch, (n, _)) in self.proved(Class::Simulated) {
             parts.push(format!("{n} {} simulated on {arch}, which is no evidence of a device", are(n)));
         }
         let untrusted = count(State::Untrusted);
@@ -321,7 +339,11 @@ impl Status {
             parts[0] = format!("{n} of {total} nodes {rest}");
         }
         let works = self.prefill_works();
-        parts.push(if works.is_empty() { "prefill not yet".into() } else { format!("prefill works on {}", works.join(", ")) });
+        parts.push(if works.is_empty() {
+            "prefill not yet".into()
+        } else {
+            format!("prefill works on {}", works.join(", "))
+        });
         format!("{}.", parts.join("; "))
     }
 
@@ -346,7 +368,11 @@ impl Status {
         let on = self.here.arch.as_ref().map_or(String::new(), |a| format!(" on {a}"));
         match gates {
             0 => format!("no: no gate is left{on}, but the whole schedule has not passed (assay verify --all)"),
-            n => format!("no: {n} of {} nodes {} not green{on} (assay next)", self.nodes.len(), if n == 1 { "is" } else { "are" }),
+            n => format!(
+                "no: {n} of {} nodes {} not green{on} (assay next)",
+                self.nodes.len(),
+                if n == 1 { "is" } else { "are" }
+            ),
         }
     }
 
@@ -427,5 +453,103 @@ mod tests {
             assert_eq!(State::of(&present(), &proofs, arch), state, "{proofs:?} on {arch:?}");
         }
         assert_eq!(State::of(&Written::Absent, &[green], None), State::Absent);
+    }
+
+    /// Four nodes with kernels, and what is said of each.
+    fn status(proofs: [Vec<Proof>; 4], schedule: Vec<Proof>) -> Status {
+        let nodes = ["embed[f16]", "rms_norm", "matmul[q8_0]", "rope_tail"].into_iter().zip(proofs).enumerate();
+        let nodes = nodes.map(|(i, (node, proofs))| {
+            let usage = NodeUse {
+                node: node.parse().unwrap(),
+                instances: vec![i],
+                layers: BTreeSet::new(),
+                sections: BTreeSet::new(),
+                span: crate::plan::graph::Span { from: 1, to: None },
+                long_prompt_only: i == 1,
+                after: BTreeSet::new(),
+            };
+            let state = State::of(&present(), &proofs, None);
+            NodeStatus { usage, written: present(), proofs, state }
+        });
+        Status {
+            model: "m.gguf".into(),
+            weights: None,
+            here: Here::default(),
+            nodes: nodes.collect(),
+            schedule,
+            unreachable: vec![],
+            broken: vec![],
+            numerics: "ds4",
+            instances: 4,
+        }
+    }
+
+    #[test]
+    fn the_sentence_says_what_is_proved_and_where() {
+        let green = || Proof { device: "NVIDIA H200".into(), ..proof(Class::Device, "sm_90") };
+        let emulated = || proof(Class::Emulated, "emulator");
+        let untrusted = || Proof { trusted: false, ..green() };
+        let stale = || Proof { stale: Some("closure".into()), ..green() };
+        let none = Vec::new;
+        let say = |proofs| status(proofs, vec![]).sentence();
+        assert_eq!(
+            say([none(), none(), none(), none()]),
+            "Nothing is proved: 4 of the 4 nodes that this file needs have a kernel; prefill not yet."
+        );
+        assert_eq!(
+            say([vec![green(), emulated()], vec![emulated()], none(), none()]),
+            "2 of 4 nodes pass here on the CPU emulator; 1 is proven on sm_90 (NVIDIA H200); prefill not yet."
+        );
+        assert_eq!(
+            say([vec![untrusted()], vec![stale()], none(), none()]),
+            "1 of 4 nodes is proven by a key that is not trusted here; 1 is stale; prefill not yet."
+        );
+        assert_eq!(
+            say([vec![stale()], none(), none(), none()]),
+            "Nothing is proved: 4 of the 4 nodes that this file needs have a kernel; 1 is stale; prefill not yet."
+        );
+    }
+
+    #[test]
+    fn prefill_works_where_no_gate_is_left_and_the_schedule_passed() {
+        let green = || vec![proof(Class::Device, "sm_90")];
+        let schedule = proof(Class::Device, "sm_90");
+        let all = || [green(), green(), green(), green()];
+        assert_eq!(status(all(), vec![schedule.clone()]).prefill_works(), ["sm_90"]);
+        assert!(status(all(), vec![]).prefill_works().is_empty());
+        assert!(status(all(), vec![]).prefill_line().contains("whole schedule has not passed"));
+        for other in [
+            Proof { stale: Some("schedule".into()), ..schedule.clone() },
+            Proof { trusted: false, ..schedule.clone() },
+            Proof { red: Some("prefill: logits".into()), ..schedule.clone() },
+            proof(Class::Device, "sm_120"),
+            proof(Class::Emulated, "emulator"),
+        ] {
+            assert!(status(all(), vec![other]).prefill_works().is_empty());
+        }
+        let missing = status([green(), green(), green(), vec![]], vec![schedule]);
+        assert!(missing.prefill_works().is_empty());
+        assert_eq!(missing.gates().len(), 1);
+    }
+
+    #[test]
+    fn long_prompts_come_last() {
+        let none = Vec::new;
+        let s = status([none(), none(), none(), none()], vec![]);
+        let order: Vec<_> = s.gates().iter().map(|g| g.usage.node.to_string()).collect();
+        assert_eq!(order, ["embed[f16]", "matmul[q8_0]", "rope_tail", "rms_norm"]);
+    }
+
+    #[test]
+    fn the_json_of_a_proof_is_pinned() {
+        let proof = Proof { stale: Some("closure".into()), ..proof(Class::Device, "sm_90") };
+        let json = status([vec![proof], vec![], vec![], vec![]], vec![]).to_json().unwrap();
+        assert_eq!(
+            json["nodes"][0]["proofs"][0].to_string(),
+            "{\"node\":null,\"arch\":\"sm_90\",\"class\":\"device\",\"device\":\"\",\"key\":\"k\",\"trusted\":true,\"red\":null,\
+             \"stale\":\"closure\",\"row\":1}"
+        );
+        assert_eq!(json["architectures"].to_string(), "[{\"arch\":\"sm_90\",\"green\":0}]");
+        assert_eq!(json["nodes"][0]["state"], "stale");
     }
 }

@@ -3,7 +3,11 @@ use crate::bench::Bench;
 #[test]
 fn a_code_is_explained() {
     let bench = Bench::new();
-    insta::assert_snapshot!(bench.stdout(&["explain", "kernel-absent"]), @"");
+    insta::assert_snapshot!(bench.stdout(&["explain", "kernel-absent"]), @r"
+    kernel-absent: the answer is no (exit code 1)
+
+    The node has no kernel yet: neither kernels/<op>.<types>.toml nor a variant for its types in kernels/<op>.toml.
+    ");
     let doc = bench.json(&["explain", "gguf-truncated", "--json"]);
     assert_eq!(doc["schema"], "assay.explain/1");
     assert_eq!(doc["codes"][0]["exit_code"], 3);

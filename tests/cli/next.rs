@@ -2,7 +2,34 @@ use crate::bench::Bench;
 
 #[test]
 fn the_first_gates_with_their_reasons_and_sources() {
-    insta::assert_snapshot!(Bench::new().stdout(&["next", "-n", "2"]), @"");
+    insta::assert_snapshot!(Bench::new().stdout(&["next", "-n", "2"]), @r"
+    27 of the 27 nodes that a prefill of model.gguf needs are not green; next, port embed[f16].
+
+    1. embed[f16]: stops every prefill at op 0 (token_embd), 221 later ops wait for it; 1 instance
+       computes  H[t, s, :] = table[ids[t], :] for every stream s (docs/model.md §4)
+       kernel    none yet: kernels/embed.f16.cu and .toml, on kernels/args/embed.h
+       upstream  ds4_gpu.h   ds4_gpu_embed_token_hc_tensor, 8 arguments (one token, its id by value)
+                 ds4_gpu.h   ds4_gpu_embed_tokens_hc_tensor, 9 arguments (a batch, ids in a buffer)
+                 ds4_cuda.cu embed_token_hc_kernel, 5 arguments
+                 ds4_cuda.cu embed_tokens_hc_kernel, 7 arguments (an id past the vocabulary reads row 0)
+                 ds4.c       embed_token_f16, 4 arguments (one row; hc_from_plain_embedding copies it to the streams)
+
+    2. rms_norm: stops every prefill at op 1 (blk.0.hc_attn_norm), 220 later ops wait for it; 32 instances in 5 layers
+       computes  y[r, :] = x[r, :] / sqrt(mean(x[r, :]²) + eps) · w, w = 1 when absent (docs/model.md §6)
+       kernel    none yet: kernels/rms_norm.cu and .toml, on kernels/args/rms_norm.h
+       upstream  ds4_gpu.h   ds4_gpu_rms_norm_plain_tensor, 4 arguments (one row, no gain)
+                 ds4_gpu.h   ds4_gpu_rms_norm_plain_rows_tensor, 5 arguments (rows, no gain: the norm before a hyper-connection mix)
+                 ds4_gpu.h   ds4_gpu_rms_norm_weight_tensor, 7 arguments (one row)
+                 ds4_gpu.h   ds4_gpu_rms_norm_weight_rows_tensor, 8 arguments (rows)
+                 ds4_gpu.h   ds4_gpu_dsv4_qkv_rms_norm_rows_tensor, 12 arguments (query latent and key/value row in one launch)
+                 ds4_cuda.cu rms_norm_plain_kernel, 5 arguments
+                 ds4_cuda.cu rms_norm_weight_kernel, 6 arguments
+                 ds4_cuda.cu dsv4_qkv_rms_norm_rows_kernel, 10 arguments
+                 ds4.c       rms_norm_no_weight, 4 arguments (sums squares in f64)
+                 ds4.c       rms_norm_weight, 5 arguments (sums squares in f64)
+
+    25 more: assay next -n 27
+    ");
 }
 
 #[test]
@@ -26,7 +53,23 @@ fn a_kernel_that_waits_for_its_verdict_is_not_to_be_written_again() {
     bench.kernel("embed", &["f16"]);
     bench.kernel("moe_gate_up.q4_k", &["q4_k"]);
     let out = bench.stdout(&["next", "-n", "1"]);
-    insta::assert_snapshot!(out, @"");
+    insta::assert_snapshot!(out, @r"
+    27 of the 27 nodes that a prefill of model.gguf needs are not green; next, verify embed[f16].
+
+    1. embed[f16]: stops every prefill at op 0 (token_embd), 221 later ops wait for it; 1 instance
+       computes  H[t, s, :] = table[ids[t], :] for every stream s (docs/model.md §4)
+       kernel    kernels/embed.cu, not proved: assay verify embed.f16
+       upstream  ds4_gpu.h   ds4_gpu_embed_token_hc_tensor, 8 arguments (one token, its id by value)
+                 ds4_gpu.h   ds4_gpu_embed_tokens_hc_tensor, 9 arguments (a batch, ids in a buffer)
+                 ds4_cuda.cu embed_token_hc_kernel, 5 arguments
+                 ds4_cuda.cu embed_tokens_hc_kernel, 7 arguments (an id past the vocabulary reads row 0)
+                 ds4.c       embed_token_f16, 4 arguments (one row; hc_from_plain_embedding copies it to the streams)
+
+    26 more: assay next -n 27
+
+    kernels that this file cannot reach
+     kernels/moe_gate_up.q4_k: no tensor of this file that moe_gate_up reads has type q4_k
+    ");
 }
 
 #[test]

@@ -4,7 +4,43 @@ use crate::bench::Bench;
 
 #[test]
 fn a_fresh_workbench_says_plainly_that_nothing_is_proved() {
-    insta::assert_snapshot!(Bench::new().stdout(&["status"]), @"");
+    insta::assert_snapshot!(Bench::new().stdout(&["status"]), @r"
+    Nothing is proved: none of the 27 nodes that this file needs has a kernel; prefill not yet.
+
+    model            model.gguf, ds4 numerics
+    this machine     [no device]
+    kernels are for  sm_90a
+    prefill_working  no: 27 of 27 nodes are not green (assay next)
+
+     node                     instances  acts             state
+     embed[f16]               1          always           no kernel
+     rms_norm                 32         always           no kernel
+     matmul[f16]              30         always           no kernel
+     hc_split                 10         always           no kernel
+     hc_weighted_sum          11         always           no kernel
+     matmul[q8_0]             36         always           no kernel
+     head_rms_norm            5          always           no kernel
+     rope_tail                17         always           no kernel
+     fp8_kv_round_trip        8          always           no kernel
+     store_rows               10         always           no kernel
+     attention_raw            2          always           no kernel
+     matmul_grouped[q8_0]     5          always           no kernel
+     hc_expand                10         always           no kernel
+     router_hash              3          always           no kernel
+     moe_gate_up[iq2_xxs]     5          always           no kernel
+     moe_down[q2_k]           5          always           no kernel
+     swiglu                   5          always           no kernel
+     compressor_prefill[f16]  5          past 3 tokens    no kernel
+     compressor_state[f16]    5          always           no kernel
+     hadamard_fp4_round_trip  4          past 3 tokens    no kernel
+     indexer_scores           2          past 195 tokens  no kernel
+     indexer_topk             2          past 195 tokens  no kernel
+     attention_mixed          3          always           no kernel
+     attention_indexed        2          past 195 tokens  no kernel
+     router_topk              2          always           no kernel
+     take_rows                1          always           no kernel
+     output_hc_weights        1          always           no kernel
+    ");
 }
 
 /// A workbench with one kernel of every kind that is not proved.
@@ -24,7 +60,54 @@ fn kinds() -> Bench {
 
 #[test]
 fn kernels_are_told_apart_by_what_can_be_said_of_them() {
-    insta::assert_snapshot!(kinds().stdout(&["status"]), @"");
+    insta::assert_snapshot!(kinds().stdout(&["status"]), @r#"
+    Nothing is proved: 4 of the 27 nodes that this file needs have a kernel; 2 are broken; prefill not yet.
+
+    model            model.gguf, ds4 numerics
+    this machine     [no device]
+    kernels are for  sm_90a
+    prefill_working  no: 27 of 27 nodes are not green (assay next)
+
+     node                     instances  acts             state
+     embed[f16]               1          always           its kernel is broken: kernels/embed.toml: no [[variant]] [manifest]
+     rms_norm                 32         always           has a kernel that is not proved: assay verify rms_norm
+     matmul[f16]              30         always           no kernel
+     hc_split                 10         always           no kernel
+     hc_weighted_sum          11         always           no kernel
+     matmul[q8_0]             36         always           has a kernel that is not proved: assay verify matmul.q8_0
+     head_rms_norm            5          always           no kernel
+     rope_tail                17         always           its kernel is broken: rope_tail.cu includes "common/missing.cuh": No such file or directory (os error 2)
+     fp8_kv_round_trip        8          always           no kernel
+     store_rows               10         always           no kernel
+     attention_raw            2          always           no kernel
+     matmul_grouped[q8_0]     5          always           no kernel
+     hc_expand                10         always           no kernel
+     router_hash              3          always           no kernel
+     moe_gate_up[iq2_xxs]     5          always           no kernel
+     moe_down[q2_k]           5          always           no kernel
+     swiglu                   5          always           no kernel
+     compressor_prefill[f16]  5          past 3 tokens    no kernel
+     compressor_state[f16]    5          always           no kernel
+     hadamard_fp4_round_trip  4          past 3 tokens    no kernel
+     indexer_scores           2          past 195 tokens  no kernel
+     indexer_topk             2          past 195 tokens  no kernel
+     attention_mixed          3          always           no kernel
+     attention_indexed        2          past 195 tokens  no kernel
+     router_topk              2          always           no kernel
+     take_rows                1          always           no kernel
+     output_hc_weights        1          always           no kernel
+
+    kernels that this file cannot reach
+     kernels/matmul: no tensor of this file that matmul reads has type f32
+     kernels/moe_down.q2_k: kernels/moe_down.q4_k is where moe_down[q4_k] is looked for
+     kernels/moe_gate_up.q4_k: no tensor of this file that moe_gate_up reads has type q4_k
+
+    broken kernels
+     kernels/embed: kernels/embed.toml: no [[variant]] [manifest]
+     kernels/rope_tail: rope_tail.cu includes "common/missing.cuh": No such file or directory (os error 2)
+     kernels/sofmax: there is no op `sofmax`
+     kernels/swiglu: kernels/swiglu.toml is missing: nothing says how to launch kernels/swiglu.cu
+    "#);
 }
 
 /// Names and types of everything in a document: lists by their first element.
@@ -59,8 +142,49 @@ fn the_json_schema_is_pinned() {
     let doc = kinds().json(&["status", "--json"]);
     assert_eq!(doc["schema"], "assay.status/1");
     skeleton(&doc, 0, &mut out);
-    insta::assert_snapshot!(out, @"");
-    let states: std::collections::BTreeSet<_> = doc["nodes"].as_array().unwrap().iter().map(|n| n["state"].to_string()).collect();
+    insta::assert_snapshot!(out, @r"
+    schema: string
+    summary: string
+    model: string
+    weights: null
+    numerics: string
+    instances: number
+    machine: object
+      arch: null
+      device: string
+    architectures: array
+    nodes: array
+      node: string
+      op: string
+      types: array
+      instances: number
+      layers: array
+      first: number
+      tokens: object
+        from: number
+        to: null
+      long_prompt_only: bool
+      kernel: null
+      kernel_problem: string
+      state: string
+      detail: string
+      proofs: array
+    unreachable: array
+      kernel: string
+      node: string
+      reason: string
+    broken: array
+      kernel: string
+      reason: string
+    gates: array
+    prefill_working: object
+      value: bool
+      architectures: array
+      reason: string
+      proofs: array
+    ");
+    let states: std::collections::BTreeSet<_> =
+        doc["nodes"].as_array().unwrap().iter().map(|n| n["state"].to_string()).collect();
     assert_eq!(states.into_iter().collect::<Vec<_>>(), ["\"absent\"", "\"broken\"", "\"unproved\""]);
 }
 

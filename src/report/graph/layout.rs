@@ -58,7 +58,12 @@ pub fn lay(cluster: &Cluster) -> Laid {
     let shift = if left.is_finite() { MARGIN - left } else { MARGIN };
     let height = 2.0 * LINE + PAD;
     let top = |rank: usize| TITLE + MARGIN + rank as f64 * (height + GAP.1);
-    let rect = |i: usize| Rect { x: cells[i].x - cells[i].width / 2.0 + shift, y: top(cells[i].rank), w: cells[i].width, h: height };
+    let rect = |i: usize| Rect {
+        x: cells[i].x - cells[i].width / 2.0 + shift,
+        y: top(cells[i].rank),
+        w: cells[i].width,
+        h: height,
+    };
     let boxes = (0..cluster.boxes.len()).map(rect).collect();
     let through = |chain: &Vec<usize>| {
         let (first, last) = (chain[0], chain[chain.len() - 1]);
@@ -104,7 +109,12 @@ fn place(cells: &mut [Cell], rows: &mut [Vec<usize>]) {
     for sweep in 0..SWEEPS {
         let down = sweep % 2 == 0;
         for r in 0..rows.len() {
-            let row = if down { &mut rows[r] } else { let last = rows.len() - 1; &mut rows[last - r] };
+            let row = if down {
+                &mut rows[r]
+            } else {
+                let last = rows.len() - 1;
+                &mut rows[last - r]
+            };
             let wanted = |i: usize| {
                 let near = if down { &cells[i].above } else { &cells[i].below };
                 let sum: f64 = near.iter().map(|n| cells[*n].x).sum();

@@ -12,7 +12,9 @@ pub fn mermaid(drawing: &Drawing) -> String {
             let class = shape.state.map_or(String::new(), |s| format!(":::{}", s.name()));
             let _ = match shape.node {
                 None => writeln!(out, "    s{c}b{b}([\"{}\"])", quote(&shape.label)),
-                Some(_) => writeln!(out, "    s{c}b{b}[\"{}<br/>{}\"]{class}", quote(&shape.label), quote(&shape.detail())),
+                Some(_) => {
+                    writeln!(out, "    s{c}b{b}[\"{}<br/>{}\"]{class}", quote(&shape.label), quote(&shape.detail()))
+                }
             };
         }
         for (from, to) in &cluster.edges {
@@ -35,5 +37,9 @@ pub fn mermaid(drawing: &Drawing) -> String {
 
 /// Within double quotes Mermaid takes everything but the quote itself, and entities begin with `#`.
 fn quote(text: &str) -> String {
-    text.replace('&', "#amp;").replace('"', "#quot;").replace('<', "#lt;").replace('>', "#gt;").replace(['\n', '\r'], " ")
+    text.replace('&', "#amp;")
+        .replace('"', "#quot;")
+        .replace('<', "#lt;")
+        .replace('>', "#gt;")
+        .replace(['\n', '\r'], " ")
 }

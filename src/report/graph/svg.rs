@@ -52,8 +52,17 @@ pub fn svg(drawing: &Drawing) -> String {
     for (i, state) in drawing.states.iter().enumerate() {
         let y = height - legend + i as f64 * 18.0 - 8.0;
         let (fill, stroke) = colours(*state);
-        let _ = writeln!(out, "<rect x=\"{LEFT}\" y=\"{y:.1}\" width=\"14\" height=\"12\" rx=\"2\" fill=\"{fill}\" stroke=\"{stroke}\"/>");
-        let _ = writeln!(out, "<text class=\"legend\" x=\"{}\" y=\"{:.1}\">{}</text>", LEFT + 22.0, y + 10.0, meaning(*state));
+        let _ = writeln!(
+            out,
+            "<rect x=\"{LEFT}\" y=\"{y:.1}\" width=\"14\" height=\"12\" rx=\"2\" fill=\"{fill}\" stroke=\"{stroke}\"/>"
+        );
+        let _ = writeln!(
+            out,
+            "<text class=\"legend\" x=\"{}\" y=\"{:.1}\">{}</text>",
+            LEFT + 22.0,
+            y + 10.0,
+            meaning(*state)
+        );
     }
     out.push_str("</svg>\n");
     out
@@ -99,7 +108,11 @@ fn draw(out: &mut String, cluster: &Cluster, laid: &Laid) {
         let detail = shape.detail();
         let first = if detail.is_empty() { r.y + r.h / 2.0 + 4.0 } else { r.y + 15.0 };
         let mut line = |y: f64, text: &str| {
-            let _ = writeln!(out, "<text class=\"label\" x=\"{middle:.1}\" y=\"{y:.1}\" text-anchor=\"middle\">{}</text>", escape(text));
+            let _ = writeln!(
+                out,
+                "<text class=\"label\" x=\"{middle:.1}\" y=\"{y:.1}\" text-anchor=\"middle\">{}</text>",
+                escape(text)
+            );
         };
         line(first, &shape.label);
         if !detail.is_empty() {
@@ -118,7 +131,12 @@ fn tooltip(shape: &Shape) -> String {
 }
 
 /// From one cluster down to another, or up along the left margin to an earlier row.
-fn arrow(out: &mut String, (from, a): ((f64, f64), (f64, f64)), (to, b): ((f64, f64), (f64, f64)), rows: &[(f64, f64)]) {
+fn arrow(
+    out: &mut String,
+    (from, a): ((f64, f64), (f64, f64)),
+    (to, b): ((f64, f64), (f64, f64)),
+    rows: &[(f64, f64)],
+) {
     let (x0, y0) = (from.0 + a.0 / 2.0, from.1 + a.1);
     let (x1, y1) = (to.0 + b.0 / 2.0, to.1);
     let end = rows.iter().find(|(top, _)| *top == from.1).map_or(y0, |(_, bottom)| *bottom);
@@ -128,7 +146,9 @@ fn arrow(out: &mut String, (from, a): ((f64, f64), (f64, f64)), (to, b): ((f64, 
     } else {
         let (below, above) = (end + BETWEEN / 2.0, y1 - BETWEEN / 2.0);
         let left = LEFT / 2.0;
-        format!("M{x0:.1} {y0:.1}L{x0:.1} {below:.1}L{left:.1} {below:.1}L{left:.1} {above:.1}L{x1:.1} {above:.1}L{x1:.1} {y1:.1}")
+        format!(
+            "M{x0:.1} {y0:.1}L{x0:.1} {below:.1}L{left:.1} {below:.1}L{left:.1} {above:.1}L{x1:.1} {above:.1}L{x1:.1} {y1:.1}"
+        )
     };
     let _ = writeln!(out, "<path class=\"flow\" marker-end=\"url(#tip)\" d=\"{path}\"/>");
 }
