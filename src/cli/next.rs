@@ -11,7 +11,8 @@ use crate::plan::graph::Graph;
 use crate::plan::port::{self, Upstream};
 use crate::plan::schedule::canonical;
 use crate::plan::{Numerics, Plan};
-use crate::report::status::{NodeStatus, State, Status, first_line, verify};
+use crate::report::proof::State;
+use crate::report::status::{NodeStatus, Status, first_line, verify};
 use crate::workbench::Workbench;
 
 /// Say which nodes to work on next, and why

@@ -8,7 +8,8 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::plan::graph::Graph;
 use crate::plan::kernels::KernelTree;
-use crate::report::status::{Here, Proof, Status};
+use crate::report::proof::Proof;
+use crate::report::status::{Here, Status};
 use crate::workbench::{WORKBENCH_MISSING, Workbench};
 
 /// The workbench around the current folder; `None` outside of any.

@@ -1,4 +1,5 @@
 //! What is shown to people, made from plans and ledger rows alone; nothing here prints.
 
 pub mod graph;
+pub mod proof;
 pub mod status;

@@ -12,7 +12,7 @@ pub use dot::dot;
 pub use mermaid::mermaid;
 pub use svg::svg;
 
-use super::status::State;
+use super::proof::State;
 use crate::ops::Node;
 use crate::plan::graph::{Graph, Part, Span, layer_list, leaf};
 
