@@ -273,7 +273,7 @@ mod tests {
             assert!(ids.iter().any(|(id, _)| id == code.id), "{} is in a table that the sources do not show", code.id);
             assert!(registry().filter(|c| c.id == code.id).count() == 1, "{} is registered twice", code.id);
             let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-            assert!(code.id.chars().all(plain) && code.explain.len() > 40 && code.explain.ends_with('.'), "{}", code.id);
+            assert!(code.id.chars().all(plain) && code.explain.len() > 20 && code.explain.ends_with('.'), "{}", code.id);
         }
     }
 }
