@@ -1,1 +1,53 @@
-//! ledger
+//! What was measured, signed and chained; docs/ledger.md defines every byte.
+//!
+//! Reading order: [`canonical`] gives a value one spelling; [`statement`] is what is claimed, [`evidence`] who claims it;
+//! [`chain`] puts evidence in rows that point back; [`checkpoint`] signs how far they go; [`progress`] is what they
+//! prove; [`store`] keeps all that in `state/` so that a kill loses at most the row being written and an edit is refused;
+//! [`keys`] and [`trust`] say who signs and whom the user believes; [`standing`] answers what a node is worth now.
+
+pub mod canonical;
+mod chain;
+mod checkpoint;
+pub mod clock;
+mod digest;
+mod evidence;
+mod files;
+mod judge;
+mod keys;
+mod progress;
+mod standing;
+mod statement;
+mod store;
+mod trust;
+
+pub use chain::{Chain, Row};
+pub use checkpoint::Checkpoint;
+pub use digest::{Digest, Seed};
+pub use evidence::Evidence;
+pub use judge::{ClosureSource, Closures, Judge, Request};
+pub use keys::{CODES as KEY_CODES, Config, KeyId, KeyRing, PublicKey, SecretKey};
+pub use progress::{Head, Progress, Proof};
+pub use standing::Standing;
+pub use statement::{
+    Bench, Binding, Class, Figure, Informative, KeyJoin, Outcome, Stage, StageOutcome, StageRecord, Statement, Target,
+    Verdict, figure,
+};
+pub use store::{CHECKPOINT_FILE, LEDGER_FILE, Ledger, PROGRESS_FILE, Step, proposed_keys};
+pub use trust::{CODES as TRUST_CODES, TRUST_UNKNOWN, Trust, Trusted};
+
+crate::codes! {
+    DAMAGED: "ledger-damaged", Integrity, "A row of state/ledger.jsonl is not what its writer wrote, or rows are missing, doubled or out \
+        of order. assay refuses the whole ledger: it skips nothing, repairs nothing and starts no new one. Restore state/ from git.";
+    ROLLED_BACK: "ledger-rolled-back", Integrity, "The ledger is shorter than its checkpoint, its progress file or the last commit says it \
+        was, or was replaced. Rows are only ever added. Restore state/ from git.";
+    CHECKPOINT: "ledger-checkpoint", Integrity, "state/checkpoint is missing, forged, or of another ledger. It is written with every row and \
+        signed by the row's writer; an interrupted append leaves it at most one row behind.";
+    PROGRESS: "progress-edited", Integrity, "state/progress.json is not what the ledger's rows prove. Only assay writes it; nothing reads \
+        it but people, and what it claims without a row counts nowhere.";
+    LINK: "ledger-link", Integrity, "state/ or a file in it is a symlink, a directory or a device. assay follows none, so that a ledger \
+        cannot be swapped by swapping a link.";
+    BUSY: "ledger-busy", CouldNotRun, "Another process is appending to this ledger. An append takes milliseconds.";
+    UNKNOWN_SIGNER: "ledger-unknown-signer", CouldNotRun, "Evidence can be appended only when its signing key has joined the ledger by a key row \
+        or is proposed by assay.toml.";
+    PROPOSED: "ledger-proposed-keys", CouldNotRun, "assay.toml proposes verifier keys as `[ledger] keys = [\"NAME+HASH+BASE64\"]`.";
+}

@@ -1,0 +1,43 @@
+//! What the ledger asks of the workbench: the closures of nodes, and to judge again. `verify` implements both.
+
+use std::path::{Path, PathBuf};
+
+use super::Seed;
+use super::statement::{Binding, Target, Verdict};
+use crate::error::Result;
+use crate::ops::Node;
+use crate::plan::Numerics;
+
+/// What the nodes of the opened model bind in one tree of kernels.
+pub trait ClosureSource {
+    /// Nodes that have a kernel in this tree.
+    fn nodes(&self) -> Vec<Node>;
+
+    /// What a verdict on `node` would bind, given the opened file's weights.
+    fn binding(&self, node: &Node, arch: &str, numerics: Numerics) -> Result<Binding>;
+
+    /// The nodes whose closure holds one of these files, given relative to `kernels/`.
+    fn touched(&self, changed: &[PathBuf]) -> Vec<Node>;
+}
+
+/// Opens a tree of kernels: the work tree's, a commit's, or the one that is staged.
+pub trait Closures {
+    /// `kernels` is a directory laid out like `kernels/`; the model is the workbench's own.
+    fn of(&self, kernels: &Path) -> Result<Box<dyn ClosureSource + '_>>;
+}
+
+/// What is to be judged again.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub node: Target,
+    pub binding: Binding,
+    /// Draw the cases from this seed; `None` draws a fresh one.
+    pub seed: Option<Seed>,
+}
+
+/// Judges on what this machine has.
+pub trait Judge {
+    /// The verdict, or an error of kind "could not run" where this machine lacks the architecture, the weights or the
+    /// kernels that the request binds.
+    fn judge(&self, request: &Request) -> Result<Verdict>;
+}

@@ -1,0 +1,81 @@
+//! What the ledger says of a node as it is now: the question behind `status`, `next`, `land` and `run`'s first line.
+
+use super::keys::KeyId;
+use super::progress::proves;
+use super::statement::{Binding, Class, Outcome, Target};
+use super::{Ledger, Row, Trust};
+use crate::plan::Numerics;
+
+/// What is known of a target under its present binding, best first.
+#[derive(Clone, Debug)]
+pub enum Standing<'l> {
+    /// Proved on a device, by a key that the user trusts.
+    Green(&'l Row),
+    /// Counted only because a trust file lists class simulated: must be printed as such.
+    Simulated(&'l Row),
+    /// Passed on the CPU emulator: never green.
+    Emulated(&'l Row),
+    /// The last word of a trusted key is Red.
+    Red(&'l Row),
+    /// Proved, by a key that the user does not trust.
+    Untrusted(&'l Row, KeyId),
+    /// Proved for the same weights once; these fields of the binding have changed since.
+    Stale(&'l Row, Vec<&'static str>),
+    /// Proved for another file only.
+    OtherWeights(&'l Row),
+    Unproved,
+}
+
+impl Ledger {
+    /// The verdict rows on `target`, in order.
+    pub fn verdicts<'l, 'q>(&'l self, target: &'q Target) -> impl DoubleEndedIterator<Item = &'l Row> + use<'l, 'q> {
+        self.rows().iter().filter(move |row| row.statement().verdict().is_some_and(|v| v.node == *target))
+    }
+
+    /// Rows of any class and signer that prove `target` on `arch` in `numerics`, newest first, whatever their closures.
+    pub fn proved<'l, 'q>(
+        &'l self,
+        target: &'q Target,
+        arch: &'q str,
+        numerics: Numerics,
+    ) -> impl Iterator<Item = &'l Row> + use<'l, 'q> {
+        self.verdicts(target).rev().filter(move |row| {
+            let binding = row.statement().verdict().map(|v| &v.binding);
+            proves(row) && binding.is_some_and(|b| b.arch == arch && b.numerics == numerics)
+        })
+    }
+
+    /// What is known of `target` under `binding`. The last Pass or Red of a trusted key decides; without one, an
+    /// untrusted proof is reported as such, then what was proved under another binding.
+    pub fn standing<'l>(&'l self, target: &'l Target, binding: &Binding, trust: &Trust) -> Standing<'l> {
+        let exact = |row: &&Row| row.statement().verdict().is_some_and(|v| v.binding == *binding);
+        let counts = |row: &Row| {
+            let class = row.statement().class();
+            class.is_some_and(|class| trust.counts(&row.evidence.signer(), class))
+        };
+        for row in self.verdicts(target).rev().filter(exact) {
+            let Some(verdict) = row.statement().verdict() else { continue };
+            match (&verdict.outcome, verdict.class) {
+                (Outcome::Red { .. }, _) if counts(row) => return Standing::Red(row),
+                (_, Class::Device) if proves(row) && counts(row) => return Standing::Green(row),
+                (_, Class::Simulated) if proves(row) && counts(row) => return Standing::Simulated(row),
+                (_, Class::Emulated) if proves(row) && counts(row) => return Standing::Emulated(row),
+                _ => {}
+            }
+        }
+        let real = |row: &&Row| row.statement().class() != Some(Class::Simulated);
+        if let Some(row) = self.verdicts(target).rev().filter(exact).filter(real).find(|row| proves(row)) {
+            return Standing::Untrusted(row, row.evidence.signer());
+        }
+        let mut other = None;
+        for row in self.proved(target, &binding.arch, binding.numerics).filter(|row| real(row) || counts(row)) {
+            let Some(verdict) = row.statement().verdict() else { continue };
+            let differences = verdict.binding.differences(binding);
+            if !differences.is_empty() && !differences.contains(&"weights") {
+                return Standing::Stale(row, differences);
+            }
+            other = other.or(Some(row).filter(|_| differences.contains(&"weights")));
+        }
+        other.map_or(Standing::Unproved, Standing::OtherWeights)
+    }
+}

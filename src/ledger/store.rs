@@ -1,0 +1,388 @@
+//! The ledger on disk: reading it as a whole, and the one way to append to it.
+//!
+//! Order of an append, under an exclusive lock: verify the whole file, write one line with one `write`, `fdatasync`,
+//! replace the checkpoint, replace `progress.json`. Killed anywhere, it leaves at most one line cut short (*torn*), or
+//! one row that the checkpoint does not cover yet, or a progress file that is behind; all three are recognised here.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use super::files::Dir;
+use super::keys::{KeyRing, PublicKey, SecretKey};
+use super::{
+    CHECKPOINT, Chain, Checkpoint, DAMAGED, Digest, Evidence, PROPOSED, Progress, ROLLED_BACK, Row, UNKNOWN_SIGNER,
+};
+use crate::error::{Error, Kind, Result};
+
+pub const LEDGER_FILE: &str = "ledger.jsonl";
+pub const CHECKPOINT_FILE: &str = "checkpoint";
+pub const PROGRESS_FILE: &str = "progress.json";
+
+/// The points of an append between which a kill can fall. Tests kill at each; nothing else looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    LedgerCreated,
+    Locked,
+    TornKept,
+    TornCut,
+    RowWritten,
+    RowSynced,
+    CheckpointWritten,
+    CheckpointNamed,
+    ProgressWritten,
+    ProgressNamed,
+}
+
+impl Step {
+    pub const ALL: [Step; 10] = [
+        Step::LedgerCreated,
+        Step::Locked,
+        Step::TornKept,
+        Step::TornCut,
+        Step::RowWritten,
+        Step::RowSynced,
+        Step::CheckpointWritten,
+        Step::CheckpointNamed,
+        Step::ProgressWritten,
+        Step::ProgressNamed,
+    ];
+}
+
+/// A workbench's ledger, verified.
+#[derive(Debug)]
+pub struct Ledger {
+    root: PathBuf,
+    chain: Chain,
+    notes: Vec<String>,
+}
+
+/// What was found on disk at one moment.
+struct Found {
+    chain: Chain,
+    /// Rows that the checkpoint covers.
+    checkpointed: usize,
+    /// Rows that `progress.json` was derived from.
+    derived: usize,
+}
+
+impl Found {
+    fn read(dir: &Dir, ledger: &[u8], proposed: KeyRing) -> Result<Found> {
+        let chain = Chain::read(ledger, proposed)?;
+        let rows = chain.rows.len();
+        let checkpointed = match dir.read(CHECKPOINT_FILE)? {
+            None => 0,
+            Some(note) => {
+                // A ledger cut before the rows that name its keys is reported as cut, not as wrongly signed.
+                let checkpoint =
+                    Checkpoint::read(&note, &chain.ring).map_err(|e| cut_first(&note, rows).unwrap_or(e))?;
+                checkpoint.holds_in(&chain)?;
+                checkpoint.rows
+            }
+        };
+        // A writer that joins over an interrupted append cannot checkpoint before its own key row is written.
+        let joined = matches!(chain.rows.last(), Some(row) if row.statement().kind() == "key" && row.evidence.signer() == row.writer);
+        if rows - checkpointed > 1 + usize::from(joined) {
+            return Err(Error::new(
+                &CHECKPOINT,
+                format!("no checkpoint covers row {checkpointed} and the rows after it"),
+            )
+            .expected("a checkpoint of all rows but the last: that is all an interrupted append leaves open")
+            .found(format!("{checkpointed} of {rows} rows covered"))
+            .hint("state/checkpoint was removed or rolled back: restore it from git"));
+        }
+        let derived = match dir.read(PROGRESS_FILE)? {
+            None => 0,
+            Some(bytes) => Progress::check(&bytes, &chain)?,
+        };
+        Ok(Found { chain, checkpointed, derived })
+    }
+
+    fn progress_behind(&self) -> bool {
+        self.derived < self.chain.rows.len()
+    }
+
+    fn notes(&self, healed: bool) -> Vec<String> {
+        let rows = self.chain.rows.len();
+        let mut notes = Vec::new();
+        if !self.chain.torn.is_empty() {
+            let bytes = self.chain.torn.len();
+            notes.push(match healed {
+                true => format!(
+                    "row {rows} was cut short by an interrupted append: its {bytes} bytes were moved to state/{}",
+                    torn_name(&self.chain.torn)
+                ),
+                false => format!("row {rows} was cut short by an interrupted append: its {bytes} bytes are ignored"),
+            });
+        }
+        if self.checkpointed < rows {
+            notes.push(format!(
+                "row {} is past the checkpoint (an append was interrupted); it verifies and counts",
+                rows - 1
+            ));
+        }
+        if self.progress_behind() {
+            let done = if healed { "it was derived anew" } else { "it could not be written here" };
+            notes.push(format!("state/progress.json was behind ({} of {rows} rows): {done}", self.derived));
+        }
+        notes
+    }
+}
+
+/// A checkpoint that nobody known signed, beside a ledger shorter than it says.
+fn cut_first(note: &[u8], rows: usize) -> Option<Error> {
+    let says: usize = std::str::from_utf8(note).ok()?.lines().nth(1)?.parse().ok()?;
+    (says > rows).then(|| {
+        Error::new(&ROLLED_BACK, format!("row {rows} of the ledger is missing"))
+            .expected(format!("{says} rows, as the checkpoint says"))
+            .found(format!("{rows} complete rows"))
+            .hint("restore state/ from git; nothing was overwritten")
+    })
+}
+
+impl Ledger {
+    /// Reads and verifies the ledger of the workbench `root`. A torn last line is moved aside and a progress file that
+    /// is behind is derived anew, where that can be written; [`Ledger::notes`] says so. No `state/` is an empty ledger.
+    pub fn open(root: &Path) -> Result<Ledger> {
+        let (mut ledger, found) = Ledger::look(root)?;
+        if !found.chain.torn.is_empty() || found.progress_behind() {
+            let healed = Session::begin(root, &mut |_| ()).and_then(|session| session.heal(&mut |_| ()));
+            match healed {
+                Ok((chain, notes)) => (ledger.chain, ledger.notes) = (chain, notes),
+                Err(e) if e.kind() == Kind::CouldNotRun => ledger.notes = found.notes(false),
+                Err(e) => return Err(e),
+            }
+        } else {
+            ledger.notes = found.notes(false);
+        }
+        Ok(ledger)
+    }
+
+    /// Reads and verifies without ever writing.
+    pub fn read(root: &Path) -> Result<Ledger> {
+        let (mut ledger, found) = Ledger::look(root)?;
+        ledger.notes = found.notes(false);
+        Ok(ledger)
+    }
+
+    fn look(root: &Path) -> Result<(Ledger, Found)> {
+        let proposed = proposed_keys(root)?;
+        let found = match Dir::open(root)? {
+            None => Found { chain: Chain::new(proposed), checkpointed: 0, derived: 0 },
+            Some(dir) => match dir.open_shared(LEDGER_FILE)? {
+                Some(file) => Found::read(&dir, &dir.read_open(LEDGER_FILE, &file)?, proposed)?,
+                None => {
+                    for name in [CHECKPOINT_FILE, PROGRESS_FILE] {
+                        if dir.read(name)?.is_some() {
+                            return Err(Error::new(&ROLLED_BACK, "row 0 of the ledger is missing, and all after it")
+                                .expected(format!("state/{LEDGER_FILE}, since state/{name} is there"))
+                                .found("no such file")
+                                .hint("restore state/ from git; nothing was overwritten"));
+                        }
+                    }
+                    Found { chain: Chain::new(proposed), checkpointed: 0, derived: 0 }
+                }
+            },
+        };
+        Ok((Ledger { root: root.into(), chain: found.chain.clone(), notes: Vec::new() }, found))
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn rows(&self) -> &[Row] {
+        &self.chain.rows
+    }
+
+    pub fn chain(&self) -> &Chain {
+        &self.chain
+    }
+
+    /// What a reader should be told: an interrupted append, a progress file that was behind.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// What the rows prove, whoever signed them.
+    pub fn progress(&self) -> Progress {
+        Progress::derive(&self.chain, self.chain.rows.len())
+    }
+
+    /// Appends evidence under `writer`'s signature and gives each one's row number; evidence that is there already
+    /// keeps its row. A writer that is new here joins first, with a key row of its own.
+    pub fn append(&mut self, evidence: &[Evidence], writer: &SecretKey) -> Result<Vec<u64>> {
+        self.append_observed(evidence, writer, &mut |_| ())
+    }
+
+    /// [`Ledger::append`], with `observe` called at every point where a kill leaves another state on disk.
+    pub fn append_observed(
+        &mut self,
+        evidence: &[Evidence],
+        writer: &SecretKey,
+        observe: &mut dyn FnMut(Step),
+    ) -> Result<Vec<u64>> {
+        let mut session = Session::begin(&self.root, observe)?;
+        let seen = self.chain.rows.len();
+        if seen > session.found.chain.rows.len()
+            || (seen > 0 && session.found.chain.rows[seen - 1].hash != self.chain.head())
+        {
+            return Err(Error::new(&ROLLED_BACK, "the ledger was replaced while this command ran")
+                .hint("run the command again"));
+        }
+        session.set_torn_aside(observe)?;
+        if session.found.checkpointed < session.found.chain.rows.len()
+            && session.found.chain.ring.contains_key(&writer.public().id())
+        {
+            session.checkpoint(writer, observe)?;
+        }
+        let mut seqs = Vec::new();
+        for item in evidence {
+            if let Some(row) = session.found.chain.find(&item.digest()) {
+                seqs.push(row.seq);
+                continue;
+            }
+            if !session.found.chain.ring.contains_key(&writer.public().id()) {
+                session.push(&Evidence::join(writer)?, writer, observe)?;
+            }
+            seqs.push(session.push(item, writer, observe)?);
+        }
+        session.derive(observe)?;
+        self.notes.extend(session.notes());
+        self.chain = session.found.chain;
+        Ok(seqs)
+    }
+}
+
+/// The exclusive lock on a ledger that has been read and verified under it.
+struct Session {
+    dir: Dir,
+    file: File,
+    found: Found,
+    torn: Option<String>,
+}
+
+impl Session {
+    fn begin(root: &Path, observe: &mut dyn FnMut(Step)) -> Result<Session> {
+        // Nothing is created beside damage: a missing ledger with a checkpoint is refused here.
+        Ledger::look(root)?;
+        let dir = Dir::create(root)?;
+        let (file, created) = dir.open_append(LEDGER_FILE)?;
+        if created {
+            observe(Step::LedgerCreated);
+        }
+        observe(Step::Locked);
+        let bytes = dir.read_open(LEDGER_FILE, &file)?;
+        let found = Found::read(&dir, &bytes, proposed_keys(root)?)?;
+        Ok(Session { dir, file, found, torn: None })
+    }
+
+    fn heal(mut self, observe: &mut dyn FnMut(Step)) -> Result<(Chain, Vec<String>)> {
+        let mut notes = self.found.notes(true);
+        notes.dedup();
+        self.set_torn_aside(observe)?;
+        self.derive(observe)?;
+        Ok((self.found.chain, notes))
+    }
+
+    fn notes(&self) -> Option<String> {
+        let name = self.torn.as_ref()?;
+        Some(format!("the last row was cut short by an interrupted append: its bytes were moved to state/{name}"))
+    }
+
+    /// Copies an unterminated last line to a file of its own, then cuts it off.
+    fn set_torn_aside(&mut self, observe: &mut dyn FnMut(Step)) -> Result<()> {
+        let torn = std::mem::take(&mut self.found.chain.torn);
+        if torn.is_empty() {
+            return Ok(());
+        }
+        let name = torn_name(&torn);
+        self.dir.replace(&name, &torn, || ())?;
+        observe(Step::TornKept);
+        let path = self.dir.path(LEDGER_FILE);
+        let cut = self.file.set_len(self.found.chain.length as u64).and_then(|()| self.file.sync_all());
+        cut.map_err(|e| Error::io(path, e))?;
+        observe(Step::TornCut);
+        self.torn = Some(name);
+        Ok(())
+    }
+
+    /// Writes one row and its checkpoint.
+    fn push(&mut self, evidence: &Evidence, writer: &SecretKey, observe: &mut dyn FnMut(Step)) -> Result<u64> {
+        let before = self.found.chain.length as u64;
+        let path = self.dir.path(LEDGER_FILE);
+        let mut line = self.found.chain.next_line(evidence, writer)?;
+        // A row that readers would refuse is not written in the first place.
+        self.found.chain.take(&line).map_err(|why| {
+            Error::new(&UNKNOWN_SIGNER, format!("evidence {} cannot be appended: {why}", evidence.digest().short()))
+                .hint("import the file that holds the signing key's own evidence first")
+        })?;
+        line.push(b'\n');
+        let length = self.file.metadata().map_err(|e| Error::io(&path, e))?.len();
+        if length != before {
+            return Err(Error::new(&DAMAGED, "the ledger grew while it was locked: something else writes to it")
+                .expected(format!("{before} bytes"))
+                .found(format!("{length} bytes")));
+        }
+        let written = (&self.file).write(&line);
+        if !matches!(written, Ok(n) if n == line.len()) {
+            // A full disk: take the part back, so that no later reader has to.
+            let _ = self.file.set_len(before).and_then(|()| self.file.sync_all());
+            let error = written.err().unwrap_or_else(|| std::io::Error::other("the row did not fit (disk full?)"));
+            return Err(Error::io(&path, error));
+        }
+        observe(Step::RowWritten);
+        self.file.sync_data().map_err(|e| Error::io(&path, e))?;
+        observe(Step::RowSynced);
+        self.checkpoint(writer, observe)?;
+        Ok(self.found.chain.rows.len() as u64 - 1)
+    }
+
+    fn checkpoint(&mut self, writer: &SecretKey, observe: &mut dyn FnMut(Step)) -> Result<()> {
+        let note = Checkpoint::sign(&self.found.chain, writer);
+        self.dir.replace(CHECKPOINT_FILE, note.as_bytes(), || observe(Step::CheckpointWritten))?;
+        observe(Step::CheckpointNamed);
+        self.found.checkpointed = self.found.chain.rows.len();
+        Ok(())
+    }
+
+    fn derive(&mut self, observe: &mut dyn FnMut(Step)) -> Result<()> {
+        let rows = self.found.chain.rows.len();
+        if self.found.progress_behind() {
+            let bytes = Progress::derive(&self.found.chain, rows).to_bytes()?;
+            self.dir.replace(PROGRESS_FILE, &bytes, || observe(Step::ProgressWritten))?;
+            observe(Step::ProgressNamed);
+            self.found.derived = rows;
+        }
+        Ok(())
+    }
+}
+
+fn torn_name(torn: &[u8]) -> String {
+    format!("torn-{}", Digest::of(torn).short())
+}
+
+/// The keys that `assay.toml` proposes (`[ledger] keys = […]`). They may sign here; whether they count is the user's
+/// word alone ([`super::Trust`]).
+pub fn proposed_keys(root: &Path) -> Result<KeyRing> {
+    #[derive(Default, serde::Deserialize)]
+    struct File {
+        #[serde(default)]
+        ledger: Section,
+    }
+    #[derive(Default, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Section {
+        #[serde(default)]
+        keys: Vec<PublicKey>,
+    }
+    let path = root.join("assay.toml");
+    let text = match std::fs::read_to_string(&path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(KeyRing::new()),
+        text => text.map_err(|e| Error::io(&path, e))?,
+    };
+    let file: File = toml::from_str(&text).map_err(|e| {
+        Error::new(&PROPOSED, format!("{} does not propose keys as it should: {}", path.display(), e.message()))
+    })?;
+    Ok(file.ledger.keys.into_iter().map(|key| (key.id(), key)).collect())
+}

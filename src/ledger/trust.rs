@@ -1,0 +1,98 @@
+//! Whose evidence counts: the user's word, never the tree's.
+//!
+//! A trust file (`trust.toml` in the user's config directory, or `--trust FILE`) lists public keys. It must lie outside
+//! the tree. A key marked `simulated = true` may also sign evidence of that class; tests need it and nothing else does.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::keys::{self, Config, KeyId, PublicKey};
+use super::statement::Class;
+use crate::error::{Error, Result};
+
+crate::codes! {
+    TRUST_FILE: "trust-file", CouldNotRun, "A trust file is TOML with one [[key]] table per trusted key: `key = \"NAME+HASH+BASE64\"`, \
+        and `simulated = true` where evidence of class simulated may count (tests only).";
+    TRUST_UNKNOWN: "trust-unknown-key", Usage, "No key that assay knows of goes by this id or name.";
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Trusted {
+    pub key: PublicKey,
+    /// Evidence of class simulated counts too when this key signed it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub simulated: bool,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    key: Vec<Trusted>,
+}
+
+/// The keys that the user trusts.
+#[derive(Clone, Debug, Default)]
+pub struct Trust {
+    keys: BTreeMap<KeyId, Trusted>,
+    file: PathBuf,
+}
+
+impl Trust {
+    /// Nobody is trusted.
+    pub fn nobody() -> Trust {
+        Trust::default()
+    }
+
+    /// `--trust FILE` if given, else the user's own trust file, which may be absent. Refuses a file inside `root`.
+    pub fn load(config: &Config, flag: Option<&Path>, root: &Path) -> Result<Trust> {
+        let file = flag.map_or_else(|| config.trust_file(), PathBuf::from);
+        keys::refuse_inside(&file, root)?;
+        let text = match std::fs::read_to_string(&file) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && flag.is_none() => String::new(),
+            text => text.map_err(|e| Error::io(&file, e))?,
+        };
+        let parsed: File = toml::from_str(&text)
+            .map_err(|e| Error::new(&TRUST_FILE, format!("{} is no trust file: {}", file.display(), e.message())))?;
+        Ok(Trust { keys: parsed.key.into_iter().map(|t| (t.key.id(), t)).collect(), file })
+    }
+
+    pub fn keys(&self) -> impl Iterator<Item = &Trusted> {
+        self.keys.values()
+    }
+
+    pub fn get(&self, id: &KeyId) -> Option<&Trusted> {
+        self.keys.get(id)
+    }
+
+    pub fn trusts(&self, id: &KeyId) -> bool {
+        self.keys.contains_key(id)
+    }
+
+    /// Whether evidence of this class counts when `signer` signed it.
+    pub fn counts(&self, signer: &KeyId, class: Class) -> bool {
+        self.keys.get(signer).is_some_and(|t| class != Class::Simulated || t.simulated)
+    }
+
+    /// Adds a key, or changes what it is trusted for, and writes the file.
+    pub fn trust(&mut self, key: PublicKey, simulated: bool) -> Result<()> {
+        self.keys.insert(key.id(), Trusted { key, simulated });
+        self.save()
+    }
+
+    /// Removes a key and writes the file.
+    pub fn untrust(&mut self, id: &KeyId) -> Result<Option<Trusted>> {
+        let gone = self.keys.remove(id);
+        self.save()?;
+        Ok(gone)
+    }
+
+    fn save(&self) -> Result<()> {
+        let file = File { key: self.keys.values().cloned().collect() };
+        let text = toml::to_string(&file).map_err(|e| Error::internal(format!("trust has no TOML form: {e}")))?;
+        keys::replace_private(&self.file, &text)
+    }
+}
