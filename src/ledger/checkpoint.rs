@@ -39,6 +39,31 @@ impl Checkpoint {
     /// Reads a signed note. Signatures of keys that are not `known` (witnesses) are passed over; one of a known key that
     /// is wrong, or none that is right, is an error.
     pub fn read(bytes: &[u8], known: &KeyRing) -> Result<Checkpoint> {
+        let (checkpoint, signed) = Checkpoint::parse(bytes, known)?;
+        checkpoint.signed(signed)
+    }
+
+    /// Reads the note beside `chain`. A ledger cut before the rows that name its keys is reported as cut.
+    pub(super) fn read_beside(bytes: &[u8], chain: &Chain) -> Result<Checkpoint> {
+        let (checkpoint, signed) = Checkpoint::parse(bytes, &chain.ring)?;
+        checkpoint.reaches(chain)?;
+        let checkpoint = checkpoint.signed(signed)?;
+        checkpoint.holds_in(chain)?;
+        Ok(checkpoint)
+    }
+
+    fn signed(self, signed: bool) -> Result<Checkpoint> {
+        match signed {
+            true => Ok(self),
+            false => {
+                Err(Error::new(&CHECKPOINT, "the checkpoint is not to be believed: no key of this ledger signed it")
+                    .hint("assay key list shows the keys that joined"))
+            }
+        }
+    }
+
+    /// The note, and whether a known key signed it.
+    fn parse(bytes: &[u8], known: &KeyRing) -> Result<(Checkpoint, bool)> {
         let wrong = |why: &str| Error::new(&CHECKPOINT, format!("the checkpoint is not to be believed: {why}"));
         let note = std::str::from_utf8(bytes).map_err(|_| wrong("it is not UTF-8"))?;
         let (body, signatures) = note.split_once("\n\n").ok_or_else(|| wrong("it has no signature"))?;
@@ -74,20 +99,22 @@ impl Checkpoint {
             }
             good = true;
         }
-        match good {
-            true => Ok(checkpoint),
-            false => Err(wrong("no key of this ledger signed it").hint("assay key list shows the keys that joined")),
-        }
+        Ok((checkpoint, good))
     }
 
-    /// Whether `chain` extends what was checkpointed.
-    pub fn holds_in(&self, chain: &Chain) -> Result<()> {
+    fn reaches(&self, chain: &Chain) -> Result<()> {
         if self.rows > chain.rows.len() {
             return Err(Error::new(&ROLLED_BACK, format!("row {} of the ledger is missing", chain.rows.len()))
                 .expected(format!("{} rows, as the checkpoint says", self.rows))
                 .found(format!("{} complete rows", chain.rows.len()))
                 .hint("restore state/ from git; nothing was overwritten"));
         }
+        Ok(())
+    }
+
+    /// Whether `chain` extends what was checkpointed.
+    pub fn holds_in(&self, chain: &Chain) -> Result<()> {
+        self.reaches(chain)?;
         if self.rows == 0 || *self != Checkpoint::of(chain, self.rows) {
             return Err(Error::new(
                 &CHECKPOINT,

@@ -72,13 +72,7 @@ impl Found {
         let rows = chain.rows.len();
         let checkpointed = match dir.read(CHECKPOINT_FILE)? {
             None => 0,
-            Some(note) => {
-                // A ledger cut before the rows that name its keys is reported as cut, not as wrongly signed.
-                let checkpoint =
-                    Checkpoint::read(&note, &chain.ring).map_err(|e| cut_first(&note, rows).unwrap_or(e))?;
-                checkpoint.holds_in(&chain)?;
-                checkpoint.rows
-            }
+            Some(note) => Checkpoint::read_beside(&note, &chain)?.rows,
         };
         // A writer that joins over an interrupted append cannot checkpoint before its own key row is written.
         let joined = matches!(chain.rows.last(), Some(row) if row.statement().kind() == "key" && row.evidence.signer() == row.writer);
@@ -127,17 +121,6 @@ impl Found {
         }
         notes
     }
-}
-
-/// A checkpoint that nobody known signed, beside a ledger shorter than it says.
-fn cut_first(note: &[u8], rows: usize) -> Option<Error> {
-    let says: usize = std::str::from_utf8(note).ok()?.lines().nth(1)?.parse().ok()?;
-    (says > rows).then(|| {
-        Error::new(&ROLLED_BACK, format!("row {rows} of the ledger is missing"))
-            .expected(format!("{says} rows, as the checkpoint says"))
-            .found(format!("{rows} complete rows"))
-            .hint("restore state/ from git; nothing was overwritten")
-    })
 }
 
 impl Ledger {

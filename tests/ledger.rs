@@ -1,0 +1,13 @@
+//! The ledger from outside: what is appended is found again, what is tampered with is refused, a kill loses at most
+//! the row being written, and git history holds what the ledger says.
+
+#[path = "ledger/append.rs"]
+mod append;
+#[path = "ledger/fixture.rs"]
+mod fixture;
+#[path = "ledger/standing.rs"]
+mod standing;
+#[path = "ledger/statement.rs"]
+mod statement;
+#[path = "ledger/tamper.rs"]
+mod tamper;

@@ -1,0 +1,87 @@
+//! Statements: what contradicts itself is not signed and not read.
+
+use assay::ledger::{
+    Bench, Class, Evidence, Figure, KeyJoin, Outcome, SecretKey, Stage, StageOutcome, Statement, Target, Verdict,
+};
+
+use crate::fixture::*;
+
+fn refused(edit: impl Fn(&mut Verdict), says: &str) {
+    let mut v = verdict(1);
+    edit(&mut v);
+    let error = Statement::Verdict(Box::new(v)).to_bytes().unwrap_err().to_string();
+    assert!(error.contains(says), "{error}");
+}
+
+#[test]
+fn contradictions_are_not_signed() {
+    refused(|v| v.binding.arch = "emulator".into(), "class device does not go with");
+    refused(|v| v.binding.arch = "sm_9x0".into(), "class device does not go with");
+    refused(|v| v.class = Class::Emulated, "class emulated does not go with");
+    refused(|v| v.stages.swap(0, 1), "is recorded after");
+    refused(|v| v.stages[3].outcome = StageOutcome::Red, "a Pass although stage unit");
+    refused(|v| v.stages.clear(), "no stage passed");
+    refused(
+        |v| v.outcome = Outcome::Red { stage: Stage::Teeth, reason: String::new(), first_bad: String::new() },
+        "Red in stage teeth",
+    );
+}
+
+#[test]
+fn statements_survive_their_bytes() {
+    let mut odd = verdict(1);
+    for (name, figure) in [
+        ("nan", Figure::Real(f64::NAN)),
+        ("inf", Figure::Real(f64::NEG_INFINITY)),
+        ("zero", Figure::Real(-0.0)),
+        ("tiny", Figure::Real(f64::from_bits(1))),
+        ("third", Figure::Real(1.0 / 3.0)),
+        ("count", Figure::Count(-12)),
+    ] {
+        odd.stages[0].figures.insert(name.into(), figure);
+    }
+    odd.stages[0].note = "two\nlines, \"quoted\", ünïcode \u{1f980}".into();
+    let bench = Bench {
+        node: Target::Schedule,
+        class: Class::Device,
+        binding: binding(1),
+        runs: [("pp512".to_string(), [("tokens_per_s".to_string(), Figure::Real(1234.5))].into())].into(),
+        informative: Default::default(),
+    };
+    let key = SecretKey::generate("k").unwrap();
+    let join = KeyJoin { key: key.public().clone(), time: String::new() };
+    let all = [
+        Statement::Verdict(Box::new(odd)),
+        Statement::Verdict(Box::new(red(2))),
+        Statement::Verdict(Box::new(Verdict { node: Target::Schedule, ..verdict(3) })),
+        Statement::Bench(Box::new(bench)),
+        Statement::Key(join),
+    ];
+    for statement in all {
+        let bytes = statement.to_bytes().unwrap();
+        assert_eq!(Statement::from_bytes(&bytes).unwrap(), statement);
+        let evidence = Evidence::sign(statement.clone(), &key).unwrap();
+        let again = Evidence::from_value(&evidence.to_value().unwrap()).unwrap();
+        assert_eq!((again.digest(), again.statement()), (evidence.digest(), &statement));
+        let text = String::from_utf8(bytes).unwrap();
+        for (from, to) in [
+            ("in-toto.io/Statement/v1", "in-toto.io/Statement/v2"),
+            (":1\",\"subject\"", ":2\",\"subject\""),
+            ("\"name\":\"", "\"name\":\"x"),
+            ("\"predicate\":{", "\"predicate\":{\"aaa\":0,"),
+        ] {
+            let edited = text.replacen(from, to, 1);
+            assert_ne!(edited, text);
+            assert!(Statement::from_bytes(edited.as_bytes()).is_err(), "{from} → {to}: {edited}");
+        }
+    }
+}
+
+#[test]
+fn a_figure_has_one_spelling() {
+    let text = String::from_utf8(Statement::Verdict(Box::new(verdict(1))).to_bytes().unwrap()).unwrap();
+    for other in ["3.40e-7", "0.00000034", "34e-8", "+3.4e-7", "3.4E-7"] {
+        let edited = text.replace("3.4e-7", other);
+        assert!(Statement::from_bytes(edited.as_bytes()).is_err(), "{other}");
+    }
+}
