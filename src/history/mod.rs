@@ -1,1 +1,36 @@
-//! history
+//! Kernels and their evidence in git: a ledger that extends HEAD's, one commit per green step, attempts under refs of
+//! their own, and the audit of all of it. docs/ledger.md §7 and §8.
+
+mod attempts;
+mod audit;
+mod extend;
+mod land;
+mod merge;
+mod repo;
+
+pub use attempts::{Attempt, attempts, record_attempt};
+pub use audit::{Options as AuditOptions, Report, Signer, audit};
+pub use extend::{open, read};
+pub use land::{Landed, Request as LandRequest, land, landed};
+pub use merge::evidence_of;
+pub use repo::Repo;
+
+crate::codes! {
+    GIT: "git", CouldNotRun, "libgit2 could not do what was asked. assay uses no git command, hook, filter or GIT_ variable.";
+    NO_GIT: "no-git", CouldNotRun, "Landing makes a commit, and the workbench lies in no git repository. `verify` and `import` need none.";
+    AUTHOR: "git-author", CouldNotRun, "A commit needs an author; git's configuration has no user.name or user.email.";
+    GIT_LINK: "git-link", Integrity, "A file that should be plain is a symlink or a submodule in git, or its name leads out of its tree.";
+    NOT_EXTENDED: "ledger-not-extended", Integrity, "A ledger only grows: the work tree's must start with every row of HEAD's, a commit's with \
+        every row of its first parent's. Rows were removed, replaced, or come from another branch: bring that branch's evidence \
+        in with `assay ledger merge`.";
+    LOST_EVIDENCE: "ledger-lost-evidence", Integrity, "A merge must hold the evidence of every parent, and a commit the evidence that its \
+        trailers name.";
+    OUTSIDE: "land-outside", No, "A green commit changes kernels/ and state/ and nothing else, on a repository that is in the middle of nothing.";
+    UNPROVED: "land-unproved", No, "Every node whose closure the staged change touches must have a row that proves it exactly as staged, on a \
+        device, by a key that you trust.";
+    NOTHING: "land-nothing", No, "There is nothing to commit.";
+    NO_REPLAY: "audit-no-replay", CouldNotRun, "Replaying judges a recorded verdict again from its seed; that needs the verifier, the weights, \
+        the kernels as they were, and for device rows a GPU of their architecture.";
+    DISAGREES: "audit-disagrees", Integrity, "A recorded verdict, judged again from its own seed with equal binding digests, came out otherwise: \
+        the record was made up, or the kernel is not deterministic.";
+}

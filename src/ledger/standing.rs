@@ -47,7 +47,7 @@ impl Ledger {
 
     /// What is known of `target` under `binding`. The last Pass or Red of a trusted key decides; without one, an
     /// untrusted proof is reported as such, then what was proved under another binding.
-    pub fn standing<'l>(&'l self, target: &'l Target, binding: &Binding, trust: &Trust) -> Standing<'l> {
+    pub fn standing<'l>(&'l self, target: &Target, binding: &Binding, trust: &Trust) -> Standing<'l> {
         let exact = |row: &&Row| row.statement().verdict().is_some_and(|v| v.binding == *binding);
         let counts = |row: &Row| {
             let class = row.statement().class();

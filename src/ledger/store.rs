@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use super::files::Dir;
 use super::keys::{KeyRing, PublicKey, SecretKey};
 use super::{
-    CHECKPOINT, Chain, Checkpoint, DAMAGED, Digest, Evidence, PROPOSED, Progress, ROLLED_BACK, Row, UNKNOWN_SIGNER,
+    BUSY, CHECKPOINT, Chain, Checkpoint, DAMAGED, Digest, Evidence, PROPOSED, Progress, ROLLED_BACK, Row,
+    UNKNOWN_SIGNER,
 };
 use crate::error::{Error, Kind, Result};
 
@@ -190,6 +191,21 @@ impl Ledger {
     /// What the rows prove, whoever signed them.
     pub fn progress(&self) -> Progress {
         Progress::derive(&self.chain, self.chain.rows.len())
+    }
+
+    /// The files of `state/` that belong in a commit, by name, as they are on disk and as this ledger was read.
+    pub fn files(&self) -> Result<Vec<(&'static str, Vec<u8>)>> {
+        let Some(dir) = Dir::open(&self.root)? else { return Ok(Vec::new()) };
+        let Some(file) = dir.open_shared(LEDGER_FILE)? else { return Ok(Vec::new()) };
+        let mut ledger = dir.read_open(LEDGER_FILE, &file)?;
+        let found = Found::read(&dir, &ledger, proposed_keys(&self.root)?)?;
+        if found.chain.head() != self.chain.head() || found.progress_behind() {
+            return Err(Error::new(&BUSY, "the ledger grew while this command ran").hint("run the command again"));
+        }
+        ledger.truncate(found.chain.length);
+        let mut files = vec![(LEDGER_FILE, ledger), (PROGRESS_FILE, self.progress().to_bytes()?)];
+        files.extend(dir.read(CHECKPOINT_FILE)?.map(|note| (CHECKPOINT_FILE, note)));
+        Ok(files)
     }
 
     /// Appends evidence under `writer`'s signature and gives each one's row number; evidence that is there already

@@ -1,0 +1,252 @@
+//! Audit: does everything that this repository says about itself hold together, and who says it?
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
+
+use git2::Oid;
+
+use super::extend::{self, LEDGER_PATH, extends, line_hashes};
+use super::repo::{Commit, Repo};
+use super::{DISAGREES, LOST_EVIDENCE, NO_REPLAY};
+use crate::error::{Error, Kind, Result};
+use crate::ledger::{
+    Chain, Checkpoint, Class, Digest, Judge, KeyId, KeyRing, Ledger, Outcome, Request, Trust, Verdict, figure,
+    proposed_keys,
+};
+
+/// What to audit beyond integrity.
+pub struct Options<'a> {
+    /// So many rows are to be judged again.
+    pub replay: usize,
+    pub judge: Option<&'a dyn Judge>,
+    /// A checkpoint that was kept elsewhere.
+    pub from: Option<&'a Path>,
+    pub trust: &'a Trust,
+}
+
+/// A key and what it signed.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Signer {
+    pub id: KeyId,
+    pub name: String,
+    pub trusted: bool,
+    /// Verdicts and benches that it vouches for.
+    pub evidence: usize,
+    /// Rows that it wrote.
+    pub rows: usize,
+}
+
+/// What an audit found out. Damage is an error instead.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct Report {
+    pub rows: usize,
+    pub head: Option<Digest>,
+    pub commits: usize,
+    /// Ends at the boundary of a shallow clone.
+    pub shallow: bool,
+    pub signers: Vec<Signer>,
+    pub notes: Vec<String>,
+    /// Rows that were judged again and came out alike.
+    pub replayed: Vec<u64>,
+    /// Rows that could not be judged again here, and why.
+    pub not_replayed: Vec<(u64, String)>,
+    /// What makes the audit fail (exit 1) although nothing was tampered with.
+    pub findings: Vec<String>,
+}
+
+pub fn audit(root: &Path, options: &Options<'_>) -> Result<Report> {
+    let ledger = extend::read(root)?;
+    let mut report = Report { rows: ledger.rows().len(), notes: ledger.notes().to_vec(), ..Report::default() };
+    report.head = ledger.rows().last().map(|row| row.hash);
+    if let Some(file) = options.from {
+        let note = std::fs::read(file).map_err(|e| Error::io(file, e))?;
+        let mut known: KeyRing = ledger.chain().ring.clone();
+        known.extend(options.trust.keys().map(|t| (t.key.id(), t.key.clone())));
+        Checkpoint::read(&note, &known)?.holds_in(ledger.chain())?;
+    }
+    for row in ledger.rows().iter().filter(|row| row.statement().class() == Some(Class::Simulated)) {
+        report.findings.push(format!("row {} is of class simulated: made up for a test, it proves nothing", row.seq));
+    }
+    report.signers = signers(&ledger, options.trust);
+    if let Some(repo) = Repo::find(root)?
+        && let Some(head) = repo.head()?
+    {
+        History { repo: &repo, proposed: proposed_keys(root)?, ledgers: HashMap::new() }.walk(&head, &mut report)?;
+    }
+    if options.replay > 0 {
+        replay(&ledger, options, &mut report)?;
+    }
+    Ok(report)
+}
+
+fn signers(ledger: &Ledger, trust: &Trust) -> Vec<Signer> {
+    let mut signers: BTreeMap<KeyId, Signer> = BTreeMap::new();
+    let ring = &ledger.chain().ring;
+    let new = |id: KeyId| Signer {
+        id,
+        name: ring.get(&id).map_or_else(String::new, |key| key.name().into()),
+        trusted: trust.trusts(&id),
+        evidence: 0,
+        rows: 0,
+    };
+    for row in ledger.rows() {
+        let signer = row.evidence.signer();
+        signers.entry(signer).or_insert_with(|| new(signer)).evidence += usize::from(row.statement().kind() != "key");
+        signers.entry(row.writer).or_insert_with(|| new(row.writer)).rows += 1;
+    }
+    signers.into_values().collect()
+}
+
+/// The ledgers of commits, each read once.
+struct History<'r> {
+    repo: &'r Repo,
+    proposed: KeyRing,
+    ledgers: HashMap<Oid, Committed>,
+}
+
+struct Committed {
+    rows: Vec<Digest>,
+    evidence: HashSet<Digest>,
+}
+
+impl History<'_> {
+    fn walk(&mut self, head: &Commit, report: &mut Report) -> Result<()> {
+        let (commits, shallow) = self.repo.ancestry(head.id)?;
+        (report.commits, report.shallow) = (commits.len(), shallow);
+        for commit in &commits {
+            self.check(commit, report)?;
+        }
+        Ok(())
+    }
+
+    fn ledger(&mut self, commit: &Commit) -> Result<Option<Oid>> {
+        let Some(blob) = self.repo.file(commit.tree, LEDGER_PATH)? else { return Ok(None) };
+        if !self.ledgers.contains_key(&blob) {
+            let bytes = self.repo.blob(blob)?;
+            let chain = Chain::read(&bytes, self.proposed.clone())
+                .map_err(|e| Error::new(e.code(), format!("in commit {}: {}", commit.short(), e.what())))?;
+            let evidence = chain.rows.iter().map(|row| row.evidence.digest()).collect();
+            self.ledgers.insert(blob, Committed { rows: line_hashes(&bytes), evidence });
+        }
+        Ok(Some(blob))
+    }
+
+    fn check(&mut self, commit: &Commit, report: &mut Report) -> Result<()> {
+        let empty = Committed { rows: Vec::new(), evidence: HashSet::new() };
+        let own = self.ledger(commit)?;
+        let mut first_tree = None;
+        for (i, parent) in commit.parents.iter().enumerate() {
+            if report.shallow && !self.repo.exists(*parent)? {
+                continue;
+            }
+            let parent = self.repo.commit(*parent)?;
+            let theirs = self.ledger(&parent)?;
+            if i == 0 {
+                first_tree = Some(parent.tree);
+            }
+            if theirs == own {
+                continue;
+            }
+            let (own, theirs) =
+                (own.map_or(&empty, |b| &self.ledgers[&b]), theirs.map_or(&empty, |b| &self.ledgers[&b]));
+            if i == 0 {
+                extends(&own.rows, &theirs.rows, &format!("commit {}'s ledger", commit.short()), &parent)?;
+            } else if let Some(lost) = theirs.evidence.difference(&own.evidence).min() {
+                return Err(Error::new(
+                    &LOST_EVIDENCE,
+                    format!(
+                        "commit {} merges {} without its evidence {}",
+                        commit.short(),
+                        parent.short(),
+                        lost.short()
+                    ),
+                )
+                .hint("merge again with assay ledger merge"));
+            }
+        }
+        let held = own.map_or(&empty, |b| &self.ledgers[&b]);
+        let mut lands = false;
+        for text in commit.trailers("Assay-Evidence") {
+            lands = true;
+            if !text.parse().is_ok_and(|digest| held.evidence.contains(&digest)) {
+                return Err(Error::new(
+                    &LOST_EVIDENCE,
+                    format!("commit {} says it landed evidence {text}, which its ledger does not hold", commit.short()),
+                ));
+            }
+        }
+        if lands
+            && let Some(before) = first_tree
+            && commit.parents.len() == 1
+        {
+            report.findings.extend(self.outside(commit, before)?);
+        }
+        Ok(())
+    }
+
+    /// A commit that claims evidence may change kernels/ and state/ alone.
+    fn outside(&self, commit: &Commit, before: Oid) -> Result<Option<String>> {
+        let git = &self.repo.git;
+        let find = |id| git.find_tree(id).map_err(super::repo::git);
+        let diff =
+            git.diff_tree_to_tree(Some(&find(before)?), Some(&find(commit.tree)?), None).map_err(super::repo::git)?;
+        let inside =
+            |path: &Path| ["kernels", "state"].iter().any(|dir| path.starts_with(format!("{}{dir}", self.repo.prefix)));
+        let paths =
+            diff.deltas().flat_map(|d| [d.old_file().path(), d.new_file().path()].map(|p| p.map(Path::to_path_buf)));
+        let stray = paths.flatten().find(|path| !inside(path));
+        Ok(stray.map(|path| format!("commit {} claims evidence but changes {} too", commit.short(), path.display())))
+    }
+}
+
+/// Judges `options.replay` verdicts again, drawn at random, each from its own seed.
+fn replay(ledger: &Ledger, options: &Options<'_>, report: &mut Report) -> Result<()> {
+    let judge =
+        options.judge.ok_or_else(|| Error::new(&NO_REPLAY, "cannot replay here: this command has no verifier"))?;
+    let mut rows: Vec<(&crate::ledger::Row, &Verdict)> =
+        ledger.rows().iter().filter_map(|row| Some((row, row.statement().verdict()?))).collect();
+    rows.retain(|(_, verdict)| verdict.class != Class::Simulated);
+    while report.replayed.len() < options.replay && !rows.is_empty() {
+        let draw = crate::ledger::Seed::random()?;
+        let draw = u64::from_le_bytes(std::array::from_fn(|i| draw.0[i]));
+        let (row, recorded) = rows.swap_remove((draw % rows.len() as u64) as usize);
+        let request =
+            Request { node: recorded.node.clone(), binding: recorded.binding.clone(), seed: Some(recorded.seed) };
+        match judge.judge(&request) {
+            Ok(again) => match disagreement(recorded, &again) {
+                None => report.replayed.push(row.seq),
+                Some(why) => {
+                    return Err(Error::new(&DISAGREES, format!("row {} does not come out again: {why}", row.seq))
+                        .hint(format!("assay show {} shows what was recorded", row.seq)));
+                }
+            },
+            Err(e) if e.kind() == Kind::CouldNotRun => report.not_replayed.push((row.seq, e.what().into())),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// In what a verdict differs from the one on record, if it matters. The same build on the same device must write the same
+/// bytes; another compiler or device may round otherwise, but not reach another conclusion or another size of error.
+fn disagreement(recorded: &Verdict, again: &Verdict) -> Option<String> {
+    if again.binding != recorded.binding {
+        return Some(format!("it binds other {}", again.binding.differences(&recorded.binding).join(", ")));
+    }
+    if again.outcome.name() != recorded.outcome.name() || (recorded.complete() && !again.complete()) {
+        return Some(format!("recorded {}, now {}", recorded.outcome.name(), again.outcome.name()));
+    }
+    let same = recorded.informative.cubins == again.informative.cubins
+        && recorded.informative.device == again.informative.device;
+    if same && recorded.outputs != again.outputs {
+        let case = recorded.outputs.iter().find(|(case, digest)| again.outputs.get(*case) != Some(digest));
+        let case = case.map_or("a case", |(name, _)| name.as_str());
+        return Some(format!("the same build wrote other bytes in {case}"));
+    }
+    if recorded.outcome != Outcome::Pass {
+        return None;
+    }
+    let (old, new) = (recorded.worst(figure::REL_RMS)?, again.worst(figure::REL_RMS).unwrap_or(f64::NAN));
+    let close = (old - new).abs() <= 0.5 * old.abs().max(new.abs()) + 1e-6;
+    (!close).then(|| format!("recorded a relative RMS error of {old:e}, now {new:e}"))
+}
