@@ -1,0 +1,88 @@
+//! `assay audit`: does everything hold together, and who says it?
+
+use std::path::{Path, PathBuf};
+
+use super::ledger::{TrustArgs, print_json};
+use crate::error::{Kind, Result};
+use crate::history::{self, AuditOptions, Report};
+use crate::ledger::Judge;
+
+/// Checks the ledger, its checkpoint and progress, and every commit's ledger against its parents'.
+///
+/// Integrity is judged under the keys that the tree proposes; whose word you do not take is said and no failure.
+#[derive(clap::Args)]
+pub struct Audit {
+    /// Judge this many recorded verdicts again from their seeds.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    replay: usize,
+    /// A checkpoint kept elsewhere: the ledger must extend it.
+    #[arg(long, value_name = "CHECKPOINT")]
+    from: Option<PathBuf>,
+    #[command(flatten)]
+    trust: TrustArgs,
+    #[arg(long)]
+    json: bool,
+}
+
+impl Audit {
+    /// `judge` is what `--replay` judges with.
+    pub fn run(&self, root: &Path, judge: Option<&dyn Judge>) -> Result<u8> {
+        let trust = self.trust.load(root)?;
+        let options = AuditOptions { replay: self.replay, judge, from: self.from.as_deref(), trust: &trust };
+        let report = history::audit(root, &options)?;
+        let code = match () {
+            () if !report.findings.is_empty() => Kind::No.exit_code(),
+            () if report.replayed.len() < self.replay => Kind::CouldNotRun.exit_code(),
+            () => 0,
+        };
+        if self.json {
+            let mut value = serde_json::json!({ "schema": "assay.audit/1", "exit": code });
+            if let (Some(into), Ok(serde_json::Value::Object(from))) =
+                (value.as_object_mut(), serde_json::to_value(&report))
+            {
+                into.extend(from);
+            }
+            print_json(&value)?;
+        } else {
+            self.print(&report);
+        }
+        Ok(code)
+    }
+
+    fn print(&self, report: &Report) {
+        let history = match (report.commits, report.shallow) {
+            (0, _) => "no commits".into(),
+            (1, shallow) => format!("1 commit{}", if shallow { ", where the shallow clone ends" } else { "" }),
+            (n, shallow) => format!("{n} commits{}", if shallow { ", as far as the shallow clone goes" } else { "" }),
+        };
+        anstream::println!("the ledger holds together: {} rows, {history}", report.rows);
+        for note in &report.notes {
+            anstream::println!("note: {note}");
+        }
+        for signer in &report.signers {
+            let trusted = match signer.trusted {
+                true => "trusted here".into(),
+                false => format!("not trusted here: assay key trust {}", signer.id.short()),
+            };
+            anstream::println!(
+                "key {} ({}): {} verdicts and benches, {} rows; {trusted}",
+                signer.name,
+                signer.id.short(),
+                signer.evidence,
+                signer.rows
+            );
+        }
+        for row in &report.replayed {
+            anstream::println!("row {row} judged again: it comes out as recorded");
+        }
+        for (row, why) in &report.not_replayed {
+            anstream::println!("row {row} cannot be replayed here: {why}");
+        }
+        if report.replayed.len() < self.replay {
+            anstream::println!("{} of {} rows were replayed", report.replayed.len(), self.replay);
+        }
+        for finding in &report.findings {
+            anstream::println!("FAILED: {finding}");
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! `assay history`: what happened to a node, or to all of them.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+
+use super::ledger::{self, TrustArgs, print_json, signer, summary};
+use crate::error::Result;
+use crate::history;
+use crate::ledger::{Digest, Row, Target};
+use crate::ops::Node;
+
+/// Lists rows in order, the commits that landed them, and the attempts that came to nothing.
+#[derive(clap::Args)]
+pub struct History {
+    /// Only this node; `*` for whole schedules.
+    node: Option<Target>,
+    #[command(flatten)]
+    trust: TrustArgs,
+    #[arg(long)]
+    json: bool,
+}
+
+impl History {
+    pub fn run(&self, root: &Path) -> Result<u8> {
+        let ledger = ledger::open(root)?;
+        let trust = self.trust.load(root)?;
+        let landed: HashMap<Digest, String> = history::landed(root)?.into_iter().collect();
+        let wanted = |row: &&Row| self.node.is_none() || row.statement().target() == self.node.as_ref();
+        let rows: Vec<&Row> = ledger.rows().iter().filter(wanted).collect();
+        let attempts = self.attempts(root, &rows)?;
+        if self.json {
+            let rows: Vec<_> = rows
+                .iter()
+                .map(|row| {
+                    serde_json::json!({
+                        "row": row.seq, "kind": row.statement().kind(), "node": row.statement().target(),
+                        "evidence": row.evidence.digest(), "signer": row.evidence.signer(),
+                        "trusted": trust.trusts(&row.evidence.signer()), "commit": landed.get(&row.evidence.digest()),
+                        "summary": summary(row),
+                    })
+                })
+                .collect();
+            return print_json(&serde_json::json!({ "schema": "assay.history/1", "rows": rows, "attempts": attempts }));
+        }
+        if rows.is_empty() && attempts.is_empty() {
+            anstream::println!("nothing is on record");
+        }
+        for row in rows {
+            let commit =
+                landed.get(&row.evidence.digest()).map_or(String::new(), |id| format!("  landed in {}", &id[..12]));
+            anstream::println!("row {}  {}{commit}", row.seq, summary(row));
+            anstream::println!("    signed by {}", signer(&ledger, row, &trust));
+        }
+        for attempt in attempts {
+            anstream::println!("{}  {}  {}", &attempt.commit[..12], attempt.reference, attempt.summary);
+        }
+        Ok(0)
+    }
+
+    /// Attempts at the wanted node, or at every node that the rows name.
+    fn attempts(&self, root: &Path, rows: &[&Row]) -> Result<Vec<history::Attempt>> {
+        let nodes: BTreeSet<&Node> = match &self.node {
+            Some(Target::Node(node)) => [node].into(),
+            Some(Target::Schedule) => BTreeSet::new(),
+            None => rows
+                .iter()
+                .filter_map(|row| match row.statement().target() {
+                    Some(Target::Node(node)) => Some(node),
+                    _ => None,
+                })
+                .collect(),
+        };
+        let mut attempts = Vec::new();
+        for node in nodes {
+            attempts.extend(history::attempts(root, node)?);
+        }
+        Ok(attempts)
+    }
+}

@@ -1,0 +1,79 @@
+//! `assay import`: evidence from other hosts.
+
+use std::path::{Path, PathBuf};
+
+use super::ledger::{self, TrustArgs, print_json, summary};
+use crate::error::Result;
+use crate::ledger::{ClosureSource, Row, Statement, Target, read_evidence};
+
+/// Rows evidence that another host signed, if you trust its key.
+///
+/// It is filed under its own weights and closures: it counts for this tree only where they match.
+#[derive(clap::Args)]
+pub struct Import {
+    /// Evidence files, or whole ledgers.
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    #[command(flatten)]
+    trust: TrustArgs,
+    /// Private key to sign the rows with.
+    #[arg(long, value_name = "NAME")]
+    key: Option<String>,
+    #[arg(long)]
+    json: bool,
+}
+
+impl Import {
+    /// `here` says what the tree at hand binds, so that each row can be told apart from one for another tree.
+    pub fn run(&self, root: &Path, here: Option<&dyn ClosureSource>) -> Result<u8> {
+        let mut ledger = ledger::open(root)?;
+        let trust = self.trust.load(root)?;
+        let mut evidence = Vec::new();
+        for file in &self.files {
+            evidence.extend(read_evidence(file, root)?);
+        }
+        let total = evidence.len();
+        let new = ledger.admit(evidence, &trust)?;
+        let seqs = match new.is_empty() {
+            true => Vec::new(),
+            false => ledger.append(&new, &ledger::writer(root, self.key.as_deref())?)?,
+        };
+        let rows: Vec<(&Row, Option<bool>)> = seqs
+            .iter()
+            .map(|seq| &ledger.rows()[*seq as usize])
+            .map(|row| here.map_or(Ok((row, None)), |here| counts(row, here).map(|c| (row, c))))
+            .collect::<Result<_>>()?;
+        if self.json {
+            let rows: Vec<_> = rows
+                .iter()
+                .map(|(row, counts)| {
+                    serde_json::json!({
+                        "row": row.seq, "evidence": row.evidence.digest(), "kind": row.statement().kind(), "counts_here": counts,
+                    })
+                })
+                .collect();
+            return print_json(&serde_json::json!({ "schema": "assay.import/1", "read": total, "rows": rows }));
+        }
+        anstream::println!("{} of {total} pieces of evidence were new", new.len());
+        for (row, counts) in rows {
+            let said = match counts {
+                Some(true) => "  (this tree)",
+                Some(false) => "  (another tree or file: filed, does not count here)",
+                None => "",
+            };
+            anstream::println!("row {}  {}{said}", row.seq, summary(row));
+        }
+        Ok(0)
+    }
+}
+
+/// Whether a verdict binds what is here; `None` for keys and whole schedules.
+fn counts(row: &Row, here: &dyn ClosureSource) -> Result<Option<bool>> {
+    let Statement::Verdict(verdict) = row.statement() else { return Ok(None) };
+    let Target::Node(node) = &verdict.node else { return Ok(None) };
+    if !here.nodes().contains(node) {
+        return Ok(Some(false));
+    }
+    let binding = here.binding(node, &verdict.binding.arch, verdict.binding.numerics)?;
+    Ok(Some(binding == verdict.binding))
+}

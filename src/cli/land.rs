@@ -1,0 +1,73 @@
+//! `assay land`: a green commit.
+
+use std::path::Path;
+
+use super::ledger::{self, TrustArgs, print_json};
+use crate::error::Result;
+use crate::history::{self, LandRequest};
+use crate::ledger::Closures;
+use crate::ops::Node;
+use crate::plan::Numerics;
+
+/// Commits staged kernels with the evidence that proves them.
+///
+/// Every node that the staged change touches must be proved as it is staged; nodes that are not are named and nothing
+/// is committed.
+#[derive(clap::Args)]
+pub struct Land {
+    /// Nodes to land, beside those that the staged change touches.
+    #[arg(value_parser = parse_node)]
+    nodes: Vec<Node>,
+    /// What the subject says after the op.
+    #[arg(short = 'w', long = "what", value_name = "TEXT")]
+    what: Option<String>,
+    /// Only evidence of this architecture, e.g. sm_90.
+    #[arg(long)]
+    arch: Option<String>,
+    #[arg(long, value_enum, default_value = "ds4")]
+    numerics: Numerics,
+    #[command(flatten)]
+    trust: TrustArgs,
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_node(text: &str) -> Result<Node, String> {
+    text.parse()
+}
+
+impl Land {
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    pub fn run(&self, root: &Path, closures: &dyn Closures) -> Result<u8> {
+        ledger::open(root)?;
+        let trust = self.trust.load(root)?;
+        let request = LandRequest {
+            nodes: &self.nodes,
+            what: self.what.as_deref(),
+            numerics: self.numerics,
+            arch: self.arch.as_deref(),
+        };
+        let landed = history::land(root, &request, closures, &trust)?;
+        if landed.simulated {
+            anstream::eprintln!(
+                "note: evidence of class simulated was counted; `assay audit` of this repository fails now"
+            );
+        }
+        if self.json {
+            let mut value = serde_json::json!({ "schema": "assay.land/1" });
+            if let (Some(into), Ok(serde_json::Value::Object(from))) =
+                (value.as_object_mut(), serde_json::to_value(&landed))
+            {
+                into.extend(from);
+            }
+            return print_json(&value);
+        }
+        let names: Vec<_> = landed.nodes.iter().map(|(node, row)| format!("{node} (row {row})")).collect();
+        anstream::println!("landed {} in {}", names.join(", "), &landed.commit[..12]);
+        anstream::print!("\n{}", landed.message);
+        Ok(0)
+    }
+}

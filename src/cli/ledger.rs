@@ -1,0 +1,138 @@
+//! `assay ledger merge`, and what the commands that read or extend the ledger share.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::history;
+use crate::ledger::{Class, Config, Ledger, Outcome, Row, SecretKey, Statement, Trust};
+
+/// Brings the evidence of another branch's ledger into this one.
+///
+/// In a merge, resolve state/ to your own side (git checkout --ours state/), then run this with the other branch.
+#[derive(clap::Args)]
+pub struct LedgerCommand {
+    #[command(subcommand)]
+    action: Action,
+    /// Private key to sign rows with.
+    #[arg(long, global = true, value_name = "NAME")]
+    key: Option<String>,
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(clap::Subcommand)]
+enum Action {
+    /// Row the evidence of REVISION's ledger that this one lacks again, under your signature.
+    Merge { revision: String },
+}
+
+impl LedgerCommand {
+    pub fn run(&self, root: &Path) -> Result<u8> {
+        let Action::Merge { revision } = &self.action;
+        let mut ledger = open(root)?;
+        let evidence = history::evidence_of(root, revision)?;
+        let (total, before) = (evidence.len(), ledger.rows().len());
+        // Its keys came by key rows of their own, which are part of the evidence: nothing is dropped.
+        let new: Vec<_> = evidence.into_iter().filter(|e| ledger.chain().find(&e.digest()).is_none()).collect();
+        if !new.is_empty() {
+            ledger.append(&new, &writer(root, self.key.as_deref())?)?;
+        }
+        if self.json {
+            return print_json(&serde_json::json!({
+                "schema": "assay.ledger-merge/1", "revision": revision, "evidence": total, "new": new.len(),
+                "rows": ledger.rows().len(),
+            }));
+        }
+        anstream::println!(
+            "{} of {total} pieces of evidence were new: the ledger went from {before} to {} rows",
+            new.len(),
+            ledger.rows().len()
+        );
+        Ok(0)
+    }
+}
+
+/// Where trust comes from.
+#[derive(clap::Args)]
+pub struct TrustArgs {
+    /// Keys to trust, instead of those in your config directory. Must lie outside the workbench.
+    #[arg(long, value_name = "FILE")]
+    trust: Option<PathBuf>,
+}
+
+impl TrustArgs {
+    pub fn load(&self, root: &Path) -> Result<Trust> {
+        Trust::load(&Config::of_user()?, self.trust.as_deref(), root)
+    }
+}
+
+/// The work tree's ledger, checked against git; what happened to it is said on stderr.
+pub fn open(root: &Path) -> Result<Ledger> {
+    let ledger = history::open(root)?;
+    for note in ledger.notes() {
+        anstream::eprintln!("note: {note}");
+    }
+    Ok(ledger)
+}
+
+/// The private key to sign with, from outside the workbench.
+pub fn writer(root: &Path, name: Option<&str>) -> Result<SecretKey> {
+    Config::of_user()?.outside(root)?.key(name)
+}
+
+pub fn print_json(value: &serde_json::Value) -> Result<u8> {
+    anstream::println!("{value:#}");
+    Ok(0)
+}
+
+/// A row by its number, or by the first digits of its hash or its evidence's digest.
+pub fn find_row<'l>(ledger: &'l Ledger, text: &str) -> Result<&'l Row> {
+    let rows = ledger.rows();
+    if let Ok(seq) = text.parse::<usize>()
+        && text.len() < 10
+    {
+        let last = rows.len().checked_sub(1).map_or("an empty ledger".into(), |last| format!("rows 0 to {last}"));
+        return rows.get(seq).ok_or_else(|| Error::usage(format!("there is no row {seq}")).found(last));
+    }
+    let named =
+        |row: &&Row| row.hash.to_string().starts_with(text) || row.evidence.digest().to_string().starts_with(text);
+    let mut found = rows.iter().filter(named);
+    match (found.next(), found.next()) {
+        (Some(row), None) if text.len() >= 6 => Ok(row),
+        (Some(_), Some(_)) => Err(Error::usage(format!("`{text}` begins more than one row's digest"))),
+        _ => Err(Error::usage(format!("`{text}` is no row"))
+            .expected("a row number, or at least 6 digits of a row's or its evidence's digest")
+            .hint("assay history")),
+    }
+}
+
+/// One line on what a row says, without its number.
+pub fn summary(row: &Row) -> String {
+    let place = |class: Class, arch: &str| match class {
+        Class::Simulated => format!("SIMULATED {arch}"),
+        class => format!("{} {arch}", class.name()),
+    };
+    match row.statement() {
+        Statement::Verdict(v) => {
+            let outcome = match &v.outcome {
+                Outcome::Red { stage, reason, .. } => format!("red in {}: {reason}", stage.name()),
+                Outcome::Indeterminate { reason } => format!("indeterminate: {reason}"),
+                Outcome::Pass if v.complete() => "pass through stage 7".into(),
+                Outcome::Pass => "pass as far as it ran".into(),
+            };
+            format!("{}  {}  {}  {outcome}", v.node, place(v.class, &v.binding.arch), v.binding.numerics.name())
+        }
+        Statement::Bench(b) => format!("{}  {}  bench", b.node, place(b.class, &b.binding.arch)),
+        Statement::Key(k) => format!("key {} ({}) joins", k.key.name(), k.key.id().short()),
+    }
+}
+
+/// Who signed, and whether the user believes them.
+pub fn signer(ledger: &Ledger, row: &Row, trust: &Trust) -> String {
+    let id = row.evidence.signer();
+    let name = ledger.chain().ring.get(&id).map_or("?", |key| key.name());
+    match trust.trusts(&id) {
+        true => format!("{name} ({}), trusted here", id.short()),
+        false => format!("{name} ({}), not trusted here: assay key trust {}", id.short(), id.short()),
+    }
+}

@@ -1,0 +1,130 @@
+//! `assay show`: everything that one row says.
+
+use std::path::Path;
+
+use super::ledger::{self, TrustArgs, find_row, print_json, signer, summary};
+use crate::error::Result;
+use crate::ledger::{Bench, Binding, Informative, Ledger, Outcome, Row, StageOutcome, Statement, Trust, Verdict};
+
+/// Shows a row of the ledger: verdict, figures, digests, who signed.
+#[derive(clap::Args)]
+pub struct Show {
+    /// Row number, or the first digits of the row's or its evidence's digest.
+    row: String,
+    #[command(flatten)]
+    trust: TrustArgs,
+    #[arg(long)]
+    json: bool,
+}
+
+impl Show {
+    pub fn run(&self, root: &Path) -> Result<u8> {
+        let ledger = ledger::open(root)?;
+        let trust = self.trust.load(root)?;
+        let row = find_row(&ledger, &self.row)?;
+        if self.json {
+            return print_json(&serde_json::json!({
+                "schema": "assay.show/1",
+                "row": row.seq,
+                "hash": row.hash,
+                "prev": row.prev,
+                "writer": row.writer,
+                "evidence": row.evidence.digest(),
+                "signer": row.evidence.signer(),
+                "trusted": trust.trusts(&row.evidence.signer()),
+                "statement": row.statement().to_value()?,
+            }));
+        }
+        anstream::print!("{}", text(&ledger, row, &trust));
+        Ok(0)
+    }
+}
+
+fn text(ledger: &Ledger, row: &Row, trust: &Trust) -> String {
+    let mut out = format!("row {}  {}\n", row.seq, summary(row));
+    let mut line = |name: &str, value: String| {
+        if !value.is_empty() {
+            out.push_str(&format!("  {name:<16} {value}\n"));
+        }
+    };
+    line("signed by", signer(ledger, row, trust));
+    let writer = ledger.chain().ring.get(&row.writer).map_or("?", |key| key.name());
+    line("rowed by", format!("{writer} ({})", row.writer.short()));
+    line("evidence", row.evidence.digest().to_string());
+    line("row hash", row.hash.to_string());
+    match row.statement() {
+        Statement::Verdict(v) => {
+            verdict(&mut line, v);
+            binding(&mut line, &v.binding);
+            informative(&mut line, &v.informative);
+        }
+        Statement::Bench(b) => {
+            bench(&mut line, b);
+            binding(&mut line, &b.binding);
+            informative(&mut line, &b.informative);
+        }
+        Statement::Key(k) => {
+            line("key", k.key.to_string());
+            line("time", k.time.clone());
+        }
+    }
+    out
+}
+
+fn verdict(line: &mut impl FnMut(&str, String), v: &Verdict) {
+    if let Outcome::Red { first_bad, .. } = &v.outcome {
+        line("first bad", first_bad.clone());
+    }
+    for stage in &v.stages {
+        let outcome = match stage.outcome {
+            StageOutcome::Pass => "pass",
+            StageOutcome::Red => "red",
+            StageOutcome::Indeterminate => "indeterminate",
+            StageOutcome::NotRun => "not run",
+        };
+        let figures: Vec<_> = stage.figures.iter().map(|(name, figure)| format!("{name} {figure}")).collect();
+        let parts = [outcome.to_string(), figures.join(", "), stage.note.replace('\n', " ")];
+        let parts: Vec<_> = parts.into_iter().filter(|p| !p.is_empty()).collect();
+        line(stage.name.name(), parts.join("; "));
+    }
+    line("outputs", format!("{} digests", v.outputs.len()));
+    line("seed", v.seed.to_string());
+}
+
+fn bench(line: &mut impl FnMut(&str, String), b: &Bench) {
+    for (name, figures) in &b.runs {
+        let figures: Vec<_> = figures.iter().map(|(name, figure)| format!("{name} {figure}")).collect();
+        line(name, figures.join(", "));
+    }
+}
+
+fn binding(line: &mut impl FnMut(&str, String), b: &Binding) {
+    line("closure", b.closure.to_string());
+    line("schedule slice", b.schedule_slice.to_string());
+    line("weights", b.weights.to_string());
+    line("cases", b.cases.to_string());
+    line("oracle outputs", b.oracle_outputs.to_string());
+    line("protocol", b.protocol.to_string());
+}
+
+fn informative(line: &mut impl FnMut(&str, String), i: &Informative) {
+    for (name, value) in [
+        ("device", &i.device),
+        ("driver", &i.driver),
+        ("nvrtc", &i.nvrtc),
+        ("model", &i.model),
+        ("sandbox", &i.sandbox),
+        ("host", &i.host),
+        ("commit", &i.commit),
+        ("assay", &i.assay),
+        ("time", &i.time),
+    ] {
+        line(name, value.clone());
+    }
+    for (name, digest) in &i.cubins {
+        line("cubin", format!("{name} {digest}"));
+    }
+    for (name, version) in &i.libraries {
+        line("library", format!("{name} {version}"));
+    }
+}

@@ -1,0 +1,83 @@
+//! Evidence from elsewhere: reading a file of it, and whether it may come in.
+
+use std::path::Path;
+
+use super::{Chain, Class, Evidence, Ledger, SecretKey, Statement, Trust, canonical, proposed_keys};
+use crate::error::{Error, Result};
+
+crate::codes! {
+    EVIDENCE_FILE: "evidence-file", CouldNotRun, "An evidence file holds one signed envelope a line, as `assay` writes it on the judging host, or \
+        is a whole ledger.";
+    EVIDENCE_SIGNATURE: "evidence-signature", Integrity, "Evidence is not signed by the key that it names, or was changed after it was signed.";
+    UNTRUSTED: "evidence-untrusted", No, "Evidence comes in only from keys that you trust. Trust is your word, kept in your own config \
+        directory: compare the key with what the host itself shows (`assay key show` there), then `assay key trust KEY`.";
+}
+
+/// The file that a judging host sends back: its key's own evidence, then what it judged.
+pub fn bundle(key: &SecretKey, evidence: &[Evidence]) -> Result<Vec<u8>> {
+    let mut out = Evidence::join(key)?.to_line()?;
+    for item in evidence {
+        out.extend(item.to_line()?);
+    }
+    Ok(out)
+}
+
+/// All evidence of a file. A file that is a ledger is verified as one.
+pub fn read_evidence(path: &Path, root: &Path) -> Result<Vec<Evidence>> {
+    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+    let wrong = |line: usize, why: &str| {
+        Error::new(&EVIDENCE_FILE, format!("{}, line {line}: {why}", path.display()))
+            .expected("one signed envelope a line")
+    };
+    let lines: Vec<&[u8]> = bytes.strip_suffix(b"\n").unwrap_or(&bytes).split(|b| *b == b'\n').collect();
+    let first = canonical::read(lines[0]).map_err(|why| wrong(1, &why))?;
+    if first.get("seq").is_some() {
+        let chain = Chain::read(&bytes, proposed_keys(root)?)?;
+        return Ok(chain.rows.into_iter().map(|row| row.evidence).collect());
+    }
+    let read = |(i, line): (usize, &&[u8])| {
+        canonical::read(line).and_then(|value| Evidence::from_value(&value)).map_err(|why| wrong(i + 1, &why))
+    };
+    lines.iter().enumerate().map(read).collect()
+}
+
+impl Ledger {
+    /// Which of `evidence` is new here, after checking that every new piece is rightly signed by a key that the user
+    /// trusts for its class.
+    pub fn admit(&self, evidence: Vec<Evidence>, trust: &Trust) -> Result<Vec<Evidence>> {
+        let mut ring = self.chain().ring.clone();
+        let mut new = Vec::new();
+        for item in evidence {
+            if self.chain().find(&item.digest()).is_some() {
+                continue;
+            }
+            let signer = item.signer();
+            let known = ring.contains_key(&signer);
+            if let Statement::Key(join) = item.statement() {
+                ring.insert(join.key.id(), join.key.clone());
+            }
+            let name = item.digest().short();
+            item.verify(&ring).map_err(|why| {
+                Error::new(&EVIDENCE_SIGNATURE, format!("evidence {name} is refused: {why}"))
+                    .hint("ask the host for the whole file: its key's own evidence comes first")
+            })?;
+            let shown = ring.get(&signer).map_or_else(|| signer.to_string(), |key| key.to_string());
+            if !trust.trusts(&signer) {
+                return Err(Error::new(
+                    &UNTRUSTED,
+                    format!("evidence {name} is signed by {shown}, whom you do not trust"),
+                )
+                .hint(format!("assay key trust '{shown}'")));
+            }
+            if item.statement().class() == Some(Class::Simulated) && !trust.counts(&signer, Class::Simulated) {
+                return Err(Error::new(&UNTRUSTED, format!("evidence {name} is of class simulated: it is made up"))
+                    .expected("a trust file outside the tree that lists its key as simulated (tests only)"));
+            }
+            // A key that is known already need not join again: every file of a host begins with its key.
+            if item.statement().kind() != "key" || !known {
+                new.push(item);
+            }
+        }
+        Ok(new)
+    }
+}
