@@ -3,8 +3,16 @@
 
 #[path = "ledger/append.rs"]
 mod append;
+#[path = "ledger/binary.rs"]
+mod binary;
 #[path = "ledger/fixture.rs"]
 mod fixture;
+#[path = "ledger/git.rs"]
+mod git;
+#[path = "ledger/land.rs"]
+mod land;
+#[path = "ledger/schema.rs"]
+mod schema;
 #[path = "ledger/standing.rs"]
 mod standing;
 #[path = "ledger/statement.rs"]

@@ -1,5 +1,6 @@
 //! Red attempts: kept as commits under refs of their own, out of the way of the branch.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use git2::build::TreeUpdateBuilder;
@@ -44,16 +45,16 @@ pub fn record_attempt(root: &Path, node: &Node, evidence: &Evidence) -> Result<O
     let Some(repo) = Repo::find(root)? else { return Ok(None) };
     let head = repo.head()?;
     let mut update = TreeUpdateBuilder::new();
-    if let Some(head) = &head {
-        for file in repo.files(head.tree, "kernels")? {
-            update.remove(format!("{}kernels/{}", repo.prefix, file.path));
-        }
-    }
-    let mut files = Vec::new();
+    let mut files = BTreeMap::new();
     plain_files(&root.join("kernels"), "", &mut files)?;
     for (path, bytes) in &files {
         let blob = repo.git.blob(bytes).map_err(git)?;
         update.upsert(format!("{}kernels/{path}", repo.prefix), blob, FileMode::Blob);
+    }
+    if let Some(head) = &head {
+        for gone in repo.files(head.tree, "kernels")?.iter().filter(|file| !files.contains_key(&file.path)) {
+            update.remove(format!("{}kernels/{}", repo.prefix, gone.path));
+        }
     }
     let baseline = match &head {
         Some(head) => repo.git.find_tree(head.tree).map_err(git)?,
@@ -85,7 +86,7 @@ pub fn record_attempt(root: &Path, node: &Node, evidence: &Evidence) -> Result<O
 }
 
 /// Every plain file under `dir` with its path below it; links are not followed.
-fn plain_files(dir: &Path, above: &str, out: &mut Vec<(String, Vec<u8>)>) -> Result<()> {
+fn plain_files(dir: &Path, above: &str, out: &mut BTreeMap<String, Vec<u8>>) -> Result<()> {
     let entries = match std::fs::read_dir(dir) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         entries => entries.map_err(|e| Error::io(dir, e))?,
@@ -100,7 +101,7 @@ fn plain_files(dir: &Path, above: &str, out: &mut Vec<(String, Vec<u8>)>) -> Res
         if kind.is_dir() {
             plain_files(&path, &format!("{above}{name}/"), out)?;
         } else if kind.is_file() {
-            out.push((format!("{above}{name}"), std::fs::read(&path).map_err(|e| Error::io(&path, e))?));
+            out.insert(format!("{above}{name}"), std::fs::read(&path).map_err(|e| Error::io(&path, e))?);
         }
     }
     Ok(())

@@ -110,7 +110,7 @@ impl Dir {
             match lock(&file) {
                 Ok(()) if self.is(name, &file)? => return Ok(Some(file)),
                 Ok(()) | Err(std::fs::TryLockError::WouldBlock) if Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(5));
+                    std::thread::sleep(Duration::from_millis(1));
                 }
                 Err(std::fs::TryLockError::Error(e)) => return Err(Error::io(self.path(name), e)),
                 _ => {

@@ -67,13 +67,47 @@ struct Found {
     derived: usize,
 }
 
+/// The bytes of `state/` at one moment: read under a lock, verified after it is let go.
+struct Bytes {
+    ledger: Vec<u8>,
+    checkpoint: Option<Vec<u8>>,
+    progress: Option<Vec<u8>>,
+}
+
+impl Bytes {
+    fn read(dir: &Dir, ledger: &File) -> Result<Bytes> {
+        Ok(Bytes {
+            ledger: dir.read_open(LEDGER_FILE, ledger)?,
+            checkpoint: dir.read(CHECKPOINT_FILE)?,
+            progress: dir.read(PROGRESS_FILE)?,
+        })
+    }
+
+    /// `None` where there is no ledger yet. One that is gone while its other files are there is refused.
+    fn of(root: &Path) -> Result<Option<Bytes>> {
+        let Some(dir) = Dir::open(root)? else { return Ok(None) };
+        if let Some(file) = dir.open_shared(LEDGER_FILE)? {
+            return Bytes::read(&dir, &file).map(Some);
+        }
+        for name in [CHECKPOINT_FILE, PROGRESS_FILE] {
+            if dir.read(name)?.is_some() {
+                return Err(Error::new(&ROLLED_BACK, "row 0 of the ledger is missing, and all after it")
+                    .expected(format!("state/{LEDGER_FILE}, since state/{name} is there"))
+                    .found("no such file")
+                    .hint("restore state/ from git; nothing was overwritten"));
+            }
+        }
+        Ok(None)
+    }
+}
+
 impl Found {
-    fn read(dir: &Dir, ledger: &[u8], proposed: KeyRing) -> Result<Found> {
-        let chain = Chain::read(ledger, proposed)?;
+    fn verify(bytes: &Bytes, proposed: KeyRing) -> Result<Found> {
+        let chain = Chain::read(&bytes.ledger, proposed)?;
         let rows = chain.rows.len();
-        let checkpointed = match dir.read(CHECKPOINT_FILE)? {
+        let checkpointed = match &bytes.checkpoint {
             None => 0,
-            Some(note) => Checkpoint::read_beside(&note, &chain)?.rows,
+            Some(note) => Checkpoint::read_beside(note, &chain)?.rows,
         };
         // A writer that joins over an interrupted append cannot checkpoint before its own key row is written.
         let joined = matches!(chain.rows.last(), Some(row) if row.statement().kind() == "key" && row.evidence.signer() == row.writer);
@@ -86,9 +120,9 @@ impl Found {
             .found(format!("{checkpointed} of {rows} rows covered"))
             .hint("state/checkpoint was removed or rolled back: restore it from git"));
         }
-        let derived = match dir.read(PROGRESS_FILE)? {
+        let derived = match &bytes.progress {
             None => 0,
-            Some(bytes) => Progress::check(&bytes, &chain)?,
+            Some(bytes) => Progress::check(bytes, &chain)?,
         };
         Ok(Found { chain, checkpointed, derived })
     }
@@ -151,22 +185,9 @@ impl Ledger {
 
     fn look(root: &Path) -> Result<(Ledger, Found)> {
         let proposed = proposed_keys(root)?;
-        let found = match Dir::open(root)? {
+        let found = match Bytes::of(root)? {
             None => Found { chain: Chain::new(proposed), checkpointed: 0, derived: 0 },
-            Some(dir) => match dir.open_shared(LEDGER_FILE)? {
-                Some(file) => Found::read(&dir, &dir.read_open(LEDGER_FILE, &file)?, proposed)?,
-                None => {
-                    for name in [CHECKPOINT_FILE, PROGRESS_FILE] {
-                        if dir.read(name)?.is_some() {
-                            return Err(Error::new(&ROLLED_BACK, "row 0 of the ledger is missing, and all after it")
-                                .expected(format!("state/{LEDGER_FILE}, since state/{name} is there"))
-                                .found("no such file")
-                                .hint("restore state/ from git; nothing was overwritten"));
-                        }
-                    }
-                    Found { chain: Chain::new(proposed), checkpointed: 0, derived: 0 }
-                }
-            },
+            Some(bytes) => Found::verify(&bytes, proposed)?,
         };
         Ok((Ledger { root: root.into(), chain: found.chain.clone(), notes: Vec::new() }, found))
     }
@@ -195,16 +216,15 @@ impl Ledger {
 
     /// The files of `state/` that belong in a commit, by name, as they are on disk and as this ledger was read.
     pub fn files(&self) -> Result<Vec<(&'static str, Vec<u8>)>> {
-        let Some(dir) = Dir::open(&self.root)? else { return Ok(Vec::new()) };
-        let Some(file) = dir.open_shared(LEDGER_FILE)? else { return Ok(Vec::new()) };
-        let mut ledger = dir.read_open(LEDGER_FILE, &file)?;
-        let found = Found::read(&dir, &ledger, proposed_keys(&self.root)?)?;
+        let Some(mut bytes) = Bytes::of(&self.root)? else { return Ok(Vec::new()) };
+        let found = Found::verify(&bytes, proposed_keys(&self.root)?)?;
         if found.chain.head() != self.chain.head() || found.progress_behind() {
             return Err(Error::new(&BUSY, "the ledger grew while this command ran").hint("run the command again"));
         }
-        ledger.truncate(found.chain.length);
-        let mut files = vec![(LEDGER_FILE, ledger), (PROGRESS_FILE, self.progress().to_bytes()?)];
-        files.extend(dir.read(CHECKPOINT_FILE)?.map(|note| (CHECKPOINT_FILE, note)));
+        bytes.ledger.truncate(found.chain.length);
+        let mut files = vec![(LEDGER_FILE, bytes.ledger)];
+        files.extend(bytes.checkpoint.map(|note| (CHECKPOINT_FILE, note)));
+        files.extend(bytes.progress.map(|progress| (PROGRESS_FILE, progress)));
         Ok(files)
     }
 
@@ -264,15 +284,14 @@ struct Session {
 impl Session {
     fn begin(root: &Path, observe: &mut dyn FnMut(Step)) -> Result<Session> {
         // Nothing is created beside damage: a missing ledger with a checkpoint is refused here.
-        Ledger::look(root)?;
+        Bytes::of(root)?;
         let dir = Dir::create(root)?;
         let (file, created) = dir.open_append(LEDGER_FILE)?;
         if created {
             observe(Step::LedgerCreated);
         }
         observe(Step::Locked);
-        let bytes = dir.read_open(LEDGER_FILE, &file)?;
-        let found = Found::read(&dir, &bytes, proposed_keys(root)?)?;
+        let found = Found::verify(&Bytes::read(&dir, &file)?, proposed_keys(root)?)?;
         Ok(Session { dir, file, found, torn: None })
     }
 
