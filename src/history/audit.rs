@@ -71,7 +71,14 @@ pub fn audit(root: &Path, options: &Options<'_>) -> Result<Report> {
     if let Some(repo) = Repo::find(root)?
         && let Some(head) = repo.head()?
     {
-        History { repo: &repo, proposed: proposed_keys(root)?, ledgers: HashMap::new() }.walk(&head, &mut report)?;
+        let mut history = History {
+            repo: &repo,
+            proposed: proposed_keys(root)?,
+            verified: vec![ledger.chain().clone()],
+            ledgers: HashMap::new(),
+            beside: HashSet::new(),
+        };
+        history.walk(&head, &mut report)?;
     }
     if options.replay > 0 {
         replay(&ledger, options, &mut report)?;
@@ -101,12 +108,18 @@ fn signers(ledger: &Ledger, trust: &Trust) -> Vec<Signer> {
 struct History<'r> {
     repo: &'r Repo,
     proposed: KeyRing,
+    /// Chains that were verified, the work tree's first: most commits hold the beginning of one.
+    verified: Vec<Chain>,
     ledgers: HashMap<Oid, Committed>,
+    /// Ledger, checkpoint and progress blobs that were found to go together.
+    beside: HashSet<[Option<Oid>; 3]>,
 }
 
 struct Committed {
     rows: Vec<Digest>,
     evidence: HashSet<Digest>,
+    /// Which verified chain begins with it.
+    chain: usize,
 }
 
 impl History<'_> {
@@ -119,20 +132,43 @@ impl History<'_> {
         Ok(())
     }
 
+    /// Reads and verifies the ledger of `commit`, and what stands beside it.
     fn ledger(&mut self, commit: &Commit) -> Result<Option<Oid>> {
-        let Some(blob) = self.repo.file(commit.tree, LEDGER_PATH)? else { return Ok(None) };
-        if !self.ledgers.contains_key(&blob) {
+        let place = |e: Error| Error::new(e.code(), format!("in commit {}: {}", commit.short(), e.what()));
+        let blob = self.repo.file(commit.tree, LEDGER_PATH)?;
+        if let Some(blob) = blob
+            && !self.ledgers.contains_key(&blob)
+        {
             let bytes = self.repo.blob(blob)?;
-            let chain = Chain::read(&bytes, self.proposed.clone())
-                .map_err(|e| Error::new(e.code(), format!("in commit {}: {}", commit.short(), e.what())))?;
-            let evidence = chain.rows.iter().map(|row| row.evidence.digest()).collect();
-            self.ledgers.insert(blob, Committed { rows: line_hashes(&bytes), evidence });
+            let rows = line_hashes(&bytes);
+            let begins = |chain: &Chain| rows.iter().eq(chain.rows.iter().take(rows.len()).map(|row| &row.hash));
+            let chain = match self.verified.iter().position(begins) {
+                Some(chain) => chain,
+                None => {
+                    self.verified.push(Chain::read(&bytes, self.proposed.clone()).map_err(place)?);
+                    self.verified.len() - 1
+                }
+            };
+            let evidence = self.verified[chain].rows[..rows.len()].iter().map(|row| row.evidence.digest()).collect();
+            self.ledgers.insert(blob, Committed { rows, evidence, chain });
         }
-        Ok(Some(blob))
+        let (checkpoint, progress) = ("state/checkpoint", "state/progress.json");
+        let beside = [blob, self.repo.file(commit.tree, checkpoint)?, self.repo.file(commit.tree, progress)?];
+        if !self.beside.contains(&beside) {
+            let read = |id: Option<Oid>| id.map(|id| self.repo.blob(id)).transpose();
+            let (note, progress) = (read(beside[1])?, read(beside[2])?);
+            let chain = match blob.map(|blob| &self.ledgers[&blob]) {
+                None => Chain::new(self.proposed.clone()),
+                Some(held) => self.verified[held.chain].prefix(held.rows.len(), self.proposed.clone()),
+            };
+            chain.check_beside(note.as_deref(), progress.as_deref()).map_err(place)?;
+            self.beside.insert(beside);
+        }
+        Ok(blob)
     }
 
     fn check(&mut self, commit: &Commit, report: &mut Report) -> Result<()> {
-        let empty = Committed { rows: Vec::new(), evidence: HashSet::new() };
+        let empty = Committed { rows: Vec::new(), evidence: HashSet::new(), chain: 0 };
         let own = self.ledger(commit)?;
         let mut first_tree = None;
         for (i, parent) in commit.parents.iter().enumerate() {

@@ -74,6 +74,25 @@ impl Chain {
             .hint("git diff state/ledger.jsonl shows what changed; nothing was overwritten (docs/ledger.md, damage)")
     }
 
+    /// The first `rows` rows, in which the `proposed` keys and those that had joined by then may sign.
+    pub fn prefix(&self, rows: usize, proposed: KeyRing) -> Chain {
+        let mut chain = Chain::new(proposed);
+        chain.rows = self.rows[..rows].to_vec();
+        chain.leaves = self.leaves[..rows].to_vec();
+        for row in &chain.rows {
+            chain.by_digest.insert(row.evidence.digest(), row.seq);
+            if let Statement::Key(join) = row.statement() {
+                chain.ring.insert(join.key.id(), join.key.clone());
+            }
+        }
+        chain
+    }
+
+    /// Checks the checkpoint and the progress file that stand beside this ledger, as for a work tree.
+    pub fn check_beside(&self, checkpoint: Option<&[u8]>, progress: Option<&[u8]>) -> Result<()> {
+        super::store::covered(self, checkpoint, progress).map(|_| ())
+    }
+
     /// Hash of the last row, zeros before the first.
     pub fn head(&self) -> Digest {
         self.rows.last().map_or(Digest::ZERO, |row| row.hash)

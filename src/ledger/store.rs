@@ -86,44 +86,27 @@ impl Bytes {
     /// `None` where there is no ledger yet. One that is gone while its other files are there is refused.
     fn of(root: &Path) -> Result<Option<Bytes>> {
         let Some(dir) = Dir::open(root)? else { return Ok(None) };
+        // The ledger is looked for last: another process may be making the first one.
+        let others = [CHECKPOINT_FILE, PROGRESS_FILE].into_iter();
+        let others = others.filter_map(|name| dir.read(name).map(|found| found.map(|_| name)).transpose());
+        let other = others.collect::<Result<Vec<_>>>()?.pop();
         if let Some(file) = dir.open_shared(LEDGER_FILE)? {
             return Bytes::read(&dir, &file).map(Some);
         }
-        for name in [CHECKPOINT_FILE, PROGRESS_FILE] {
-            if dir.read(name)?.is_some() {
-                return Err(Error::new(&ROLLED_BACK, "row 0 of the ledger is missing, and all after it")
-                    .expected(format!("state/{LEDGER_FILE}, since state/{name} is there"))
-                    .found("no such file")
-                    .hint("restore state/ from git; nothing was overwritten"));
-            }
+        match other {
+            None => Ok(None),
+            Some(name) => Err(Error::new(&ROLLED_BACK, "row 0 of the ledger is missing, and all after it")
+                .expected(format!("state/{LEDGER_FILE}, since state/{name} is there"))
+                .found("no such file")
+                .hint("restore state/ from git; nothing was overwritten")),
         }
-        Ok(None)
     }
 }
 
 impl Found {
     fn verify(bytes: &Bytes, proposed: KeyRing) -> Result<Found> {
         let chain = Chain::read(&bytes.ledger, proposed)?;
-        let rows = chain.rows.len();
-        let checkpointed = match &bytes.checkpoint {
-            None => 0,
-            Some(note) => Checkpoint::read_beside(note, &chain)?.rows,
-        };
-        // A writer that joins over an interrupted append cannot checkpoint before its own key row is written.
-        let joined = matches!(chain.rows.last(), Some(row) if row.statement().kind() == "key" && row.evidence.signer() == row.writer);
-        if rows - checkpointed > 1 + usize::from(joined) {
-            return Err(Error::new(
-                &CHECKPOINT,
-                format!("no checkpoint covers row {checkpointed} and the rows after it"),
-            )
-            .expected("a checkpoint of all rows but the last: that is all an interrupted append leaves open")
-            .found(format!("{checkpointed} of {rows} rows covered"))
-            .hint("state/checkpoint was removed or rolled back: restore it from git"));
-        }
-        let derived = match &bytes.progress {
-            None => 0,
-            Some(bytes) => Progress::check(bytes, &chain)?,
-        };
+        let (checkpointed, derived) = covered(&chain, bytes.checkpoint.as_deref(), bytes.progress.as_deref())?;
         Ok(Found { chain, checkpointed, derived })
     }
 
@@ -156,6 +139,24 @@ impl Found {
         }
         notes
     }
+}
+
+/// How many rows the checkpoint and the progress file beside `chain` cover; what an interrupted append cannot have left is
+/// refused.
+pub(super) fn covered(chain: &Chain, checkpoint: Option<&[u8]>, progress: Option<&[u8]>) -> Result<(usize, usize)> {
+    let rows = chain.rows.len();
+    let checkpointed = checkpoint.map_or(Ok(0), |note| Checkpoint::read_beside(note, chain).map(|c| c.rows))?;
+    // A writer that joins over an interrupted append cannot checkpoint before its own key row is written.
+    let last = chain.rows.last();
+    let joined = last.is_some_and(|row| row.statement().kind() == "key" && row.evidence.signer() == row.writer);
+    if rows - checkpointed > 1 + usize::from(joined) {
+        return Err(Error::new(&CHECKPOINT, format!("no checkpoint covers row {checkpointed} and the rows after it"))
+            .expected("a checkpoint of all rows but the last: that is all an interrupted append leaves open")
+            .found(format!("{checkpointed} of {rows} rows covered"))
+            .hint("state/checkpoint was removed or rolled back: restore it from git"));
+    }
+    let derived = progress.map_or(Ok(0), |bytes| Progress::check(bytes, chain))?;
+    Ok((checkpointed, derived))
 }
 
 impl Ledger {

@@ -140,6 +140,24 @@ fn a_merge_must_hold_the_other_parents_evidence() {
 }
 
 #[test]
+fn a_commit_with_an_edited_progress_file_or_checkpoint_fails_the_audit() {
+    for (name, id) in [("progress.json", "progress-edited"), ("checkpoint", "ledger-checkpoint")] {
+        let bench = Workbench::with_rows(3);
+        let repo = init(&bench);
+        let first = commit(&repo, "as it was", &[]);
+        let good = bench.bytes(name);
+        bench.put(name, String::from_utf8(good.clone()).unwrap().replacen('3', "4", 1));
+        let edited = commit(&repo, "edited", &[first]);
+        bench.put(name, good);
+        commit(&repo, "put back", &[edited]);
+        history::open(bench.root()).unwrap();
+        let error = audit(bench.root()).unwrap_err();
+        assert_eq!((error.code().id, error.kind().exit_code()), (id, 4), "{error}");
+        assert!(error.what().contains(&format!("in commit {}", &edited.to_string()[..12])), "{error}");
+    }
+}
+
+#[test]
 fn replace_refs_and_grafts_hide_nothing() {
     let bench = Workbench::with_rows(3);
     let repo = init(&bench);
