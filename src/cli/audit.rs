@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::ledger::{TrustArgs, print_json};
+use serde_json::json;
+
+use super::ledger::{self, TrustArgs, answer};
+use super::output;
 use crate::error::{Kind, Result};
 use crate::history::{self, AuditOptions, Report};
 use crate::ledger::Judge;
@@ -36,53 +39,50 @@ impl Audit {
             () => 0,
         };
         if self.json {
-            let mut value = serde_json::json!({ "schema": "assay.audit/1", "exit": code });
-            if let (Some(into), Ok(serde_json::Value::Object(from))) =
-                (value.as_object_mut(), serde_json::to_value(&report))
-            {
-                into.extend(from);
-            }
-            print_json(&value)?;
+            let mut body = json!({ "exit": code });
+            ledger::extend(&mut body, &report);
+            answer("assay.audit/1", body)?;
         } else {
-            self.print(&report);
+            self.print(&report)?;
         }
         Ok(code)
     }
 
-    fn print(&self, report: &Report) {
+    fn print(&self, report: &Report) -> Result<()> {
         let history = match (report.commits, report.shallow) {
             (0, _) => "no commits".into(),
             (1, shallow) => format!("1 commit{}", if shallow { ", where the shallow clone ends" } else { "" }),
             (n, shallow) => format!("{n} commits{}", if shallow { ", as far as the shallow clone goes" } else { "" }),
         };
-        anstream::println!("the ledger holds together: {} rows, {history}", report.rows);
+        output::println(format_args!("the ledger holds together: {} rows, {history}", report.rows))?;
         for note in &report.notes {
-            anstream::println!("note: {note}");
+            output::println(format_args!("note: {note}"))?;
         }
         for signer in &report.signers {
             let trusted = match signer.trusted {
                 true => "trusted here".into(),
                 false => format!("not trusted here: assay key trust {}", signer.id.short()),
             };
-            anstream::println!(
+            output::println(format_args!(
                 "key {} ({}): {} verdicts and benches, {} rows; {trusted}",
                 signer.name,
                 signer.id.short(),
                 signer.evidence,
                 signer.rows
-            );
+            ))?;
         }
         for row in &report.replayed {
-            anstream::println!("row {row} judged again: it comes out as recorded");
+            output::println(format_args!("row {row} judged again: it comes out as recorded"))?;
         }
         for (row, why) in &report.not_replayed {
-            anstream::println!("row {row} cannot be replayed here: {why}");
+            output::println(format_args!("row {row} cannot be replayed here: {why}"))?;
         }
         if report.replayed.len() < self.replay {
-            anstream::println!("{} of {} rows were replayed", report.replayed.len(), self.replay);
+            output::println(format_args!("{} of {} rows were replayed", report.replayed.len(), self.replay))?;
         }
         for finding in &report.findings {
-            anstream::println!("FAILED: {finding}");
+            output::println(format_args!("FAILED: {finding}"))?;
         }
+        Ok(())
     }
 }

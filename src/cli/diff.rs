@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::ledger::{self, find_row, print_json, summary};
+use super::ledger::{self, answer, find_row, summary};
+use super::output;
 use crate::error::Result;
 use crate::ledger::{Row, Statement};
 
@@ -31,14 +32,16 @@ impl Diff {
         if self.json {
             let changed: Vec<_> = names
                 .iter()
-                .map(|name| serde_json::json!({ "field": name, "old": before.get(*name), "new": after.get(*name) }))
+                .map(|name| json!({ "field": name, "old": before.get(*name), "new": after.get(*name) }))
                 .collect();
-            return print_json(&serde_json::json!({
-                "schema": "assay.diff/1", "old": old.seq, "new": new.seq, "changed": changed,
-            }));
+            return answer(
+                "assay.diff/1",
+                json!({ "old": old.seq, "new": new.seq, "changed": changed,
+                }),
+            );
         }
-        anstream::println!("- row {}  {}", old.seq, summary(old));
-        anstream::println!("+ row {}  {}", new.seq, summary(new));
+        output::println(format_args!("- row {}  {}", old.seq, summary(old)))?;
+        output::println(format_args!("+ row {}  {}", new.seq, summary(new)))?;
         for name in names {
             let show = |value: Option<&Value>| match value {
                 None => "–".to_string(),
@@ -54,7 +57,7 @@ impl Diff {
                 (Some(b), Some(a)) if name.contains(".figures.") && b != 0.0 => format!("  (×{:.3})", a / b),
                 _ => String::new(),
             };
-            anstream::println!("  {name}: {} → {}{ratio}", show(b), show(a));
+            output::println(format_args!("  {name}: {} → {}{ratio}", show(b), show(a)))?;
         }
         Ok(0)
     }

@@ -3,7 +3,10 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
-use super::ledger::{self, TrustArgs, print_json, signer, summary};
+use serde_json::json;
+
+use super::ledger::{self, TrustArgs, answer, signer, summary};
+use super::output;
 use crate::error::Result;
 use crate::history;
 use crate::ledger::{Digest, Row, Target};
@@ -32,7 +35,7 @@ impl History {
             let rows: Vec<_> = rows
                 .iter()
                 .map(|row| {
-                    serde_json::json!({
+                    json!({
                         "row": row.seq, "kind": row.statement().kind(), "node": row.statement().target(),
                         "evidence": row.evidence.digest(), "signer": row.evidence.signer(),
                         "trusted": trust.trusts(&row.evidence.signer()), "commit": landed.get(&row.evidence.digest()),
@@ -40,19 +43,19 @@ impl History {
                     })
                 })
                 .collect();
-            return print_json(&serde_json::json!({ "schema": "assay.history/1", "rows": rows, "attempts": attempts }));
+            return answer("assay.history/1", json!({ "rows": rows, "attempts": attempts }));
         }
         if rows.is_empty() && attempts.is_empty() {
-            anstream::println!("nothing is on record");
+            output::println(format_args!("nothing is on record"))?;
         }
         for row in rows {
             let commit =
                 landed.get(&row.evidence.digest()).map_or(String::new(), |id| format!("  landed in {}", &id[..12]));
-            anstream::println!("row {}  {}{commit}", row.seq, summary(row));
-            anstream::println!("    signed by {}", signer(&ledger, row, &trust));
+            output::println(format_args!("row {}  {}{commit}", row.seq, summary(row)))?;
+            output::println(format_args!("    signed by {}", signer(&ledger, row, &trust)))?;
         }
         for attempt in attempts {
-            anstream::println!("{}  {}  {}", &attempt.commit[..12], attempt.reference, attempt.summary);
+            output::println(format_args!("{}  {}  {}", &attempt.commit[..12], attempt.reference, attempt.summary))?;
         }
         Ok(0)
     }

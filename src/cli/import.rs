@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use super::ledger::{self, TrustArgs, print_json, summary};
+use serde_json::json;
+
+use super::ledger::{self, TrustArgs, answer, summary};
+use super::output;
 use crate::error::Result;
 use crate::ledger::{ClosureSource, Row, Statement, Target, read_evidence};
 
@@ -47,21 +50,21 @@ impl Import {
             let rows: Vec<_> = rows
                 .iter()
                 .map(|(row, counts)| {
-                    serde_json::json!({
+                    json!({
                         "row": row.seq, "evidence": row.evidence.digest(), "kind": row.statement().kind(), "counts_here": counts,
                     })
                 })
                 .collect();
-            return print_json(&serde_json::json!({ "schema": "assay.import/1", "read": total, "rows": rows }));
+            return answer("assay.import/1", json!({ "read": total, "rows": rows }));
         }
-        anstream::println!("{} of {total} pieces of evidence were new", new.len());
+        output::println(format_args!("{} of {total} pieces of evidence were new", new.len()))?;
         for (row, counts) in rows {
             let said = match counts {
                 Some(true) => "  (this tree)",
                 Some(false) => "  (another tree or file: filed, does not count here)",
                 None => "",
             };
-            anstream::println!("row {}  {}{said}", row.seq, summary(row));
+            output::println(format_args!("row {}  {}{said}", row.seq, summary(row)))?;
         }
         Ok(0)
     }

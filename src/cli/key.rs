@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use super::ledger::{self, print_json};
+use serde_json::json;
+
+use super::ledger::{self, answer};
+use super::output;
 use crate::error::{Error, Result};
 use crate::ledger::{Config, Evidence, KeyId, PublicKey, TRUST_UNKNOWN, Trust};
 
@@ -57,43 +60,42 @@ impl Key {
                 if !no_trust {
                     trust.trust(key.public().clone(), false)?;
                 }
-                self.one("assay.key/1", key.public(), !no_trust)
+                self.one(key.public(), !no_trust)
             }
             Action::List => self.list(root, &config, &trust),
             Action::Show { key, join } => {
                 if *join {
                     let line = Evidence::join(&config.key(key.as_deref())?)?.to_line()?;
-                    anstream::print!("{}", String::from_utf8_lossy(&line));
+                    output::print(format_args!("{}", String::from_utf8_lossy(&line)))?;
                     return Ok(0);
                 }
                 let key = match key {
                     None => config.key(None)?.public().clone(),
                     Some(text) => find(text, root, &config, &trust)?,
                 };
-                self.one("assay.key/1", &key, trust.trusts(&key.id()))
+                self.one(&key, trust.trusts(&key.id()))
             }
             Action::Trust { key, simulated } => {
                 let key = find(key, root, &config, &trust)?;
                 trust.trust(key.clone(), *simulated)?;
-                self.one("assay.key/1", &key, true)
+                self.one(&key, true)
             }
             Action::Untrust { key } => {
                 let key = find(key, root, &config, &trust)?;
                 if trust.untrust(&key.id())?.is_none() {
                     return Err(Error::new(&TRUST_UNKNOWN, format!("{key} was not trusted")).hint("assay key list"));
                 }
-                self.one("assay.key/1", &key, false)
+                self.one(&key, false)
             }
         }
     }
 
-    fn one(&self, schema: &str, key: &PublicKey, trusted: bool) -> Result<u8> {
+    fn one(&self, key: &PublicKey, trusted: bool) -> Result<u8> {
         if self.json {
-            return print_json(&serde_json::json!({
-                "schema": schema, "id": key.id(), "name": key.name(), "key": key, "trusted": trusted,
-            }));
+            let body = json!({ "id": key.id(), "name": key.name(), "key": key, "trusted": trusted });
+            return answer("assay.key/1", body);
         }
-        anstream::println!("{key}");
+        output::println(format_args!("{key}"))?;
         let said = if trusted { "trusted here" } else { "not trusted here" };
         anstream::eprintln!("{} is key {}, {said}", key.name(), key.id().short());
         Ok(0)
@@ -113,16 +115,16 @@ impl Key {
         }
         for (id, key) in &keys {
             let trusted = trust.get(id);
-            lines.push(serde_json::json!({
+            lines.push(json!({
                 "id": id, "name": key.name(), "key": key, "private": owned.contains(id), "trusted": trusted.is_some(),
                 "simulated": trusted.is_some_and(|t| t.simulated), "signs_here": ledger.chain().ring.contains_key(id),
             }));
         }
         if self.json {
-            return print_json(&serde_json::json!({ "schema": "assay.keys/1", "keys": lines }));
+            return answer("assay.keys/1", json!({ "keys": lines }));
         }
         if keys.is_empty() {
-            anstream::println!("no keys yet: assay key new NAME");
+            output::println(format_args!("no keys yet: assay key new NAME"))?;
         }
         for (id, key) in &keys {
             let trusted = match trust.get(id) {
@@ -132,7 +134,7 @@ impl Key {
             };
             let private = if owned.contains(id) { ", yours" } else { "" };
             let signs = if ledger.chain().ring.contains_key(id) { ", signs in this workbench" } else { "" };
-            anstream::println!("{}  {}  {trusted}{private}{signs}", id.short(), key.name());
+            output::println(format_args!("{}  {}  {trusted}{private}{signs}", id.short(), key.name()))?;
         }
         Ok(0)
     }

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use super::ledger::{self, TrustArgs, print_json};
+use serde_json::json;
+
+use super::ledger::{self, TrustArgs, answer};
+use super::output;
 use crate::error::Result;
 use crate::history::{self, LandRequest};
 use crate::ledger::Closures;
@@ -57,17 +60,13 @@ impl Land {
             );
         }
         if self.json {
-            let mut value = serde_json::json!({ "schema": "assay.land/1" });
-            if let (Some(into), Ok(serde_json::Value::Object(from))) =
-                (value.as_object_mut(), serde_json::to_value(&landed))
-            {
-                into.extend(from);
-            }
-            return print_json(&value);
+            let mut body = json!({});
+            ledger::extend(&mut body, &landed);
+            return answer("assay.land/1", body);
         }
         let names: Vec<_> = landed.nodes.iter().map(|(node, row)| format!("{node} (row {row})")).collect();
-        anstream::println!("landed {} in {}", names.join(", "), &landed.commit[..12]);
-        anstream::print!("\n{}", landed.message);
+        output::println(format_args!("landed {} in {}", names.join(", "), &landed.commit[..12]))?;
+        output::print(format_args!("\n{}", landed.message))?;
         Ok(0)
     }
 }

@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::json;
+
+use super::output;
 use crate::error::{Error, Result};
 use crate::history;
 use crate::ledger::{Class, Config, Ledger, Outcome, Row, SecretKey, Statement, Trust};
@@ -38,16 +41,18 @@ impl LedgerCommand {
             ledger.append(&new, &writer(root, self.key.as_deref())?)?;
         }
         if self.json {
-            return print_json(&serde_json::json!({
-                "schema": "assay.ledger-merge/1", "revision": revision, "evidence": total, "new": new.len(),
-                "rows": ledger.rows().len(),
-            }));
+            return answer(
+                "assay.ledger-merge/1",
+                json!({ "revision": revision, "evidence": total, "new": new.len(),
+                    "rows": ledger.rows().len(),
+                }),
+            );
         }
-        anstream::println!(
+        output::println(format_args!(
             "{} of {total} pieces of evidence were new: the ledger went from {before} to {} rows",
             new.len(),
             ledger.rows().len()
-        );
+        ))?;
         Ok(0)
     }
 }
@@ -80,9 +85,16 @@ pub fn writer(root: &Path, name: Option<&str>) -> Result<SecretKey> {
     Config::of_user()?.outside(root)?.key(name)
 }
 
-pub fn print_json(value: &serde_json::Value) -> Result<u8> {
-    anstream::println!("{value:#}");
-    Ok(0)
+/// Prints a JSON answer; the command has succeeded.
+pub fn answer(schema: &str, body: serde_json::Value) -> Result<u8> {
+    output::json(schema, body).map(|()| 0)
+}
+
+/// Adds the fields of `from` to a JSON object.
+pub fn extend(body: &mut serde_json::Value, from: &impl serde::Serialize) {
+    if let (Some(body), Ok(serde_json::Value::Object(from))) = (body.as_object_mut(), serde_json::to_value(from)) {
+        body.extend(from);
+    }
 }
 
 /// A row by its number, or by the first digits of its hash or its evidence's digest.

@@ -6,6 +6,13 @@ mod graph;
 mod inspect;
 mod compile;
 mod doctor;
+mod audit;
+mod diff;
+mod history;
+mod import;
+mod inspect;
+mod key;
+mod ledger;
 mod logits;
 mod next;
 mod ops;
@@ -13,6 +20,7 @@ mod output;
 mod plan;
 mod standing;
 mod status;
+mod show;
 mod synth;
 mod verify;
 
@@ -54,6 +62,20 @@ enum Command {
     Verify(verify::Verify),
     /// Compute logits and write them as .npy
     Logits(logits::Logits),
+    /// Bring in evidence that other hosts signed
+    Import(import::Import),
+    /// Show everything that one row of the ledger says
+    Show(show::Show),
+    /// Compare two rows of the ledger
+    Diff(diff::Diff),
+    /// List the ledger's rows, the commits that landed them, and failed attempts
+    History(history::History),
+    /// Check ledger, checkpoint, progress and every commit's ledger
+    Audit(audit::Audit),
+    /// Make keys and say whom to trust
+    Key(key::Key),
+    /// Bring another branch's evidence into this ledger
+    Ledger(ledger::LedgerCommand),
     /// Write a model file of any shape with random weights, the same bytes on every machine
     Synth(synth::Synth),
     /// Compile kernels for CUDA devices; needs NVRTC, no GPU
@@ -108,6 +130,10 @@ pub fn main() -> ExitCode {
     }
 }
 
+fn root() -> Result<PathBuf> {
+    Ok(Workbench::find(".".as_ref())?.root)
+}
+
 impl Cli {
     fn run(&self) -> Result<u8> {
         if let Some(dir) = &self.directory {
@@ -122,6 +148,14 @@ impl Cli {
             Command::Status(c) => c.run(),
             Command::Logits(c) => c.run(),
             Command::Verify(c) => c.run(),
+            Command::Import(c) => c.run(&root()?, None),
+            Command::Show(c) => c.run(&root()?),
+            Command::Diff(c) => c.run(&root()?),
+            Command::History(c) => c.run(&root()?),
+            Command::Audit(c) => c.run(&root()?, None),
+            // Keys are the user's: they can be made before there is a workbench.
+            Command::Key(c) => c.run(&root().unwrap_or_else(|_| ".".into())),
+            Command::Ledger(c) => c.run(&root()?),
             Command::Synth(c) => c.run(),
             Command::Compile(c) => c.run(),
             Command::Doctor(c) => c.run(),

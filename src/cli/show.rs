@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use super::ledger::{self, TrustArgs, find_row, print_json, signer, summary};
+use serde_json::json;
+
+use super::ledger::{self, TrustArgs, answer, find_row, signer, summary};
+use super::output;
 use crate::error::Result;
 use crate::ledger::{Bench, Binding, Informative, Ledger, Outcome, Row, StageOutcome, Statement, Trust, Verdict};
 
@@ -23,19 +26,20 @@ impl Show {
         let trust = self.trust.load(root)?;
         let row = find_row(&ledger, &self.row)?;
         if self.json {
-            return print_json(&serde_json::json!({
-                "schema": "assay.show/1",
-                "row": row.seq,
-                "hash": row.hash,
-                "prev": row.prev,
-                "writer": row.writer,
-                "evidence": row.evidence.digest(),
-                "signer": row.evidence.signer(),
-                "trusted": trust.trusts(&row.evidence.signer()),
-                "statement": row.statement().to_value()?,
-            }));
+            return answer(
+                "assay.show/1",
+                json!({ "row": row.seq,
+                    "hash": row.hash,
+                    "prev": row.prev,
+                    "writer": row.writer,
+                    "evidence": row.evidence.digest(),
+                    "signer": row.evidence.signer(),
+                    "trusted": trust.trusts(&row.evidence.signer()),
+                    "statement": row.statement().to_value()?,
+                }),
+            );
         }
-        anstream::print!("{}", text(&ledger, row, &trust));
+        output::print(format_args!("{}", text(&ledger, row, &trust)))?;
         Ok(0)
     }
 }

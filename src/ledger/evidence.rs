@@ -52,7 +52,8 @@ impl Evidence {
 
     /// `key` asks to join a ledger.
     pub fn join(key: &SecretKey) -> Result<Evidence> {
-        Evidence::sign(Statement::Key(KeyJoin { key: key.public().clone(), time: clock::now() }), key)
+        let join = KeyJoin { key: key.public().clone(), time: clock::now() };
+        Evidence::sign(Statement::Key(Box::new(join)), key)
     }
 
     /// The same with one more signature: an old key welcoming a new one.

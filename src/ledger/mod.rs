@@ -11,6 +11,7 @@ mod checkpoint;
 pub mod clock;
 mod digest;
 mod evidence;
+pub mod figure;
 mod files;
 mod import;
 mod judge;
@@ -25,14 +26,14 @@ pub use chain::{Chain, Row};
 pub use checkpoint::Checkpoint;
 pub use digest::{Digest, Seed};
 pub use evidence::Evidence;
+pub use figure::Figure;
 pub use import::{CODES as IMPORT_CODES, bundle, read_evidence};
 pub use judge::{ClosureSource, Closures, Judge, Request};
 pub use keys::{CODES as KEY_CODES, Config, KeyId, KeyRing, PublicKey, SecretKey};
 pub use progress::{Head, Progress, Proof};
 pub use standing::Standing;
 pub use statement::{
-    Bench, Binding, Class, Figure, Informative, KeyJoin, Outcome, Stage, StageOutcome, StageRecord, Statement, Target,
-    Verdict, figure,
+    Bench, Binding, Class, Informative, KeyJoin, Outcome, Stage, StageOutcome, StageRecord, Statement, Target, Verdict,
 };
 pub use store::{CHECKPOINT_FILE, LEDGER_FILE, Ledger, PROGRESS_FILE, Step, proposed_keys};
 pub use trust::{CODES as TRUST_CODES, TRUST_UNKNOWN, Trust, Trusted};
@@ -51,5 +52,5 @@ crate::codes! {
     BUSY: "ledger-busy", CouldNotRun, "Another process is appending to this ledger. An append takes milliseconds.";
     UNKNOWN_SIGNER: "ledger-unknown-signer", CouldNotRun, "Evidence can be appended only when its signing key has joined the ledger by a key row \
         or is proposed by assay.toml.";
-    PROPOSED: "ledger-proposed-keys", CouldNotRun, "assay.toml proposes verifier keys as `[ledger] keys = [\"NAME+HASH+BASE64\"]`.";
+    PROPOSED: "ledger-proposed-keys", CouldNotRun, "assay.toml proposes verifier keys as `verifiers = [\"NAME+HASH+BASE64\"]`.";
 }

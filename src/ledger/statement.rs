@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 use super::keys::PublicKey;
-use super::{Digest, Seed, canonical};
+use super::{Digest, Figure, Seed, canonical};
 use crate::error::Result;
 use crate::ops::Node;
 use crate::plan::Numerics;
@@ -132,77 +132,6 @@ pub enum StageOutcome {
     Indeterminate,
     /// Could not run here (no device, no sanitizer): neither pass nor failure.
     NotRun,
-}
-
-/// A measured number. Whole numbers are JSON integers; reals are strings like `"3.4e-7"`, `"NaN"` or `"inf"`: the
-/// shortest decimal digits that give the same f64 back, always with an exponent.
-#[derive(Clone, Copy, Debug)]
-pub enum Figure {
-    Count(i64),
-    Real(f64),
-}
-
-impl Figure {
-    pub fn as_f64(self) -> f64 {
-        match self {
-            Figure::Count(n) => n as f64,
-            Figure::Real(x) => x,
-        }
-    }
-}
-
-impl fmt::Display for Figure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Figure::Count(n) => n.fmt(f),
-            Figure::Real(x) => write!(f, "{x:e}"),
-        }
-    }
-}
-
-/// Equal when they are written alike: a NaN equals itself, and 0 is not −0.
-impl PartialEq for Figure {
-    fn eq(&self, other: &Figure) -> bool {
-        match (self, other) {
-            (Figure::Count(a), Figure::Count(b)) => a == b,
-            (Figure::Real(a), Figure::Real(b)) => a.to_string() == b.to_string(),
-            _ => false,
-        }
-    }
-}
-
-impl Serialize for Figure {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Figure::Count(n) => s.serialize_i64(*n),
-            Figure::Real(_) => s.collect_str(self),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Figure {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Figure, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Either {
-            Count(i64),
-            Real(String),
-        }
-        match Either::deserialize(d)? {
-            Either::Count(n) => Ok(Figure::Count(n)),
-            Either::Real(text) => text.parse().map(Figure::Real).map_err(serde::de::Error::custom),
-        }
-    }
-}
-
-/// Names that readers of figures look for; a stage may have any others.
-pub mod figure {
-    /// Largest absolute difference from the oracle.
-    pub const MAX_ABS: &str = "max_abs";
-    /// Root mean square of the difference over that of the oracle's values.
-    pub const REL_RMS: &str = "rel_rms";
-    /// Device time of the node in one step, µs.
-    pub const TIME_US: &str = "time_us";
 }
 
 /// What one stage found.
@@ -400,7 +329,7 @@ pub struct KeyJoin {
 pub enum Statement {
     Verdict(Box<Verdict>),
     Bench(Box<Bench>),
-    Key(KeyJoin),
+    Key(Box<KeyJoin>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -483,7 +412,7 @@ impl Statement {
         let statement = match wire.predicate_type.as_str() {
             VERDICT => serde_json::from_value(wire.predicate).map(|v| Statement::Verdict(Box::new(v))),
             BENCH => serde_json::from_value(wire.predicate).map(|b| Statement::Bench(Box::new(b))),
-            KEY => serde_json::from_value(wire.predicate).map(Statement::Key),
+            KEY => serde_json::from_value(wire.predicate).map(|k| Statement::Key(Box::new(k))),
             other => return Err(format!("`{other}` is no predicate type of this version of assay")),
         }
         .map_err(|e| e.to_string())?;

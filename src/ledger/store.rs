@@ -15,6 +15,7 @@ use super::{
     UNKNOWN_SIGNER,
 };
 use crate::error::{Error, Kind, Result};
+use crate::workbench::Workbench;
 
 pub const LEDGER_FILE: &str = "ledger.jsonl";
 pub const CHECKPOINT_FILE: &str = "checkpoint";
@@ -381,27 +382,18 @@ fn torn_name(torn: &[u8]) -> String {
     format!("torn-{}", Digest::of(torn).short())
 }
 
-/// The keys that `assay.toml` proposes (`[ledger] keys = […]`). They may sign here; whether they count is the user's
-/// word alone ([`super::Trust`]).
+/// The keys that `assay.toml` proposes (`verifiers = […]`). They may sign here; whether they count is the user's word
+/// alone ([`super::Trust`]). A plain directory without the file proposes none.
 pub fn proposed_keys(root: &Path) -> Result<KeyRing> {
-    #[derive(Default, serde::Deserialize)]
-    struct File {
-        #[serde(default)]
-        ledger: Section,
+    if !root.join(Workbench::FILE).exists() {
+        return Ok(KeyRing::new());
     }
-    #[derive(Default, serde::Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Section {
-        #[serde(default)]
-        keys: Vec<PublicKey>,
+    let mut ring = KeyRing::new();
+    for text in Workbench::open(root)?.settings.verifiers {
+        let key: PublicKey = text.parse().map_err(|e: Error| {
+            Error::new(&PROPOSED, format!("{} proposes a key that is none: {}", Workbench::FILE, e.what()))
+        })?;
+        ring.insert(key.id(), key);
     }
-    let path = root.join("assay.toml");
-    let text = match std::fs::read_to_string(&path) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(KeyRing::new()),
-        text => text.map_err(|e| Error::io(&path, e))?,
-    };
-    let file: File = toml::from_str(&text).map_err(|e| {
-        Error::new(&PROPOSED, format!("{} does not propose keys as it should: {}", path.display(), e.message()))
-    })?;
-    Ok(file.ledger.keys.into_iter().map(|key| (key.id(), key)).collect())
+    Ok(ring)
 }

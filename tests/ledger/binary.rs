@@ -10,6 +10,10 @@ use crate::fixture::*;
 
 /// Runs `assay` in `root` with a config directory of its own.
 fn assay(root: &Path, config: &Path, args: &[&str]) -> Output {
+    let settings = root.join("assay.toml");
+    if !settings.exists() {
+        fs::write(settings, "model = \"none.gguf\"\n").unwrap();
+    }
     let mut command = Command::new(env!("CARGO_BIN_EXE_assay"));
     command.current_dir(root).args(args).env("ASSAY_CONFIG_DIR", config);
     command.output().unwrap()

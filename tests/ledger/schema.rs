@@ -81,7 +81,7 @@ fn statements_are_as_the_schema_says() {
         Statement::Verdict(Box::new(red(1))),
         Statement::Verdict(Box::new(of_class(verdict(1), Class::Emulated))),
         Statement::Bench(Box::new(bench)),
-        Statement::Key(KeyJoin { key: key.public().clone(), time: String::new() }),
+        Statement::Key(Box::new(KeyJoin { key: key.public().clone(), time: String::new() })),
     ];
     for statement in statements {
         let value = statement.to_value().unwrap();

@@ -111,11 +111,11 @@ fn trust_and_keys_inside_the_tree_are_refused() {
 #[test]
 fn keys_proposed_by_the_tree_may_sign_but_are_not_trusted() {
     let bench = Workbench::new();
-    let text = format!("[ledger]\nkeys = [\"{}\"]\n\n[model]\npath = \"x\"\n", bench.key.public());
+    let text = format!("model = \"x\"\nverifiers = [\"{}\"]\n", bench.key.public());
     std::fs::write(bench.root().join("assay.toml"), text).unwrap();
     assert_eq!(bench.append(verdict(1)), 0, "no key row is needed");
     assert_eq!(standing(&bench, 1, &Trust::nobody()), "untrusted 0 true");
-    std::fs::write(bench.root().join("assay.toml"), "[ledger]\nkeys = [\"nonsense\"]\n").unwrap();
+    std::fs::write(bench.root().join("assay.toml"), "model = \"x\"\nverifiers = [\"nonsense\"]\n").unwrap();
     assert_eq!(assay::ledger::Ledger::open(bench.root()).unwrap_err().code().id, "ledger-proposed-keys");
     std::fs::remove_file(bench.root().join("assay.toml")).unwrap();
     let error = assay::ledger::Ledger::open(bench.root()).unwrap_err();

@@ -55,7 +55,7 @@ fn statements_survive_their_bytes() {
         Statement::Verdict(Box::new(red(2))),
         Statement::Verdict(Box::new(Verdict { node: Target::Schedule, ..verdict(3) })),
         Statement::Bench(Box::new(bench)),
-        Statement::Key(join),
+        Statement::Key(Box::new(join)),
     ];
     for statement in all {
         let bytes = statement.to_bytes().unwrap();
