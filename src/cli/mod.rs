@@ -1,13 +1,12 @@
 //! One file per subcommand; the only place that prints.
 
+mod audit;
+mod compile;
 mod completions;
+mod diff;
+mod doctor;
 mod explain;
 mod graph;
-mod inspect;
-mod compile;
-mod doctor;
-mod audit;
-mod diff;
 mod history;
 mod import;
 mod inspect;
@@ -18,9 +17,9 @@ mod next;
 mod ops;
 mod output;
 mod plan;
+mod show;
 mod standing;
 mod status;
-mod show;
 mod synth;
 mod verify;
 
@@ -82,6 +81,9 @@ enum Command {
     Compile(compile::Compile),
     /// Say what this machine has, and how to install what is missing
     Doctor(doctor::Doctor),
+    /// Host a device for another assay process; not for use by hand
+    #[command(hide = true)]
+    Worker,
     /// Explain an error code, or list all of them
     Explain(explain::Explain),
     /// Print shell completions
@@ -159,6 +161,7 @@ impl Cli {
             Command::Synth(c) => c.run(),
             Command::Compile(c) => c.run(),
             Command::Doctor(c) => c.run(),
+            Command::Worker => crate::backend::worker::serve().map(|()| 0),
             Command::Explain(c) => c.run(),
             Command::Completions(c) => c.run(),
         }

@@ -3,22 +3,33 @@
 use serde_json::json;
 
 use super::{Compilers, Figures, Place};
-use crate::backend::cuda::{self, Cubins, Cuda, Nvrtc, ptx};
-use crate::backend::emulator::{Builder, Emulator};
+use crate::backend::cuda::{self, Cubins, Nvrtc, ptx};
+use crate::backend::emulator::Builder;
+use crate::backend::worker::{DeviceKind, WorkerDevice, WorkerOptions};
 use crate::backend::{Device, Module, Placement};
 use crate::error::{Error, Result};
 use crate::ops::{self, Node};
 use crate::plan::source::SourceSet;
 
-/// The CPU emulator.
+/// The CPU emulator, in a confined worker.
 pub struct EmulatorPlace {
     builder: Builder,
+    options: WorkerOptions,
+    figures: Figures,
 }
 
 impl EmulatorPlace {
     /// Errors: `emulator-no-compiler` where the host has no C++ compiler.
     pub fn new() -> Result<EmulatorPlace> {
-        Ok(EmulatorPlace { builder: Builder::new()? })
+        let builder = Builder::new()?;
+        let mut options = WorkerOptions::new(DeviceKind::Emulator)?;
+        options.read.push(builder.cache().to_path_buf());
+        options.emulator_name = builder.compiler().version.clone();
+        let probe = WorkerDevice::start(&options)?;
+        let mut figures = Figures::new();
+        figures.insert("compiler".into(), json!(builder.compiler().version));
+        figures.insert("sandbox".into(), sandbox(&probe)?);
+        Ok(EmulatorPlace { builder, options, figures })
     }
 }
 
@@ -37,13 +48,11 @@ impl Place for EmulatorPlace {
     }
 
     fn start(&self) -> Result<Box<dyn Device>> {
-        Ok(Box::new(Emulator::new(self.builder.compiler().version.clone())?))
+        Ok(Box::new(WorkerDevice::start(&self.options)?))
     }
 
     fn describe(&self) -> Figures {
-        let mut f = Figures::new();
-        f.insert("compiler".into(), json!(self.builder.compiler().version));
-        f
+        self.figures.clone()
     }
 }
 
@@ -93,9 +102,10 @@ impl Compilers for NvrtcCompilers {
     }
 }
 
-/// A CUDA device of this machine.
+/// A CUDA device of this machine, in a confined worker: this process never initialises CUDA.
 pub struct CudaPlace {
     compilers: NvrtcCompilers,
+    options: WorkerOptions,
     arch: String,
     figures: Figures,
 }
@@ -104,13 +114,15 @@ impl CudaPlace {
     /// Errors: `no-device`, `nvrtc-missing`.
     pub fn new(architectures: &[String]) -> Result<CudaPlace> {
         let compilers = NvrtcCompilers::new(architectures)?;
-        let device = Cuda::open()?;
+        let options = WorkerOptions::new(DeviceKind::Cuda)?;
+        let device = WorkerDevice::start(&options)?;
         let info = device.info().clone();
         let mut figures = Figures::new();
+        figures.insert("sandbox".into(), sandbox(&device)?);
         figures.insert("device".into(), json!(info.name));
         figures.insert("driver".into(), json!(info.driver));
         figures.insert("nvrtc".into(), json!(compilers.nvrtc.version()));
-        Ok(CudaPlace { compilers, arch: info.arch, figures })
+        Ok(CudaPlace { compilers, options, arch: info.arch, figures })
     }
 
     pub fn compilers(&self) -> &NvrtcCompilers {
@@ -135,10 +147,14 @@ impl Place for CudaPlace {
     }
 
     fn start(&self) -> Result<Box<dyn Device>> {
-        Ok(Box::new(Cuda::open()?))
+        Ok(Box::new(WorkerDevice::start(&self.options)?))
     }
 
     fn describe(&self) -> Figures {
         self.figures.clone()
     }
+}
+
+fn sandbox(device: &WorkerDevice) -> Result<serde_json::Value> {
+    serde_json::to_value(device.sandbox()).map_err(|e| Error::internal(e.to_string()))
 }
