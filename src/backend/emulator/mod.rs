@@ -116,15 +116,15 @@ impl Emulator {
     }
 
     /// The blocks of `job`, over all threads of the pool; of several failures the one of the first block.
-    fn run(&self, module: &Loaded, job: &Job) -> Result<(), (u64, Failure, Context)> {
+    fn run(&self, module: &Loaded, job: &Job) -> Result<(), Box<Failed>> {
         let total: u64 = job.grid.iter().map(|&d| u64::from(d)).product();
         let (next, job) = (AtomicU64::new(0), Shared(job));
-        let failed: Mutex<Option<(u64, Failure, Context)>> = Mutex::new(None);
+        let failed: Mutex<Option<Box<Failed>>> = Mutex::new(None);
         let fail = |block: u64, failure: Failure, context: Context| {
             next.store(total, Relaxed);
             let mut slot = failed.lock().unwrap_or_else(|e| e.into_inner());
-            if slot.as_ref().is_none_or(|(b, ..)| block < *b) {
-                *slot = Some((block, failure, context));
+            if slot.as_ref().is_none_or(|f| block < f.block) {
+                *slot = Some(Box::new(Failed { block, failure, context }));
             }
         };
         let work = || {
@@ -169,6 +169,13 @@ impl Emulator {
         }
         failed.into_inner().unwrap_or_else(|e| e.into_inner()).map_or(Ok(()), Err)
     }
+}
+
+/// The block that could not be completed, and why.
+struct Failed {
+    block: u64,
+    failure: Failure,
+    context: Context,
 }
 
 /// Address ranges that a fault is explained by.
@@ -271,14 +278,7 @@ impl Device for Emulator {
             Traced { entry: launch.entry.clone(), grid: launch.grid, block: launch.block, shared: launch.shared };
         self.trace.push(traced);
         match done {
-            Err((block, failure, context)) => Err(report::failure(
-                launch,
-                coordinates(block, launch.grid),
-                failure,
-                &context,
-                &self.memory,
-                self.time_limit,
-            )),
+            Err(failed) => Err(report::failure(launch, *failed, &self.memory, self.time_limit)),
             Ok(()) => report::check_damage(launch, &self.memory),
         }
     }

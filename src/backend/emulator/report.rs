@@ -4,8 +4,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::memory::Memory;
-use super::runner::Failure;
-use super::{Context, codes, coordinates};
+use super::{Failed, codes, coordinates};
 use crate::backend::{BufferId, DeviceInfo, Field, Launch};
 use crate::error::{Error, Result};
 
@@ -64,14 +63,9 @@ fn name(launch: &Launch, id: BufferId) -> String {
     }
 }
 
-pub fn failure(
-    launch: &Launch,
-    block: [u32; 3],
-    failure: Failure,
-    context: &Context,
-    memory: &Memory,
-    limit: Duration,
-) -> Error {
+pub fn failure(launch: &Launch, failed: Failed, memory: &Memory, limit: Duration) -> Error {
+    let Failed { block, failure, context } = failed;
+    let block = coordinates(block, launch.grid);
     let mut who = format!("{}: kernel `{}`, block {block:?}", launch.name, launch.entry);
     if let Some(thread) = failure.thread {
         who += &format!(", thread {:?}", coordinates(u64::from(thread), launch.block));
