@@ -396,13 +396,17 @@ fn a_worker_is_confined() {
     let _ = std::fs::remove_file("/tmp/assay-escaped");
     let (mut device, run, out) = hostile(Duration::from_secs(60));
     let sandbox = device.sandbox().clone();
+    if !sandbox.seccomp {
+        // The kernel's fork would succeed and two processes answer on one socket.
+        return println!("could not run: no seccomp here: {sandbox:?}");
+    }
     run(&mut device, "escapes").unwrap();
     let mut bytes = [0; 128];
     device.read(out, 0, &mut bytes).unwrap();
     let results: &[i32] = bytemuck::cast_slice(&bytes[..44]);
     println!("{sandbox:?}: {results:?}");
     // Files are landlock's part, signals to outside that of its version 6; system calls are seccomp's.
-    let parts = [(sandbox.landlock_abi > 0, 0..4), (sandbox.seccomp, 4..9), (sandbox.landlock_abi >= 6, 9..11)];
+    let parts = [(sandbox.landlock_abi > 0, 0..4), (true, 4..9), (sandbox.landlock_abi >= 6, 9..11)];
     for (held, range) in parts {
         if held {
             assert!(results[range.clone()].iter().all(|&r| r == -1), "{range:?}: {sandbox:?}: {results:?}");
@@ -410,7 +414,7 @@ fn a_worker_is_confined() {
             println!("could not run: attempts {range:?} are not confined on this machine");
         }
     }
-    assert_eq!(sandbox.level == Level::Full, sandbox.landlock_abi > 0 && sandbox.seccomp);
+    assert_eq!(sandbox.level == Level::Full, sandbox.landlock_abi > 0);
     assert!(sandbox.landlock_abi == 0 || !Path::new("/tmp/assay-escaped").exists());
 }
 
