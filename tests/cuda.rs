@@ -15,7 +15,8 @@ use assay::{
         BufferId, Device, Field, Launch, Module, ModuleId, Traced,
         cuda::{self, Cache, Cubins, Cuda, Nvrtc, Origin, ptx, sanitizer},
     },
-    plan::source::SourceSet,
+    ops,
+    plan::{manifest::Manifest, source::SourceSet},
 };
 
 /// Kernels of this test. The argument struct is that of all of them.
@@ -57,6 +58,7 @@ const CASES: &[Case] = &[
     ("cubins_are_cached_and_repaired", cubins_are_cached_and_repaired),
     ("stubs_are_judged_on_fresh_ptx", stubs_are_judged_on_fresh_ptx),
     ("common_headers_compile_and_pass_the_rules", common_headers_compile_and_pass_the_rules),
+    ("no_kernel_of_the_tree_is_a_stub", no_kernel_of_the_tree_is_a_stub),
     ("without_a_device_opening_is_a_clean_error", without_a_device_opening_is_a_clean_error),
     ("device_describes_itself", device_describes_itself),
     ("device_runs_and_traces_launches", device_runs_and_traces_launches),
@@ -281,6 +283,32 @@ fn common_headers_compile_and_pass_the_rules() -> Result<Outcome> {
                 nvrtc.compile(&set, &["k".into()], arch)?;
             }
         }
+        Ok(())
+    })
+}
+
+/// The analysis must never refuse an honest kernel: the tree's own are its test.
+fn no_kernel_of_the_tree_is_a_stub() -> Result<Outcome> {
+    with(Nvrtc::find(), |nvrtc| {
+        let cubins = Cubins::new(&nvrtc, Cache::open("ptx")?);
+        let root = Path::new("kernels");
+        let mut judged = 0;
+        for file in
+            std::fs::read_dir(root).expect("kernels/").flatten().filter_map(|e| e.file_name().into_string().ok())
+        {
+            let Some(stem) = file.strip_suffix(".toml") else { continue };
+            let Some(op) = ops::find(stem.split('.').next().unwrap_or(stem)) else { continue };
+            let text = std::fs::read_to_string(root.join(&file)).expect("a manifest");
+            let manifest = Manifest::parse(&file, &text, op.contract())?;
+            let text = cubins.ptx(&SourceSet::load(root, &format!("{stem}.cu"))?, "sm_90")?;
+            ptx::check_assembly(&text)?;
+            for variant in &manifest.variants {
+                let entries: Vec<String> = variant.launches.iter().map(|l| l.entry.clone()).collect();
+                ptx::check_stub(op.contract(), &text, &entries)?;
+                judged += 1;
+            }
+        }
+        println!("  {judged} variants");
         Ok(())
     })
 }
