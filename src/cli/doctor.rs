@@ -12,6 +12,7 @@ use crate::{
         Device,
         cuda::{Cuda, Nvrtc, cache, find::INSTALL, sanitizer},
         emulator::compiler::Compiler,
+        worker::{DeviceKind, Level, Sandbox, WorkerDevice, WorkerOptions},
     },
 };
 
@@ -39,7 +40,7 @@ struct Check {
 
 impl Doctor {
     pub fn run(&self) -> Result<u8> {
-        let checks = [device(), driver(), nvrtc(), host_compiler(), sanitizer(), cache()];
+        let checks = [device(), driver(), nvrtc(), host_compiler(), sanitizer(), sandbox(), cache()];
         let installs: Vec<_> = checks.iter().filter(|c| !c.present).filter_map(|c| c.install).collect();
         let line = installs.join(" && ");
         if self.json {
@@ -129,6 +130,22 @@ fn sanitizer() -> Check {
     let describe = |s: sanitizer::Sanitizer| s.path.display().to_string();
     // Of no use without a device, so no line to install it with is given.
     check("compute-sanitizer", sanitizer::find(), describe, "verify leaves out stage 8, and says so", None)
+}
+
+/// Asks a worker that confined itself, since only that knows what the kernel granted.
+fn sandbox() -> Check {
+    let started = WorkerOptions::new(DeviceKind::Emulator).and_then(|options| WorkerDevice::start(&options));
+    let describe = |worker: WorkerDevice| {
+        let Sandbox { level, landlock_abi, seccomp, namespaces } = worker.sandbox().clone();
+        let level = match level {
+            Level::Full => "full",
+            Level::Partial => "partial",
+            Level::None => "none: kernels run unconfined on this machine",
+        };
+        let has = |yes: bool| if yes { "yes" } else { "no" };
+        format!("{level} (landlock {landlock_abi}, seccomp {}, namespaces {})", has(seccomp), has(namespaces))
+    };
+    check("sandbox", started, describe, "no kernel can be judged", None)
 }
 
 fn cache() -> Check {
