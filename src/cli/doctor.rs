@@ -14,6 +14,7 @@ use crate::{
         emulator::compiler::Compiler,
         worker::{DeviceKind, Level, Sandbox, WorkerDevice, WorkerOptions},
     },
+    ledger::Config,
 };
 
 /// Says what this machine has: device, compilers, sanitizer, cache.
@@ -40,7 +41,7 @@ struct Check {
 
 impl Doctor {
     pub fn run(&self) -> Result<u8> {
-        let checks = [device(), driver(), nvrtc(), host_compiler(), sanitizer(), sandbox(), cache()];
+        let checks = [device(), driver(), nvrtc(), host_compiler(), sanitizer(), sandbox(), keys(), cache()];
         let installs: Vec<_> = checks.iter().filter(|c| !c.present).filter_map(|c| c.install).collect();
         let line = installs.join(" && ");
         if self.json {
@@ -146,6 +147,20 @@ fn sandbox() -> Check {
         format!("{level} (landlock {landlock_abi}, seccomp {}, namespaces {})", has(seccomp), has(namespaces))
     };
     check("sandbox", started, describe, "no kernel can be judged", None)
+}
+
+fn keys() -> Check {
+    let found = Config::of_user().and_then(|config| match config.key_names()? {
+        names if names.is_empty() => config.key(None).map(|_| String::new()),
+        names => Ok(format!("{} in {}", names.join(", "), config.dir().display())),
+    });
+    check(
+        "keys",
+        found,
+        |names| names,
+        "evidence cannot be signed, so nothing can be recorded",
+        Some("assay key new me"),
+    )
 }
 
 fn cache() -> Check {
