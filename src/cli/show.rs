@@ -118,6 +118,8 @@ fn informative(line: &mut impl FnMut(&str, String), i: &Informative) {
         ("nvrtc", &i.nvrtc),
         ("model", &i.model),
         ("sandbox", &i.sandbox),
+        ("prompt", &i.prompt),
+        ("transcript", &i.transcript),
         ("host", &i.host),
         ("commit", &i.commit),
         ("assay", &i.assay),

@@ -72,7 +72,7 @@ impl<'de> Deserialize<'de> for Figure {
 /// Largest absolute difference from the oracle.
 pub const MAX_ABS: &str = "max_abs";
 /// Root mean square of the difference over that of the oracle's values.
-pub const REL_RMS: &str = "rel_rms";
+pub const REL_RMS: &str = "relative_rms";
 /// Device time of the node in one step, µs.
 pub const TIME_US: &str = "time_us";
 

@@ -202,6 +202,9 @@ pub struct Informative {
     pub model: String,
     /// The confinement that the worker ran under.
     pub sandbox: String,
+    /// Digests of the prompt that asked for the kernel and of the transcript that led to it, where an agent wrote it.
+    pub prompt: String,
+    pub transcript: String,
     /// What was loaded, by kernel: cubins, or the emulator's shared objects.
     pub cubins: BTreeMap<String, Digest>,
     /// Pinned libraries that were launched, by name: version.
@@ -257,9 +260,12 @@ impl Verdict {
         self.outcome == Outcome::Pass && Stage::required(&self.node).iter().all(passed)
     }
 
-    /// A figure of this name: the largest over the stages (errors), as the signer reported it.
-    pub fn worst(&self, figure: &str) -> Option<f64> {
-        let figures = self.stages.iter().filter_map(|s| s.figures.get(figure)).map(|f| f.as_f64());
+    /// The largest figure of this name over all stages, whether of the whole node or of a variant (`variant.name`); a NaN
+    /// is larger than everything.
+    pub fn worst(&self, name: &str) -> Option<f64> {
+        let of_name = |key: &str| key.rsplit('.').next() == Some(name);
+        let figures =
+            self.stages.iter().flat_map(|s| &s.figures).filter(|(key, _)| of_name(key)).map(|(_, f)| f.as_f64());
         figures.reduce(|a, b| if a.is_nan() || a > b { a } else { b })
     }
 

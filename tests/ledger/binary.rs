@@ -46,7 +46,7 @@ fn evidence_travels_from_a_host_to_a_workbench() {
     says(&run(&["import", file]), 0, "0 of 3");
     says(&run(&["history"]), 0, "red in unit: wrong");
     says(&run(&["history", "matmul.q8_0"]), 0, "pass through stage 7");
-    let said = says(&run(&["show", "2"]), 0, "rel_rms 3.4e-7");
+    let said = says(&run(&["show", "2"]), 0, "relative_rms 3.4e-7");
     assert!(
         said.contains("gpu-host") && said.contains("trusted here") && said.contains("rowed by         me"),
         "{said}"

@@ -274,7 +274,7 @@ fn replay_judges_rows_again() {
         },
         |v| {
             v.informative.device = "another".into();
-            v.stages[3].figures.insert("rel_rms".into(), assay::ledger::Figure::Real(3e-3));
+            v.stages[3].figures.insert("relative_rms".into(), assay::ledger::Figure::Real(3e-3));
             Ok(())
         },
         |v| {

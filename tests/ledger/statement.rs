@@ -85,3 +85,15 @@ fn a_figure_has_one_spelling() {
         assert!(Statement::from_bytes(edited.as_bytes()).is_err(), "{other}");
     }
 }
+
+#[test]
+fn the_worst_figure_is_that_of_any_stage_or_variant() {
+    let mut v = verdict(1);
+    assert_eq!(v.worst("max_abs"), Some(0.5));
+    v.stages[5].figures.insert("wide.max_abs".into(), Figure::Real(0.75));
+    v.stages[5].figures.insert("not_max_abs".into(), Figure::Real(9.0));
+    assert_eq!(v.worst("max_abs"), Some(0.75));
+    v.stages[0].figures.insert("a.b.max_abs".into(), Figure::Real(f64::NAN));
+    assert!(v.worst("max_abs").unwrap().is_nan());
+    assert_eq!(v.worst("no_such"), None);
+}
