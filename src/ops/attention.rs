@@ -15,10 +15,10 @@ pub(super) fn head<'r>(
 ) {
     let scores: Vec<f32> = rows.clone().map(|kv| math::dot(q, kv) * scale).collect();
     let max = scores.iter().copied().fold(sink, f32::max);
-    let mut denominator = f64::from(sink - max).exp();
+    let mut denominator = libm::exp(f64::from(sink - max));
     out.fill(0.0);
     for (s, kv) in scores.iter().zip(rows) {
-        let weight = (s - max).exp();
+        let weight = libm::expf(s - max);
         denominator += f64::from(weight);
         for (o, v) in out.iter_mut().zip(kv) {
             *o += weight * v;

@@ -87,7 +87,7 @@ impl Op for CompressorPrefill {
                 let max = candidates.iter().fold(f32::NEG_INFINITY, |m, (_, s)| m.max(*s));
                 let (mut sum, mut pooled) = (0.0f64, 0.0f64);
                 for (k, s) in &candidates {
-                    let weight = f64::from(s - max).exp();
+                    let weight = libm::exp(f64::from(s - max));
                     sum += weight;
                     pooled += weight * f64::from(*k);
                 }
@@ -130,5 +130,9 @@ impl Op for CompressorPrefill {
 
     fn tokenwise(&self) -> bool {
         false
+    }
+
+    fn macs(&self, dims: &[i64], tokens: usize) -> u64 {
+        (4 * dims[0] * dims[1]) as u64 * tokens as u64
     }
 }

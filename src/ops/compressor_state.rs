@@ -95,4 +95,8 @@ impl Op for CompressorState {
     fn tokenwise(&self) -> bool {
         false
     }
+
+    fn macs(&self, dims: &[i64], tokens: usize) -> u64 {
+        (2 * dims[0] * dims[1]) as u64 * tokens as u64
+    }
 }

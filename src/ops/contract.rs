@@ -130,6 +130,11 @@ impl Contract {
         self.weights.iter().position(|w| w.name == name)
     }
 
+    /// Whether everything that it writes is state for later steps, so that one step alone cannot show it.
+    pub fn outputs_are_state(&self) -> bool {
+        self.args.iter().filter(|a| a.access != Access::Read).all(|a| a.name.starts_with("state_"))
+    }
+
     /// Weight slots whose type is part of the node's name.
     pub fn typed_slots(&self) -> impl Iterator<Item = (usize, &'static WeightSlot)> {
         self.weights.iter().enumerate().filter(|(_, w)| w.types.len() > 1 && w.same_type_as.is_none())

@@ -49,4 +49,8 @@ impl Op for Embed {
         let ids: Vec<i32> = (0..d.tokens).map(|_| d.draw.below(vocab) as i32).collect();
         d.i32("ids").copy_from_slice(&ids);
     }
+
+    fn macs(&self, dims: &[i64], tokens: usize) -> u64 {
+        (dims[0] * dims[1]) as u64 * tokens as u64
+    }
 }

@@ -58,6 +58,10 @@ impl Op for Fp8KvRoundTrip {
             }
         }
     }
+
+    fn macs(&self, dims: &[i64], tokens: usize) -> u64 {
+        (dims[0]) as u64 * tokens as u64
+    }
 }
 
 /// The smallest power of two ≥ `x`, for positive normal `x`: exact, where `exp2(ceil(log2(x)))` may not be.

@@ -56,6 +56,10 @@ impl Op for HadamardFp4RoundTrip {
             row.iter_mut().for_each(|v| *v *= factor);
         }
     }
+
+    fn macs(&self, dims: &[i64], tokens: usize) -> u64 {
+        (25 * dims[0] * dims[1]) as u64 * tokens as u64
+    }
 }
 
 /// Natural (butterfly, stride 1, 2, 4, …) order: the additions are part of the contract, since fp4 follows bit for bit.

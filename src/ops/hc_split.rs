@@ -60,7 +60,7 @@ impl Op for HcSplit {
 fn sinkhorn(c: &mut [f32], s: usize, eps: f32, iterations: usize) {
     for row in c.chunks_exact_mut(s) {
         let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        row.iter_mut().for_each(|v| *v = (*v - max).exp());
+        row.iter_mut().for_each(|v| *v = libm::expf(*v - max));
         let sum: f32 = row.iter().sum();
         row.iter_mut().for_each(|v| *v = *v / sum + eps);
     }

@@ -46,4 +46,8 @@ impl Op for HcWeightedSum {
     fn presets(&self) -> &'static [&'static [i64]] {
         &[&[4, 256, 24], &[4, 512, 4], &[4, 768, 24], &[4, 4096, 24], &[4, 4096, 4]]
     }
+
+    fn macs(&self, dims: &[i64], tokens: usize) -> u64 {
+        (dims[0] * dims[1]) as u64 * tokens as u64
+    }
 }

@@ -1,5 +1,6 @@
-//! Arithmetic that every oracle shares. Sums run in eight fixed lanes, folded in a fixed order, so that a result never
-//! depends on the machine, the thread count or how many tokens are computed together.
+//! Arithmetic that every oracle shares. Sums run in eight fixed lanes, folded in a fixed order, and exponentials and
+//! angles come from the `libm` crate, not from the system's library, so that a result never depends on the machine, the
+//! thread count or how many tokens are computed together.
 
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -53,7 +54,7 @@ pub fn round_f16(x: f32) -> f32 {
 }
 
 pub fn sigmoid(x: f32) -> f32 {
-    1.0 / (1.0 + (-x).exp())
+    1.0 / (1.0 + libm::expf(-x))
 }
 
 pub fn silu(x: f32) -> f32 {

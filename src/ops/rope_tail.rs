@@ -59,6 +59,10 @@ impl Op for RopeTail {
         let table = drawn_frequencies(d);
         d.f32("inv_freq").copy_from_slice(&table);
     }
+
+    fn macs(&self, dims: &[i64], tokens: usize) -> u64 {
+        (dims[0] * dims[1]) as u64 * tokens as u64
+    }
 }
 
 /// cos and sin of every pair at one position.
@@ -73,7 +77,7 @@ impl Turn {
             inv_freq
                 .iter()
                 .map(|f| {
-                    let (sin, cos) = f64::from(position as f32 * f).sin_cos();
+                    let (sin, cos) = libm::sincos(f64::from(position as f32 * f));
                     (cos as f32, (sign * sin) as f32)
                 })
                 .collect(),
@@ -93,7 +97,7 @@ impl Turn {
 pub fn inverse_frequencies(dims: usize, base: f64, yarn: Option<Yarn>) -> Vec<f32> {
     (0..dims / 2)
         .map(|i| {
-            let f = base.powf(-(2.0 * i as f64) / dims as f64);
+            let f = libm::pow(base, -(2.0 * i as f64) / dims as f64);
             (match &yarn {
                 None => f,
                 Some(y) => {
@@ -124,7 +128,7 @@ pub struct Yarn {
 impl Yarn {
     fn keep(&self, pair: usize, dims: usize, base: f64) -> f64 {
         let edge = |beta: f64| {
-            dims as f64 * (self.original_context / (beta * 2.0 * std::f64::consts::PI)).ln() / (2.0 * base.ln())
+            dims as f64 * libm::log(self.original_context / (beta * 2.0 * std::f64::consts::PI)) / (2.0 * libm::log(base))
         };
         let low = edge(self.beta_fast).floor().max(0.0);
         let high = edge(self.beta_slow).ceil().min(dims as f64 - 1.0);

@@ -5,7 +5,7 @@ use crate::error::Result;
 
 /// sqrt(softplus(x)); past 20 softplus is x itself.
 pub(super) fn score(x: f32) -> f32 {
-    let softplus = if x > 20.0 { x } else { x.exp().ln_1p() };
+    let softplus = if x > 20.0 { x } else { libm::log1pf(libm::expf(x)) };
     softplus.sqrt()
 }
 

@@ -60,4 +60,8 @@ impl Op for StoreRows {
     fn tokenwise(&self) -> bool {
         false
     }
+
+    fn macs(&self, dims: &[i64], tokens: usize) -> u64 {
+        (dims[0]) as u64 * tokens as u64
+    }
 }
