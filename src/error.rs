@@ -112,7 +112,16 @@ const TABLES: &[&[&Code]] = &[
     crate::backend::executor::CODES,
     crate::backend::emulator::CODES,
     crate::backend::cuda::CODES,
+    crate::backend::emulator::conformance::CODES,
+    crate::backend::worker::CODES,
     crate::engine::CODES,
+    crate::ledger::CODES,
+    crate::ledger::KEY_CODES,
+    crate::ledger::TRUST_CODES,
+    crate::ledger::IMPORT_CODES,
+    crate::history::CODES,
+    crate::verify::sanitize::CODES,
+    crate::cli::VERIFY_CODES,
 ];
 
 /// Every code that assay can raise.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
+use crate::model::Model;
 
 crate::codes! {
     WORKBENCH_MISSING: "workbench-missing", CouldNotRun, "assay works inside a workbench: a folder with assay.toml, kernels/ and \
@@ -63,6 +64,10 @@ impl Workbench {
 
     pub fn state(&self) -> PathBuf {
         self.root.join("state")
+    }
+
+    pub fn open_model(&self) -> Result<Model> {
+        Model::open(&self.model())
     }
 
     pub fn model(&self) -> PathBuf {

@@ -51,7 +51,7 @@ impl Graph {
         let (what, step) = self.step(&plan, n)?;
         let graph = PlanGraph::of(&plan, step.as_ref());
         let status = match standing::workbench()? {
-            Some(bench) => Some(standing::status(&bench, &model, &graph)?),
+            Some(bench) => Some(standing::status(&bench, &model, &graph, plan.numerics)?),
             None => None,
         };
         let status = status.as_ref();

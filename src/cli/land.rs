@@ -40,10 +40,6 @@ fn parse_node(text: &str) -> Result<Node, String> {
 }
 
 impl Land {
-    pub fn nodes(&self) -> &[Node] {
-        &self.nodes
-    }
-
     pub fn run(&self, root: &Path, closures: &dyn Closures) -> Result<u8> {
         ledger::open(root)?;
         let trust = self.trust.load(root)?;

@@ -11,6 +11,7 @@ mod history;
 mod import;
 mod inspect;
 mod key;
+mod land;
 mod ledger;
 mod logits;
 mod next;
@@ -23,6 +24,8 @@ mod status;
 mod synth;
 mod verify;
 
+pub use verify::CODES as VERIFY_CODES;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -30,6 +33,7 @@ use clap::{Parser, Subcommand};
 
 use crate::error::{Kind, Result};
 use crate::model::Model;
+use crate::verify::binding::Workshop;
 use crate::workbench::Workbench;
 
 /// A workbench for porting GPU kernels that counts only what it has measured.
@@ -61,6 +65,8 @@ enum Command {
     Verify(verify::Verify),
     /// Compute logits and write them as .npy
     Logits(logits::Logits),
+    /// Commit staged kernels with the evidence that proves them
+    Land(land::Land),
     /// Bring in evidence that other hosts signed
     Import(import::Import),
     /// Show everything that one row of the ledger says
@@ -81,6 +87,9 @@ enum Command {
     Compile(compile::Compile),
     /// Say what this machine has, and how to install what is missing
     Doctor(doctor::Doctor),
+    /// Run a node's cases in this process, for compute-sanitizer to watch
+    #[command(hide = true)]
+    SanitizeRun(verify::SanitizeRun),
     /// Host a device for another assay process; not for use by hand
     #[command(hide = true)]
     Worker,
@@ -150,17 +159,26 @@ impl Cli {
             Command::Status(c) => c.run(),
             Command::Logits(c) => c.run(),
             Command::Verify(c) => c.run(),
-            Command::Import(c) => c.run(&root()?, None),
+            Command::Land(c) => {
+                let model = Workbench::find(".".as_ref())?.open_model()?;
+                c.run(&root()?, &Workshop::new(&model)?)
+            }
+            Command::Import(c) => {
+                let bench = Workbench::find(".".as_ref())?;
+                let model = bench.open_model()?;
+                c.run(&bench.root, Some(&Workshop::new(&model)?.tree(&bench.kernels())?))
+            }
             Command::Show(c) => c.run(&root()?),
             Command::Diff(c) => c.run(&root()?),
             Command::History(c) => c.run(&root()?),
-            Command::Audit(c) => c.run(&root()?, None),
+            Command::Audit(c) => c.run(&root()?, Some(&verify::Replay)),
             // Keys are the user's: they can be made before there is a workbench.
             Command::Key(c) => c.run(&root().unwrap_or_else(|_| ".".into())),
             Command::Ledger(c) => c.run(&root()?),
             Command::Synth(c) => c.run(),
             Command::Compile(c) => c.run(),
             Command::Doctor(c) => c.run(),
+            Command::SanitizeRun(c) => c.run(),
             Command::Worker => crate::backend::worker::serve().map(|()| 0),
             Command::Explain(c) => c.run(),
             Command::Completions(c) => c.run(),

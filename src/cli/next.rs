@@ -47,7 +47,7 @@ impl Next {
         let model = self.model.open()?;
         let plan = Plan::build(&model, canonical(self.numerics))?;
         let graph = Graph::of(&plan, None);
-        let status = standing::status(&bench, &model, &graph)?;
+        let status = standing::status(&bench, &model, &graph, plan.numerics)?;
         let gates = status.gates();
         let shown = gates.iter().take(self.count).map(|g| gate(&bench, &graph, g)).collect::<Result<Vec<_>>>()?;
         let sentence = sentence(&status, &short(model.path()).display().to_string());

@@ -4,12 +4,16 @@ use std::path::{Path, PathBuf};
 
 use crate::backend::Device;
 use crate::backend::cuda::Cuda;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::ledger::{Binding, ClosureSource, Config, Ledger, Outcome, Standing, Target, Trust};
 use crate::model::Model;
+use crate::ops::Node;
+use crate::plan::Numerics;
 use crate::plan::graph::Graph;
 use crate::plan::kernels::KernelTree;
 use crate::report::proof::Proof;
 use crate::report::status::{Here, Status};
+use crate::verify::binding::Workshop;
 use crate::workbench::{WORKBENCH_MISSING, Workbench};
 
 /// The workbench around the current folder; `None` outside of any.
@@ -20,20 +24,61 @@ pub fn workbench() -> Result<Option<Workbench>> {
     }
 }
 
-pub fn status(bench: &Workbench, model: &Model, graph: &Graph<'_>) -> Result<Status> {
+pub fn status(bench: &Workbench, model: &Model, graph: &Graph<'_>, numerics: Numerics) -> Result<Status> {
     let tree = KernelTree::open(&bench.kernels())?;
-    let proofs = proofs(bench)?;
-    Status::of(model, graph, &tree, proofs, here())
+    let here = here();
+    let proofs = proofs(bench, model, numerics)?;
+    Status::of(model, graph, &tree, proofs, here)
 }
 
 /// The ledger's last words on the nodes of the opened model. No ledger: no words.
-fn proofs(bench: &Workbench) -> Result<Vec<Proof>> {
-    let ledger = bench.state().join("ledger.jsonl");
-    match ledger.symlink_metadata() {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(e) => Err(Error::io(&ledger, e)),
-        Ok(_) => Err(Error::internal(format!("{}: this build of assay cannot read ledgers", ledger.display()))),
+fn proofs(bench: &Workbench, model: &Model, numerics: Numerics) -> Result<Vec<Proof>> {
+    let ledger = super::ledger::open(&bench.root)?;
+    if ledger.rows().is_empty() {
+        return Ok(Vec::new());
     }
+    let trust = Trust::load(&Config::of_user()?, None, &bench.root)?;
+    let tree = Workshop::new(model)?.tree(&bench.kernels())?;
+    let mut architectures: Vec<&str> =
+        ledger.rows().iter().filter_map(|r| r.statement().verdict()).map(|v| v.binding.arch.as_str()).collect();
+    architectures.sort_unstable();
+    architectures.dedup();
+    let mut out = Vec::new();
+    for node in tree.nodes() {
+        let target = Target::Node(node.clone());
+        for arch in &architectures {
+            let binding = tree.binding(&node, arch, numerics)?;
+            if let Some(proof) = proof(Some(node.clone()), &ledger, &target, &binding, &trust) {
+                out.push(proof);
+            }
+        }
+    }
+    Ok(out)
+}
+
+fn proof(node: Option<Node>, ledger: &Ledger, target: &Target, binding: &Binding, trust: &Trust) -> Option<Proof> {
+    let (row, trusted, stale) = match ledger.standing(target, binding, trust) {
+        Standing::Green(row) | Standing::Simulated(row) | Standing::Emulated(row) | Standing::Red(row) => (row, true, None),
+        Standing::Untrusted(row, _) => (row, false, None),
+        Standing::Stale(row, fields) => (row, true, Some(fields.join(", "))),
+        Standing::OtherWeights(_) | Standing::Unproved => return None,
+    };
+    let verdict = row.statement().verdict()?;
+    let red = match &verdict.outcome {
+        Outcome::Red { stage, reason, .. } => Some(format!("{}: {reason}", stage.name())),
+        _ => None,
+    };
+    Some(Proof {
+        node,
+        arch: binding.arch.clone(),
+        class: verdict.class,
+        device: verdict.informative.device.clone(),
+        key: row.evidence.signer().short(),
+        trusted,
+        red,
+        stale,
+        row: row.seq,
+    })
 }
 
 /// The CUDA device of this machine, or why there is none.

@@ -27,7 +27,7 @@ impl Status {
         let model = self.model.open()?;
         let plan = Plan::build(&model, canonical(self.numerics))?;
         let graph = Graph::of(&plan, None);
-        let status = standing::status(&bench, &model, &graph)?;
+        let status = standing::status(&bench, &model, &graph, plan.numerics)?;
         if self.json {
             output::json("assay.status/1", status.to_json()?)?;
             return Ok(0);

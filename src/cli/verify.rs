@@ -1,3 +1,4 @@
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -6,17 +7,21 @@ use indicatif::{ProgressBar, ProgressStyle};
 use owo_colors::OwoColorize;
 use serde_json::json;
 
-use super::{ModelArg, output};
+use super::{ModelArg, ledger, output};
 use crate::backend::Placement;
 use crate::backend::executor::Executor;
 use crate::error::{Error, Result};
+use crate::history;
+use crate::ledger::{self as records, ClosureSource, bundle};
 use crate::model::Model;
 use crate::ops::Node;
 use crate::plan::kernels::KernelTree;
+use crate::plan::manifest::EMULATOR;
 use crate::plan::{Numerics, Plan, PlanOptions};
+use crate::verify::binding::{Workshop, nodes_of};
 use crate::verify::places::{CudaPlace, EmulatorPlace, NvrtcCompilers};
 use crate::verify::prefill::Baselines;
-use crate::verify::{Compilers, Judge, Outcome, Place, Progress, Stage, Summary, Verdict};
+use crate::verify::{Compilers, Judge, Outcome, Place, Progress, Stage, Summary, Verdict, record, sanitize};
 use crate::workbench::Workbench;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -50,6 +55,15 @@ pub struct Verify {
     /// Repeat the cases of an earlier verdict (64 hexadecimal digits)
     #[arg(long, value_name = "HEX")]
     seed: Option<String>,
+    /// Sign each verdict and append it to the ledger; red ones are kept as attempts too
+    #[arg(long)]
+    record: bool,
+    /// Sign each verdict into this file instead, to be brought home with `assay import`
+    #[arg(long, value_name = "FILE")]
+    evidence: Option<PathBuf>,
+    /// Private key to sign with
+    #[arg(long, value_name = "NAME")]
+    key: Option<String>,
     #[arg(long)]
     json: bool,
 }
@@ -118,10 +132,15 @@ impl Verify {
                 seed,
                 stop: &stop,
                 progress: &bar,
-                sanitizer: None,
+                sanitize: Some(&workbench.root),
             };
+            let mut proved: Vec<Node> = Vec::new();
             for node in &wanted {
-                let verdict = judge.judge(node, &[])?;
+                // On a device what has passed runs there too, so that each prefill is nearer to the whole.
+                let verdict = judge.judge(node, &proved)?;
+                if verdict.is_green() {
+                    proved.push(node.clone());
+                }
                 if !self.json {
                     bar.bar.suspend(|| print_verdict(&verdict))?;
                 }
@@ -131,6 +150,9 @@ impl Verify {
         }
         let prefill = one_prefill(&model)?;
         bar.bar.finish_and_clear();
+        if let Some(place) = place.as_deref().filter(|_| self.record || self.evidence.is_some()) {
+            self.sign(&workbench, &model, place, &wanted, &verdicts)?;
+        }
         let summary = Run {
             wanted,
             plan_nodes,
@@ -141,6 +163,35 @@ impl Verify {
             place: place.map(|p| p.placement()),
         };
         self.report(&summary, &tree, &model)
+    }
+
+    /// Signs the verdicts and files them where the command line says.
+    fn sign(&self, bench: &Workbench, model: &Model, place: &dyn Place, nodes: &[Node], verdicts: &[Verdict]) -> Result<()> {
+        let key = ledger::writer(&bench.root, self.key.as_deref())?;
+        let tree = Workshop::new(model)?.tree(&bench.kernels())?;
+        // A verdict over both numerics is the production numerics' word.
+        let numerics = self.numerics.unwrap_or(Numerics::Ds4);
+        let about = about(bench, model);
+        let mut evidence = Vec::new();
+        for (node, verdict) in nodes.iter().zip(verdicts) {
+            // What has no usable kernel binds nothing.
+            let Ok(binding) = tree.binding(node, place.arch(), numerics) else { continue };
+            let signed = record::evidence(record::statement(verdict, node, binding, &about)?, &key)?;
+            if self.record && verdict.summary() == Summary::Red {
+                history::record_attempt(&bench.root, node, &signed)?;
+            }
+            evidence.push(signed);
+        }
+        if let Some(path) = &self.evidence {
+            std::fs::write(path, bundle(&key, &evidence)?).map_err(|e| Error::io(path, e))?;
+        }
+        if self.record {
+            let rows = ledger::open(&bench.root)?.append(&evidence, &key)?;
+            if !self.json {
+                output::println(format_args!("recorded as rows {rows:?}"))?;
+            }
+        }
+        Ok(())
     }
 
     fn seed(&self) -> Result<[u8; 32]> {
@@ -291,6 +342,95 @@ impl Verify {
     }
 }
 
+fn parse_seed(hex: &str) -> Result<[u8; 32]> {
+    let seed: Result<records::Seed, String> = hex.parse();
+    seed.map(|s| s.0).map_err(|e| Error::usage(format!("--seed: {e}")))
+}
+
+/// The child that compute-sanitizer watches.
+#[derive(clap::Args)]
+pub struct SanitizeRun {
+    node: Node,
+    seed: String,
+}
+
+impl SanitizeRun {
+    pub fn run(&self) -> Result<u8> {
+        sanitize::child(&Workbench::find(".".as_ref())?.kernels(), &self.node, parse_seed(&self.seed)?)?;
+        Ok(0)
+    }
+}
+
+/// Where verdicts are made, for the informative part of their rows.
+fn about(bench: &Workbench, model: &Model) -> record::About {
+    let file = model.path().file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());
+    let note = model.weights_note().map_or(String::new(), |n| format!(", weights {n}"));
+    let commit = history::Repo::find(&bench.root).ok().flatten().and_then(|r| r.head_id().ok().flatten());
+    record::About {
+        commit: commit.unwrap_or_default(),
+        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        model: format!("{file}{note}"),
+    }
+}
+
+/// Judges again for `assay audit --replay`, in this workbench and on what this machine has.
+pub struct Replay;
+
+impl records::Judge for Replay {
+    fn judge(&self, request: &records::Request) -> Result<records::Verdict> {
+        let records::Target::Node(node) = &request.node else {
+            return Err(Error::new(&NO_REPLAY, "a whole schedule is judged by `assay verify --all`"));
+        };
+        let bench = Workbench::find(".".as_ref())?;
+        let model = bench.open_model()?;
+        let tree = KernelTree::open(&bench.kernels())?;
+        let place: Box<dyn Place> = if request.binding.arch == EMULATOR {
+            Box::new(EmulatorPlace::new()?)
+        } else {
+            Box::new(CudaPlace::new(&bench.settings.architectures)?)
+        };
+        let mine = Workshop::new(&model)?.tree(&bench.kernels())?.binding(node, place.arch(), request.binding.numerics)?;
+        let differences = mine.differences(&request.binding);
+        if !differences.is_empty() {
+            return Err(Error::new(&NO_REPLAY, format!("the row binds another {}", differences.join(", ")))
+                .hint("check out the commit that landed it, and replay there"));
+        }
+        let seed = match &request.seed {
+            Some(seed) => seed.0,
+            None => records::Seed::random()?.0,
+        };
+        let (stop, baselines) = (AtomicBool::new(false), Baselines::new(&model, seed));
+        let nvrtc = NvrtcCompilers::new(&bench.settings.architectures);
+        let judge = Judge {
+            model: &model,
+            tree: &tree,
+            place: &*place,
+            compilers: nvrtc.as_ref().ok().map(|c| c as &dyn Compilers),
+            baselines: &baselines,
+            numerics: vec![Numerics::Exact, Numerics::Ds4],
+            thorough: false,
+            seed,
+            stop: &stop,
+            progress: &Silent,
+            sanitize: None,
+        };
+        let verdict = judge.judge(node, &[])?;
+        record::statement(&verdict, node, mine, &about(&bench, &model))
+    }
+}
+
+struct Silent;
+
+impl Progress for Silent {
+    fn stage(&self, _: &Node, _: Stage) {}
+    fn tick(&self, _: usize, _: usize) {}
+}
+
+crate::codes! {
+    NO_REPLAY: "no-replay", CouldNotRun, "A recorded verdict cannot be judged again here: the kernels, the model or the device that it \
+        binds are not at hand.";
+}
+
 struct Run {
     wanted: Vec<Node>,
     plan_nodes: Vec<Node>,
@@ -321,20 +461,6 @@ fn one_prefill(model: &Model) -> Result<OnePrefill> {
     executor.run(&step, &ids)?;
     let finite = executor.logits(&step)?.iter().all(|v| v.is_finite());
     Ok(OnePrefill { tokens, seconds: started.elapsed().as_secs_f64(), finite })
-}
-
-/// Every node of a prefill or decode in either numerics, in plan order.
-fn nodes_of(model: &Model) -> Result<Vec<Node>> {
-    let mut out: Vec<Node> = Vec::new();
-    for numerics in [Numerics::Ds4, Numerics::Exact] {
-        let plan = Plan::build(model, crate::plan::schedule::canonical(numerics))?;
-        for i in &plan.instances {
-            if !out.contains(&i.node) {
-                out.push(i.node.clone());
-            }
-        }
-    }
-    Ok(out)
 }
 
 fn print_verdict(v: &Verdict) -> Result<()> {

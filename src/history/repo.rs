@@ -72,6 +72,11 @@ impl Repo {
         Ok(Some(Repo { git, prefix }))
     }
 
+    /// HEAD's commit, in hexadecimal; `None` before the first.
+    pub fn head_id(&self) -> Result<Option<String>> {
+        Ok(self.head()?.map(|c| c.id.to_string()))
+    }
+
     /// The commit that HEAD stands for; `None` before the first.
     pub(super) fn head(&self) -> Result<Option<Commit>> {
         match self.git.refname_to_id("HEAD") {

@@ -2,18 +2,9 @@
 
 use serde::Serialize;
 
+use crate::ledger::Class;
 use crate::ops::Node;
 use crate::plan::coverage::Written;
-
-/// What kind of place the evidence comes from (docs/design.md §2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Class {
-    Device,
-    Emulated,
-    /// Counts only where a trust file outside the tree says so.
-    Simulated,
-}
 
 /// The last word of one ledger on a node, or on the whole schedule, for one architecture.
 #[derive(Clone, Debug, Serialize)]

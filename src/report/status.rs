@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::proof::{Class, Proof, State};
+use super::proof::{Proof, State};
+use crate::ledger::Class;
 use crate::model::Model;
 use crate::ops::Node;
 use crate::plan::Plan;

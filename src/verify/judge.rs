@@ -7,13 +7,12 @@ use sha2::{Digest, Sha256};
 use super::prefill::{Baselines, LARGE_MODEL};
 use super::unit::{self, ModelShape, Runner};
 use super::{
-    Class, Compilers, Figures, Outcome, Place, Stage, StageReport, Verdict, is_kernels_fault, mutants, prefill, source,
+    Class, Compilers, Figures, Outcome, Place, Stage, StageReport, Verdict, is_kernels_fault, mutants, prefill, sanitize, source,
 };
 use crate::backend::executor::host_weight;
 use crate::backend::{Module, Placement};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::model::quant::DType;
 use crate::ops::cases::Draw;
 use crate::ops::{self, Node};
 use crate::plan::kernels::{Kernel, KernelTree};
@@ -41,8 +40,8 @@ pub struct Judge<'j, 'm> {
     pub seed: [u8; 32],
     pub stop: &'j AtomicBool,
     pub progress: &'j dyn Progress,
-    /// Runs compute-sanitizer over one node's cases, where there is one.
-    pub sanitizer: Option<&'j dyn Fn(&Node) -> Result<Outcome>>,
+    /// The workbench whose kernels compute-sanitizer is to watch; `None`: it is not asked for.
+    pub sanitize: Option<&'j std::path::Path>,
 }
 
 /// One verdict in the making.
@@ -198,11 +197,9 @@ impl<'m> Judge<'_, 'm> {
             return Ok(());
         }
         self.begin(node, Stage::Sanitizer)?;
-        let outcome = match (self.place.placement(), self.sanitizer) {
-            (Placement::Device, Some(sanitizer)) => sanitizer(node)?,
-            (Placement::Device, None) => {
-                Outcome::NotRun { reason: "could not run: compute-sanitizer is not installed or not asked for".into() }
-            }
+        let outcome = match (self.place.placement(), self.sanitize) {
+            (Placement::Device, Some(workbench)) => sanitize::run(workbench, node, &self.seed, &mut run.figures)?,
+            (Placement::Device, None) => Outcome::NotRun { reason: "compute-sanitizer was not asked for".into() },
             _ => Outcome::NotRun { reason: "could not run: no CUDA device".into() },
         };
         run.end(Stage::Sanitizer, outcome);
@@ -308,7 +305,7 @@ impl<'m> Judge<'_, 'm> {
         let shapes = self.shapes(node)?;
         let request = unit::Request {
             op,
-            types: slot_types(op, node),
+            types: unit::slot_types(op, node),
             shapes: &shapes,
             seed: self.seed,
             placement: self.place.placement(),
@@ -447,21 +444,5 @@ fn entries(variants: &[&Variant]) -> Vec<String> {
     let mut out: Vec<String> = variants.iter().flat_map(|v| v.launches.iter().map(|l| l.entry.clone())).collect();
     out.sort();
     out.dedup();
-    out
-}
-
-/// Weight types in slot order, from the node's typed slots.
-fn slot_types(op: &'static dyn ops::Op, node: &Node) -> Vec<DType> {
-    let c = op.contract();
-    let mut typed = node.types.iter();
-    let mut out: Vec<DType> = Vec::new();
-    for slot in c.weights {
-        let same = slot.same_type_as.and_then(|s| c.weight(s)).and_then(|i| out.get(i).copied());
-        out.push(match same {
-            Some(t) => t,
-            None if slot.types.len() > 1 => typed.next().copied().unwrap_or(slot.types[0]),
-            None => slot.types[0],
-        });
-    }
     out
 }

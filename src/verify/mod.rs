@@ -4,13 +4,17 @@
 //! case, [`mutants`] asks whether the cases could have told, [`prefill`] runs it inside the model; [`compare`] is the one
 //! comparison that all of them use.
 
+pub mod binding;
 pub mod compare;
 mod judge;
 pub mod mutants;
 pub mod places;
 pub mod prefill;
+pub mod record;
+pub mod sanitize;
 pub mod source;
 pub mod unit;
+pub mod weights;
 
 use serde::Serialize;
 

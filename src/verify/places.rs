@@ -140,9 +140,7 @@ impl Place for CudaPlace {
     }
 
     fn build(&self, source: &SourceSet, entries: &[String]) -> Result<Module> {
-        // Hopper's own instructions need the suffix.
-        let arch = if self.arch == "sm_90" { "sm_90a" } else { &self.arch };
-        let (compiled, _) = self.compilers.cubins()?.compile(source, entries, arch)?;
+        let (compiled, _) = self.compilers.cubins()?.compile(source, entries, target(&self.arch))?;
         Ok(Module::Cubin(compiled.cubin))
     }
 
@@ -157,4 +155,13 @@ impl Place for CudaPlace {
 
 fn sandbox(device: &WorkerDevice) -> Result<serde_json::Value> {
     serde_json::to_value(device.sandbox()).map_err(|e| Error::internal(e.to_string()))
+}
+
+/// The architecture to compile for: Hopper's and Blackwell's own instructions need the suffix.
+pub fn target(arch: &str) -> &str {
+    match arch {
+        "sm_90" => "sm_90a",
+        "sm_100" => "sm_100a",
+        other => other,
+    }
 }

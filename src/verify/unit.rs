@@ -11,7 +11,8 @@ use crate::backend::executor::POISON;
 use crate::backend::{BufferId, Device, Field, Launch, ModuleId, Placement, Traced};
 use crate::error::{Error, Result};
 use crate::ops::cases::{Blocks, Case, Draw, Real, Sizes, Values, draw_case};
-use crate::ops::{Access, Elem, Op, Rounding};
+use crate::model::quant::DType;
+use crate::ops::{Access, Elem, Node, Op, Rounding};
 use crate::plan::manifest::Variant;
 use crate::plan::schedule::{Geometry, geometry, scratch};
 
@@ -276,7 +277,7 @@ pub struct ModelShape<'m> {
 pub struct Request<'r, 'm> {
     pub op: &'static dyn Op,
     /// Types of the weights, in the contract's order.
-    pub types: Vec<crate::model::quant::DType>,
+    pub types: Vec<DType>,
     pub shapes: &'r [ModelShape<'m>],
     pub seed: [u8; 32],
     pub placement: Placement,
@@ -543,4 +544,20 @@ fn slice_token(case: &Case, values: &[Option<Values>], t: usize) -> Vec<Option<V
             other => other.clone(),
         })
         .collect()
+}
+
+/// Weight types in slot order, from the node's typed slots.
+pub fn slot_types(op: &'static dyn Op, node: &Node) -> Vec<DType> {
+    let c = op.contract();
+    let mut typed = node.types.iter();
+    let mut out: Vec<DType> = Vec::new();
+    for slot in c.weights {
+        let same = slot.same_type_as.and_then(|s| c.weight(s)).and_then(|i| out.get(i).copied());
+        out.push(match same {
+            Some(t) => t,
+            None if slot.types.len() > 1 => typed.next().copied().unwrap_or(slot.types[0]),
+            None => slot.types[0],
+        });
+    }
+    out
 }

@@ -1,0 +1,141 @@
+//! What a verdict binds (docs/ledger.md): computed from a tree of kernels and the opened model.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use super::{PROTOCOL, unit, weights};
+use crate::error::{Error, Result};
+use crate::ledger::{Binding, ClosureSource, Closures, Digest};
+use crate::model::Model;
+use crate::ops::cases::{Blocks, Draw, Sizes, draw_case};
+use crate::ops::{self, Node, Rounding};
+use crate::plan::kernels::KernelTree;
+use crate::plan::schedule::{Lowering, canonical};
+use crate::plan::{Numerics, Plan};
+
+/// Opens trees of kernels for one model.
+pub struct Workshop<'m> {
+    model: &'m Model,
+    weights: Digest,
+}
+
+impl<'m> Workshop<'m> {
+    /// Hashes the weights, or finds their digest in the cache.
+    pub fn new(model: &'m Model) -> Result<Workshop<'m>> {
+        Ok(Workshop { model, weights: weights::digest(model)? })
+    }
+
+    pub fn tree(&self, kernels: &Path) -> Result<Tree<'m>> {
+        Ok(Tree {
+            tree: KernelTree::open(kernels)?,
+            model: self.model,
+            weights: self.weights,
+            lowerings: RefCell::default(),
+        })
+    }
+}
+
+impl Closures for Workshop<'_> {
+    fn of(&self, kernels: &Path) -> Result<Box<dyn ClosureSource + '_>> {
+        Ok(Box::new(self.tree(kernels)?))
+    }
+}
+
+/// One tree of kernels under the model.
+pub struct Tree<'m> {
+    tree: KernelTree,
+    model: &'m Model,
+    weights: Digest,
+    /// By architecture and numerics.
+    lowerings: RefCell<HashMap<(String, Numerics), Lowering>>,
+}
+
+/// Every node of a prefill or decode in either numerics, in plan order.
+pub fn nodes_of(model: &Model) -> Result<Vec<Node>> {
+    let mut out: Vec<Node> = Vec::new();
+    for numerics in [Numerics::Ds4, Numerics::Exact] {
+        for i in &Plan::build(model, canonical(numerics))?.instances {
+            if !out.contains(&i.node) {
+                out.push(i.node.clone());
+            }
+        }
+    }
+    Ok(out)
+}
+
+impl ClosureSource for Tree<'_> {
+    fn nodes(&self) -> Vec<Node> {
+        let nodes = nodes_of(self.model).unwrap_or_default();
+        nodes.into_iter().filter(|n| matches!(self.tree.kernel(n), Some(Ok(_)))).collect()
+    }
+
+    fn binding(&self, node: &Node, arch: &str, numerics: Numerics) -> Result<Binding> {
+        let kernel = self.tree.require(node)?;
+        let key = (arch.to_string(), numerics);
+        let mut lowerings = self.lowerings.borrow_mut();
+        let lowering = match lowerings.entry(key) {
+            std::collections::hash_map::Entry::Occupied(e) => e.into_mut(),
+            std::collections::hash_map::Entry::Vacant(e) => {
+                e.insert(Lowering::of(self.model, &self.tree, arch, numerics)?)
+            }
+        };
+        let slice = lowering.slice_digest(node).ok_or_else(|| {
+            Error::new(&crate::plan::kernels::KERNEL_ABSENT, format!("{node} is no node of this file in {}", numerics.name()))
+        })?;
+        let parse = |text: String| text.parse::<Digest>().map_err(Error::internal);
+        let (cases, oracle_outputs) = oracle(node)?;
+        Ok(Binding {
+            closure: parse(self.tree.closure(node, &kernel)?)?,
+            schedule_slice: parse(slice)?,
+            numerics,
+            weights: self.weights,
+            arch: arch.into(),
+            protocol: PROTOCOL,
+            cases,
+            oracle_outputs,
+        })
+    }
+
+    fn touched(&self, changed: &[PathBuf]) -> Vec<Node> {
+        let mut out = Vec::new();
+        for node in self.nodes() {
+            let Some(Ok(kernel)) = self.tree.kernel(&node) else { continue };
+            let manifest = PathBuf::from(format!("{}.toml", kernel.stem));
+            let sources = self.tree.source(&kernel).map(|s| s.files.keys().map(PathBuf::from).collect::<Vec<_>>());
+            let files = sources.unwrap_or_default();
+            if changed.iter().any(|c| *c == manifest || files.contains(c)) {
+                out.push(node);
+            }
+        }
+        out
+    }
+}
+
+/// Work of one canonical case: the digest is taken at every `status`.
+const CANONICAL_MACS: u64 = 300_000;
+
+/// Digests of the node's canonical cases and of the oracle's outputs on them: by content, so that a refactor of an
+/// oracle which keeps both makes nothing stale.
+fn oracle(node: &Node) -> Result<(Digest, Digest)> {
+    let op = ops::find(&node.op).ok_or_else(|| Error::internal(format!("no op {}", node.op)))?;
+    let types = unit::slot_types(op, node);
+    let (mut asked, mut given) = (Vec::new(), Vec::new());
+    for dims in op.presets() {
+        for tokens in [1, 3] {
+            if op.macs(dims, tokens) > CANONICAL_MACS {
+                continue;
+            }
+            let label = format!("canonical {node} {dims:?} T={tokens}");
+            let sizes = Sizes { dims, types: &types, blocks: Blocks::Usual, real: None };
+            let case = draw_case(op, &sizes, tokens, &mut Draw::new(&[0; 32], &label), label)?;
+            asked.extend_from_slice(&Digest::of(case.label.as_bytes()).0);
+            asked.extend(case.args.iter().flatten().flat_map(|v| Digest::of(v.bytes()).0));
+            asked.extend(case.weights.iter().flatten().flat_map(|w| Digest::of(&w.bytes).0));
+            given.extend(case.expected(Rounding::None)?.iter().flatten().flat_map(|v| Digest::of(v.bytes()).0));
+        }
+    }
+    // What is not drawn but listed: the sizes of every case that a verdict may ask.
+    asked.extend_from_slice(format!("{:?}", op.presets()).as_bytes());
+    Ok((Digest::of(&asked), Digest::of(&given)))
+}
