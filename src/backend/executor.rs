@@ -160,15 +160,16 @@ impl<'m> Executor<'m> {
         self.side.as_mut().map(|s| &mut *s.device as &mut dyn Device)
     }
 
-    /// Takes the device off again; everything runs on the oracle afterwards.
+    /// Takes the device off again, with everything that was allocated on it freed. Everything runs on the oracle
+    /// afterwards, from empty caches: call `reset`.
     pub fn detach(&mut self) -> Result<Option<Box<dyn Device>>> {
-        for i in 0..self.valid.len() {
-            if !self.valid[i].host {
-                self.fetch(BufferIx(i), self.plan.capacity(BufferIx(i)).min(self.host[i].len().max(1)))?;
-            }
-        }
         self.placed.fill(false);
-        Ok(self.side.take().map(|s| s.device))
+        let Some(mut side) = self.side.take() else { return Ok(None) };
+        let held = side.buffers.iter().flatten().chain(side.weights.values()).chain(side.scratch.values()).chain([&side.step]);
+        for id in held {
+            side.device.free(*id)?;
+        }
+        Ok(Some(side.device))
     }
 
     /// Replaces every instance of a node by one that writes zeros and updates nothing.

@@ -145,13 +145,18 @@ impl Verify {
                     bar.bar.suspend(|| print_verdict(&verdict))?;
                 }
                 verdicts.push(verdict);
+                // After every verdict, so that a run that is cut short keeps what it has.
+                if let Some(path) = &self.evidence {
+                    let (key, evidence) = self.sign(&workbench, &model, &**place, &wanted, &verdicts)?;
+                    std::fs::write(path, bundle(&key, &evidence)?).map_err(|e| Error::io(path, e))?;
+                }
                 bar.bar.inc(1);
             }
         }
         let prefill = one_prefill(&model)?;
         bar.bar.finish_and_clear();
-        if let Some(place) = place.as_deref().filter(|_| self.record || self.evidence.is_some()) {
-            self.sign(&workbench, &model, place, &wanted, &verdicts)?;
+        if let Some(place) = place.as_deref().filter(|_| self.record) {
+            self.record(&workbench, &model, place, &wanted, &verdicts)?;
         }
         let summary = Run {
             wanted,
@@ -165,8 +170,7 @@ impl Verify {
         self.report(&summary, &tree, &model)
     }
 
-    /// Signs the verdicts and files them where the command line says.
-    fn sign(&self, bench: &Workbench, model: &Model, place: &dyn Place, nodes: &[Node], verdicts: &[Verdict]) -> Result<()> {
+    fn sign(&self, bench: &Workbench, model: &Model, place: &dyn Place, nodes: &[Node], verdicts: &[Verdict]) -> Result<(records::SecretKey, Vec<records::Evidence>)> {
         let key = ledger::writer(&bench.root, self.key.as_deref())?;
         let tree = Workshop::new(model)?.tree(&bench.kernels())?;
         // A verdict over both numerics is the production numerics' word.
@@ -176,20 +180,24 @@ impl Verify {
         for (node, verdict) in nodes.iter().zip(verdicts) {
             // What has no usable kernel binds nothing.
             let Ok(binding) = tree.binding(node, place.arch(), numerics) else { continue };
-            let signed = record::evidence(record::statement(verdict, node, binding, &about)?, &key)?;
-            if self.record && verdict.summary() == Summary::Red {
-                history::record_attempt(&bench.root, node, &signed)?;
-            }
-            evidence.push(signed);
+            evidence.push(record::evidence(record::statement(verdict, node, binding, &about)?, &key)?);
         }
-        if let Some(path) = &self.evidence {
-            std::fs::write(path, bundle(&key, &evidence)?).map_err(|e| Error::io(path, e))?;
-        }
-        if self.record {
-            let rows = ledger::open(&bench.root)?.append(&evidence, &key)?;
-            if !self.json {
-                output::println(format_args!("recorded as rows {rows:?}"))?;
+        Ok((key, evidence))
+    }
+
+    /// Appends the verdicts to the ledger; red ones are kept as attempts too.
+    fn record(&self, bench: &Workbench, model: &Model, place: &dyn Place, nodes: &[Node], verdicts: &[Verdict]) -> Result<()> {
+        let (key, evidence) = self.sign(bench, model, place, nodes, verdicts)?;
+        for e in &evidence {
+            if let Some(v) = e.statement().verdict()
+                && let (records::Target::Node(node), records::Outcome::Red { .. }) = (&v.node, &v.outcome)
+            {
+                history::record_attempt(&bench.root, node, e)?;
             }
+        }
+        let rows = ledger::open(&bench.root)?.append(&evidence, &key)?;
+        if !self.json {
+            output::println(format_args!("recorded as rows {rows:?}"))?;
         }
         Ok(())
     }

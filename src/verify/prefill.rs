@@ -14,7 +14,7 @@ use serde_json::json;
 use super::compare::{FirstBad, Pool, Reference};
 use super::{Figures, Place, is_kernels_fault};
 use crate::backend::executor::Executor;
-use crate::backend::{Module, Placement};
+use crate::backend::{Device, Module, Placement};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::ops::cases::Draw;
@@ -162,13 +162,14 @@ impl Request<'_, '_> {
         }
         if !chunked {
             let first = if compressed { window } else { 23 };
-            out.push(vec![if acting(first)? { first } else { selecting }]);
+            if acting(first)? {
+                out.push(vec![first]);
+            }
+            out.push(vec![selecting]);
         }
-        if all && !chunked {
-            out.extend([3, 127, 128, 130, 258, selecting].map(|n| vec![n]));
+        if self.thorough && !chunked {
+            out.extend([3, 127, 128, 130, 258].map(|n| vec![n]));
         }
-        out.sort_unstable();
-        out.dedup();
         let work = |n: usize| -> u64 { mine.iter().map(|i| i.op.macs(&i.dims, n)).sum() };
         let mut kept = Vec::new();
         for chunks in out {
@@ -192,7 +193,14 @@ impl Request<'_, '_> {
             return Ok(out);
         }
         let mut pool = Pool::default();
+        let mut device = Some(self.place.start()?);
+        let all = self.place.placement() == Placement::Device || self.thorough;
+        let mut shown = false;
         for (k, chunks) in prompts.iter().enumerate() {
+            // The emulator stops at the first prompt that a no-op changes.
+            if shown && !all {
+                break;
+            }
             tick(k, prompts.len());
             let base = self.baselines.get(numerics, chunks)?;
             let n = base.tokens();
@@ -203,16 +211,19 @@ impl Request<'_, '_> {
                 out.red = Some((reason, None));
                 return Ok(out);
             }
-            if let Err(e) = self.through(&base, schedule, numerics, &mut pool, &mut out) {
+            if let Err(e) = self.through(&base, schedule, numerics, &mut shown, &mut device, &mut pool, &mut out) {
                 if is_kernels_fault(&e) {
                     out.red = Some((format!("prefill of {n} tokens, {}: {e}", numerics.name()), None));
                     return Ok(out);
                 }
                 return Err(e);
             }
-            if out.red.is_some() || out.weak.is_some() {
+            if out.red.is_some() {
                 return Ok(out);
             }
+        }
+        if shown {
+            out.weak = None;
         }
         if let Some(bad) = pool.check() {
             let reason = format!("in situ: relative RMS {:.2e} is above {:.2e}", pool.relative_rms(), pool.limit());
@@ -244,8 +255,18 @@ impl Request<'_, '_> {
         }
     }
 
-    /// One prompt: hybrid with in-situ checks, graph, no-op.
-    fn through(&self, base: &Baseline, schedule: Schedule, numerics: Numerics, pool: &mut Pool, out: &mut Prefill) -> Result<()> {
+    /// One prompt: hybrid with in-situ checks; until a no-op's effect was `shown`, also graph and no-op.
+    #[allow(clippy::too_many_arguments)] // what runs, where, and what it adds to
+    fn through(
+        &self,
+        base: &Baseline,
+        schedule: Schedule,
+        numerics: Numerics,
+        shown: &mut bool,
+        device: &mut Option<Box<dyn Device>>,
+        pool: &mut Pool,
+        out: &mut Prefill,
+    ) -> Result<()> {
         let plan = &base.plan;
         let n = base.tokens();
         let Some(start) = self.start(base) else {
@@ -257,7 +278,11 @@ impl Request<'_, '_> {
         let on_device = |i: usize| plan.instances[i].node == *self.node || self.proved.contains(&plan.instances[i].node);
         let roundings: Vec<Rounding> =
             schedule.choices.iter().map(|c| c.as_ref().map_or(Rounding::None, |c| c.variant.rounding)).collect();
-        executor.attach(self.place.start()?, schedule, |stem, entries| (self.build)(stem, entries), on_device)?;
+        let device_here = match device.take() {
+            Some(device) => device,
+            None => self.place.start()?,
+        };
+        executor.attach(device_here, schedule, |stem, entries| (self.build)(stem, entries), on_device)?;
         let mut ran = 0;
         let end = plan.instances.len();
         for chunk in &base.steps {
@@ -294,9 +319,14 @@ impl Request<'_, '_> {
         if launched != ran || ran == 0 {
             return Err(Error::internal(format!("{launched} of {ran} instances of {} ran on the device", self.node)));
         }
-        self.graphs(&mut executor, base, start..end, out)?;
+        if !*shown {
+            self.graphs(&mut executor, base, start..end, out)?;
+        }
+        *device = executor.detach()?;
+        if *shown || out.graph.red.is_some() {
+            return Ok(());
+        }
         // The same prefill with nothing in the node's place.
-        drop(executor.detach()?);
         executor.reset();
         executor.set_noop(Some(self.node.clone()));
         for chunk in &base.steps {
@@ -305,7 +335,8 @@ impl Request<'_, '_> {
         }
         let moved = relative(executor.logits(&last)?, &base.logits);
         out.figures.insert(format!("{}_noop_relative_rms_n{n}", numerics.name()), json!(moved));
-        if moved <= if numerics == Numerics::Exact { EXACT_LIMIT } else { 0.0 } {
+        *shown = moved > if numerics == Numerics::Exact { EXACT_LIMIT } else { 0.0 };
+        if !*shown {
             out.weak = Some(format!(
                 "a no-op in place of {} leaves the logits of {n} tokens as they are ({moved:.1e}): this prompt does not test it",
                 self.node

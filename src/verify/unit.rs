@@ -27,6 +27,8 @@ const EMULATOR_MACS: u64 = 3_000_000;
 const DEVICE_MACS: u64 = 4_000_000_000;
 /// Tokens past which a device's outputs are compared in a sample.
 const SAMPLED_FROM: usize = 64;
+/// Of how many sizes one is asked at each token count.
+const TURNS: usize = 3;
 /// Outputs that a pool or a sample has at least.
 const POOL: u64 = 4096;
 
@@ -318,24 +320,14 @@ impl Request<'_, '_> {
         let mut out = Vec::new();
         let presets = self.op.presets();
         for tokens in counts {
-            // Presets from the cheapest on; the long one gets a single small size on the emulator.
+            // The cheapest size at every token count, the others in turn: each size meets several counts, and weights
+            // of tens of megabytes are not drawn for all of them.
+            let turn = draw.below(TURNS);
             let mut taken = 0;
             for (i, dims) in presets.iter().enumerate() {
-                let work = self.op.macs(dims, tokens);
-                let wide = tokens > 2000;
-                if work > self.limit(tokens)
-                    || (wide && taken >= 1 && self.placement == Placement::Emulator && !self.thorough)
-                {
-                    continue;
-                }
-                // The odd ones of many sizes in turn, unless asked for all.
-                if !self.thorough
-                    && self.placement == Placement::Emulator
-                    && !wide
-                    && presets.len() > 4
-                    && taken >= 3
-                    && (i + tokens) % 2 == 1
-                {
+                let wide = tokens > 2000 && self.placement == Placement::Emulator;
+                let mine = self.thorough || taken == 0 || (!wide && i % TURNS == turn);
+                if self.op.macs(dims, tokens) > self.limit(tokens) || !mine {
                     continue;
                 }
                 taken += 1;
@@ -347,20 +339,16 @@ impl Request<'_, '_> {
                     _ => Blocks::Usual,
                 };
                 let sizes = Sizes { dims, types: &self.types, blocks, real: None };
-                self.push(
-                    &mut out,
-                    &sizes,
-                    tokens,
-                    (min, max),
-                    &mut draw,
-                    format!("{} T={tokens} {}", self.dims(dims), kind(blocks)),
-                )?;
+                let label = format!("{} T={tokens} {}", self.dims(dims), kind(blocks));
+                self.push(&mut out, &sizes, tokens, (min, max), &mut draw, label)?;
             }
             if tokens > 512 {
                 continue;
             }
-            for shape in self.shapes {
-                if self.op.macs(&shape.dims, tokens) > self.limit(tokens) {
+            let turn = draw.below(TURNS);
+            for (i, shape) in self.shapes.iter().enumerate() {
+                let mine = self.thorough || self.shapes.len() <= TURNS || i % TURNS == turn;
+                if !mine || self.op.macs(&shape.dims, tokens) > self.limit(tokens) {
                     continue;
                 }
                 let real =
