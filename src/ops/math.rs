@@ -10,36 +10,51 @@ use super::contract::Rounding;
 
 const LANES: usize = 8;
 
-fn fold(lanes: [f32; LANES]) -> f32 {
+/// Eight elements of a row; element i of a row is always in lane i mod 8.
+type Lanes = [f32; LANES];
+
+fn fold(lanes: Lanes) -> f32 {
     let [a, b, c, d, e, f, g, h] = lanes;
     ((a + e) + (b + f)) + ((c + g) + (d + h))
 }
 
-/// Σ a[i]·b[i].
-pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    dot_rows([a], b)[0]
+/// A product and a sum, each rounded: never fused, or the bits would depend on the machine. Whole arrays in and out, so
+/// that the accumulators are vectors to the compiler.
+#[inline(always)]
+fn add_product(acc: Lanes, a: &Lanes, b: &Lanes) -> Lanes {
+    std::array::from_fn(|l| acc[l] + a[l] * b[l])
 }
 
-/// `dot` of several rows with the same vector; each row's result has the bits that `dot` alone gives.
+/// Σ a[i]·b[i].
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    dots([a], [b])[0][0]
+}
+
+/// Every row with every vector, all of one length. Each result has the bits that [`dot`] gives: more than one at a time
+/// only spares loads.
 #[inline(always)]
-fn dot_rows<const R: usize>(rows: [&[f32]; R], x: &[f32]) -> [f32; R] {
-    let mut acc = [[0.0f32; LANES]; R];
-    let whole = x.len() / LANES * LANES;
-    for i in (0..whole).step_by(LANES) {
-        let xs: &[f32; LANES] = x[i..i + LANES].try_into().expect("a slice of LANES");
+fn dots<const R: usize, const T: usize>(rows: [&[f32]; R], xs: [&[f32]; T]) -> [[f32; T]; R] {
+    let rows = rows.map(|row| row.as_chunks::<LANES>());
+    let xs = xs.map(|x| x.as_chunks::<LANES>());
+    let whole = xs[0].0.len();
+    // The lengths once, not in the loop.
+    let (w, x) = (rows.map(|(w, _)| &w[..whole]), xs.map(|(x, _)| &x[..whole]));
+    let mut acc = [[[0.0f32; LANES]; T]; R];
+    for i in 0..whole {
         for r in 0..R {
-            let ws: &[f32; LANES] = rows[r][i..i + LANES].try_into().expect("a slice of LANES");
-            for l in 0..LANES {
-                acc[r][l] += ws[l] * xs[l];
+            for t in 0..T {
+                acc[r][t] = add_product(acc[r][t], &w[r][i], &x[t][i]);
             }
         }
     }
-    let mut out = [0.0; R];
+    let mut out = [[0.0; T]; R];
     for r in 0..R {
-        for (l, i) in (whole..x.len()).enumerate() {
-            acc[r][l] += rows[r][i] * x[i];
+        for t in 0..T {
+            for (l, (w, x)) in rows[r].1.iter().zip(xs[t].1).enumerate() {
+                acc[r][t][l] += w * x;
+            }
+            out[r][t] = fold(acc[r][t]);
         }
-        out[r] = fold(acc[r]);
     }
     out
 }
@@ -98,23 +113,11 @@ pub fn matmul(w: &Weight<'_>, row0: usize, n: usize, x: &[f32], x_stride: usize,
         .map(|tile| {
             let rows = TILE.min(n - tile * TILE);
             let mut weights = vec![0.0f32; rows * k];
-            for r in 0..rows {
-                w.row(row0 + tile * TILE + r, &mut weights[r * k..(r + 1) * k]);
+            for (r, row) in weights.chunks_exact_mut(k).enumerate() {
+                w.row(row0 + tile * TILE + r, row);
             }
-            let row = |r: usize| &weights[r * k..(r + 1) * k];
             let mut out = vec![0.0f32; tokens * rows];
-            for t in 0..tokens {
-                let x = &x[t * x_stride..][..k];
-                let out = &mut out[t * rows..][..rows];
-                let mut r = 0;
-                while r + 4 <= rows {
-                    out[r..r + 4].copy_from_slice(&dot_rows([row(r), row(r + 1), row(r + 2), row(r + 3)], x));
-                    r += 4;
-                }
-                for r in r..rows {
-                    out[r] = dot(row(r), x);
-                }
-            }
+            products(&weights, k, |t| &x[t * x_stride..][..k], &mut out);
             out
         })
         .collect();
@@ -126,16 +129,61 @@ pub fn matmul(w: &Weight<'_>, row0: usize, n: usize, x: &[f32], x_stride: usize,
     }
 }
 
+/// out[t, r] = weights[r]·x(t), two rows and two tokens at a time.
+fn products<'x>(weights: &[f32], k: usize, x: impl Fn(usize) -> &'x [f32], out: &mut [f32]) {
+    let rows = weights.len() / k;
+    let row = |r: usize| &weights[r * k..][..k];
+    for (pair, out) in out.chunks_mut(2 * rows).enumerate() {
+        let t = 2 * pair;
+        if out.len() < 2 * rows {
+            for (r, out) in out.iter_mut().enumerate() {
+                *out = dot(row(r), x(t));
+            }
+            continue;
+        }
+        let (first, second) = out.split_at_mut(rows);
+        let xs = [x(t), x(t + 1)];
+        for r in (0..rows - rows % 2).step_by(2) {
+            let d = dots([row(r), row(r + 1)], xs);
+            [first[r], second[r]] = d[0];
+            [first[r + 1], second[r + 1]] = d[1];
+        }
+        if rows % 2 == 1 {
+            [[first[rows - 1], second[rows - 1]]] = dots([row(rows - 1)], xs);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// The definition of a dot product here, one lane at a time.
+    fn by_lanes(a: &[f32], b: &[f32]) -> f32 {
+        let mut lanes = [0.0f32; LANES];
+        for (i, (a, b)) in a.iter().zip(b).enumerate() {
+            lanes[i % LANES] += a * b;
+        }
+        fold(lanes)
+    }
+
     #[test]
-    fn four_rows_at_once_have_the_bits_of_one() {
-        let x: Vec<f32> = (0..517).map(|i| (i as f32 * 0.37).sin()).collect();
-        let w: Vec<f32> = (0..4 * 517).map(|i| (i as f32 * 0.11).cos()).collect();
-        let rows: [&[f32]; 4] = std::array::from_fn(|r| &w[r * 517..(r + 1) * 517]);
-        assert_eq!(dot_rows(rows, &x), rows.map(|r| dot(r, &x)));
+    fn every_shape_has_the_bits_of_one_row_with_one_token() {
+        for k in [1, 7, 8, 64, 517] {
+            let x: Vec<f32> = (0..5 * k).map(|i| (i as f32 * 0.37).sin()).collect();
+            let w: Vec<f32> = (0..3 * k).map(|i| (i as f32 * 0.11).cos() * 1e3).collect();
+            for tokens in 1..=5 {
+                for rows in 1..=3 {
+                    let mut out = vec![f32::NAN; tokens * rows];
+                    products(&w[..rows * k], k, |t| &x[t * k..][..k], &mut out);
+                    for (i, found) in out.iter().enumerate() {
+                        let (row, token) = (&w[i % rows * k..][..k], &x[i / rows * k..][..k]);
+                        assert_eq!(found.to_bits(), by_lanes(row, token).to_bits(), "k {k}, {tokens} × {rows}, {i}");
+                        assert_eq!(found.to_bits(), dot(row, token).to_bits());
+                    }
+                }
+            }
+        }
     }
 
     #[test]
