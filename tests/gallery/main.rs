@@ -1,0 +1,78 @@
+//! The gallery: kernels that the verifier must refuse, each at the stage that is there for it, and honest ones that
+//! it must let pass. From outside, through the built program, on the emulator.
+//!
+//! Every exhibit is a file of this folder put in a kernel's place in a copy of `kernels/`. `docs/stages.md` and
+//! `POSTMORTEM.md` name exhibits by their file names. Without a C++ compiler nothing can be judged: that is said, and
+//! counted apart.
+
+mod bench;
+mod exhibits;
+
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use bench::{Verdict, judge};
+use exhibits::{EXHIBITS, Exhibit, Expected};
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let filters: Vec<_> = args.iter().filter(|a| !a.starts_with('-')).collect();
+    let chosen: Vec<&Exhibit> =
+        EXHIBITS.iter().filter(|e| filters.is_empty() || filters.iter().any(|f| e.name.contains(*f))).collect();
+    if args.iter().any(|a| a == "--list") {
+        chosen.iter().for_each(|e| println!("{}: test", e.name));
+        return ExitCode::SUCCESS;
+    }
+    if let Err(why) = assay::backend::emulator::Builder::with_cache(&bench::cache()) {
+        if why.code().id != "emulator-no-compiler" {
+            println!("{why}");
+            return ExitCode::FAILURE;
+        }
+        chosen.iter().for_each(|e| println!("test {} ... could not run: no C++ compiler", e.name));
+        println!("\ntest result: ok. 0 passed; 0 failed; {} could not run: no C++ compiler", chosen.len());
+        return ExitCode::SUCCESS;
+    }
+    let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let work = || {
+        while let Some(exhibit) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let start = Instant::now();
+            let outcome = judge(exhibit).and_then(|verdict| examine(exhibit, &verdict));
+            let seconds = start.elapsed().as_secs_f64();
+            match outcome {
+                Ok(said) => println!("test {} ... ok ({seconds:.1} s: {said})", exhibit.name),
+                Err(why) => {
+                    println!("test {} ... FAILED ({seconds:.1} s)\n{why}", exhibit.name);
+                    failed.lock().expect("no thread panics while it holds this").push(exhibit.name);
+                }
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(8);
+    std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+    let failed = failed.into_inner().expect("no thread panicked");
+    let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
+    println!("\ntest result: {verdict}. {} passed; {} failed; 0 could not run", chosen.len() - failed.len(), failed.len());
+    failed.iter().for_each(|name| println!("    {name}"));
+    ExitCode::from(u8::from(!failed.is_empty()))
+}
+
+/// Whether the verdict is the one that the exhibit is here for; what was said, in short.
+fn examine(exhibit: &Exhibit, verdict: &Verdict) -> Result<String, String> {
+    let Verdict { exit, stage, summary, reason } = verdict;
+    let found = format!("  exit {exit}, {summary}, stage {stage}: {reason}\n  seed {}", bench::SEED);
+    match exhibit.expected {
+        Expected::Pass if *exit == 0 && summary == "pass" => Ok("passes".into()),
+        Expected::Pass => Err(format!("  an honest kernel is to pass\n{found}")),
+        Expected::Red(wanted, fragment) => {
+            if *exit != 1 || summary != "red" || stage != wanted {
+                return Err(format!("  to be refused by stage {wanted}\n{found}"));
+            }
+            if !reason.contains(fragment) {
+                return Err(format!("  the reason is to contain `{fragment}`\n{found}"));
+            }
+            Ok(format!("{stage}: {}", reason.lines().next().unwrap_or_default().chars().take(100).collect::<String>()))
+        }
+    }
+}
