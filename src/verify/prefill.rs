@@ -157,8 +157,9 @@ impl Request<'_, '_> {
         let mut out: Vec<Vec<usize>> = Vec::new();
         let all = self.place.placement() == Placement::Device || self.thorough;
         if chunked || all {
-            // The first chunk ends inside a window of either ratio; the second completes both.
-            out.push(vec![window - 2, window - 11]);
+            // The first chunk ends inside a window of either ratio; short ones follow, as in decoding, each of which
+            // leaves and takes state; the last completes both windows.
+            out.push(vec![window - 2, 5, 3, 6, 5, 1, 3, 5, window - 40]);
         }
         if !chunked {
             let first = if compressed { window } else { 23 };
