@@ -124,24 +124,22 @@ impl<'m> Judge<'_, 'm> {
             faults.push(format!("no variant of kernels/{}.toml covers {node} on {}", kernel.stem, self.place.arch()));
         }
         let entries = entries(&variants);
-        if faults.is_empty()
-            && let Some(compilers) = self.compilers
-        {
+        let mut judged = "no output byte written";
+        if let Some(compilers) = self.compilers.filter(|_| faults.is_empty()) {
             match compilers.stubs(&source, &entries, node) {
-                Ok(stubs) => faults.extend(stubs.iter().map(|s| format!("stub: {s}"))),
-                Err(e) if is_kernels_fault(&e) => {}
-                Err(e) => {
-                    run.figures.insert("ptx".into(), json!(e.to_string()));
+                Ok(stubs) => {
+                    judged = "ptx";
+                    faults.extend(stubs.iter().map(|s| format!("stub: {s}")));
                 }
+                // What does not compile is stage 3's finding.
+                Err(e) if is_kernels_fault(&e) => {}
+                Err(e) => return Err(e),
             }
         }
         run.verdict.closure = self.tree.closure(node, &kernel).ok();
         run.verdict.variants = variants.iter().map(|v| v.name.clone()).collect();
         run.figures.insert("files".into(), json!(source.files.len()));
-        run.figures.insert(
-            "stub_check".into(),
-            json!(if self.compilers.is_some() { "ptx" } else { "no output byte written" }),
-        );
+        run.figures.insert("stub_check".into(), json!(judged));
         let outcome = if faults.is_empty() { Outcome::Pass } else { red(faults.join("; ")) };
         if !run.end(Stage::Source, outcome) {
             return Ok(());
@@ -266,6 +264,9 @@ impl<'m> Judge<'_, 'm> {
             figures.insert("architectures".into(), json!(compilers.build_all(source, entries)?));
         }
         let module = self.place.build(source, entries)?;
+        if let Module::Cubin(cubin) = &module {
+            figures.insert("cubin_sha256".into(), json!(hex(&Sha256::digest(cubin))));
+        }
         for (k, v) in self.place.describe() {
             figures.insert(k, v);
         }

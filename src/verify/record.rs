@@ -34,6 +34,11 @@ pub fn statement(verdict: &Verdict, node: &Node, binding: Binding, about: &About
                 "driver" => informative.driver = text(),
                 "nvrtc" => informative.nvrtc = text(),
                 "sandbox" => informative.sandbox = text(),
+                "cubin_sha256" => {
+                    if let Ok(digest) = text().parse() {
+                        informative.cubins.insert(node.file_stem(), digest);
+                    }
+                }
                 _ => {}
             }
         }
