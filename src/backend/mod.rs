@@ -112,6 +112,11 @@ pub trait Device {
 
     fn load(&mut self, module: &Module) -> Result<ModuleId>;
 
+    /// In which order threads and blocks take their turns from now on. A device that has its own keeps it.
+    fn set_thread_order(&mut self, order: emulator::ThreadOrder) -> Result<()>;
+    /// How long a launch may take from now on; on CUDA, what lies between two waits.
+    fn set_time_limit(&mut self, limit: std::time::Duration) -> Result<()>;
+
     /// Enqueues a launch on the device's one stream. The emulator runs it before it returns.
     fn launch(&mut self, launch: &Launch) -> Result<()>;
     /// Waits for everything enqueued, and reports the first failure with the launch's name.

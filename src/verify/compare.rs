@@ -2,7 +2,6 @@
 
 use serde::Serialize;
 
-use crate::backend::executor::POISON;
 use crate::error::Result;
 use crate::ops::cases::{Case, Values};
 use crate::ops::{Comparison, Rounding};
@@ -185,12 +184,18 @@ pub fn indistinct(case: &Case, reference: &Reference, found: &[Option<Values>]) 
     pool.add(case, reference, found).is_none() && pool.relative_rms() <= 0.5 * pool.limit()
 }
 
-/// How many elements still hold the poison that outputs start with.
-pub fn unwritten(values: &Values) -> usize {
+/// How many elements still hold `word`, which outputs started with.
+pub fn unwritten(values: &Values, word: u32) -> usize {
     match values {
-        Values::F32(v) => v.iter().filter(|x| x.to_bits() == POISON).count(),
-        Values::I32(v) => v.iter().filter(|x| **x as u32 == POISON).count(),
+        Values::F32(v) => v.iter().filter(|x| x.to_bits() == word).count(),
+        Values::I32(v) => v.iter().filter(|x| **x as u32 == word).count(),
     }
+}
+
+/// Whether a value that was found bad may be `word`, as a float or as an integer.
+pub fn is_word(found: f64, word: u32) -> bool {
+    let float = f64::from(f32::from_bits(word));
+    found == float || (found.is_nan() && float.is_nan()) || found == f64::from(word as i32)
 }
 
 /// `y[T=3, N=17]`, from a flat index.

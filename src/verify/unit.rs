@@ -1,24 +1,26 @@
 //! Stage 4: a kernel against its oracle, case by case.
 //!
-//! A case runs twice at different addresses, with outputs poisoned, bands of known bytes around every buffer, and
-//! inputs read back afterwards.
+//! A case runs twice, at different addresses, on another [`Ground`] and, on the emulator, with threads and blocks in
+//! another order: a kernel that needs any of these to be as they were is not right. Bands of known bytes lie around
+//! every buffer, and inputs are read back afterwards. One more step has no tokens at all: nothing may happen then.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::compare::{self, FirstBad, Pool, Reference};
 use super::is_kernels_fault;
+use crate::backend::emulator::ThreadOrder;
 use crate::backend::executor::POISON;
 use crate::backend::{BufferId, Device, Field, Launch, ModuleId, Placement, Traced};
 use crate::error::{Error, Result};
-use crate::ops::cases::{Blocks, Case, Draw, Real, Sizes, Values, draw_case};
 use crate::model::quant::DType;
+use crate::ops::cases::{Blocks, Case, Draw, Real, Sizes, Values, draw_case};
 use crate::ops::{Access, Elem, Node, Op, Rounding};
 use crate::plan::manifest::Variant;
 use crate::plan::schedule::{Geometry, geometry, scratch};
 
 /// Bytes in front of and, on a real device, behind every buffer. On the emulator an inaccessible page follows instead.
 const BAND: u64 = 1024;
-const BAND_WORD: u32 = 0xa55a_c33c;
 /// Multiply-adds of one case on the emulator: with `--thorough` and in the long case, and by default. A tiled kernel
 /// computes whole tiles for a single token, so the default is what one core does in a second even then.
 const EMULATOR_MACS_MOST: u64 = 50_000_000;
@@ -31,6 +33,41 @@ const SAMPLED_FROM: usize = 64;
 const TURNS: usize = 3;
 /// Outputs that a pool or a sample has at least.
 const POOL: u64 = 4096;
+
+/// How long a launch may take on the emulator, where it gets a second more for so many multiply-adds: an endless one is
+/// to be told from a slow one, on a machine with other things to do.
+const EMULATOR_LAUNCH: Duration = Duration::from_secs(10);
+const MACS_PER_SECOND: u64 = 1_000_000;
+/// And on a device, where compute-sanitizer may be watching.
+const DEVICE_LAUNCH: Duration = Duration::from_secs(60);
+/// Tokens that a schedule's worst step has beyond a case's, case by case. The first case has some, the second none.
+const ROOM: [usize; 4] = [37, 0, 1, 0];
+
+/// What a run finds in memory that nobody has written, and in which order its threads take their turns. Nothing may
+/// follow from it, so the two runs of a case have different ones, and those of the second are drawn.
+#[derive(Clone, Copy, Debug)]
+pub struct Ground {
+    /// What outputs hold, and rows beyond the step's last.
+    outputs: u32,
+    /// What lies in front of a buffer and behind it.
+    band: u32,
+    scratch: u32,
+    order: ThreadOrder,
+}
+
+impl Ground {
+    /// A NaN wherever a float of any width is read: what is read by mistake shows.
+    const FIRST: Ground = Ground { outputs: POISON, band: 0xffa5_ffa5, scratch: u32::MAX, order: ThreadOrder::Forward };
+
+    /// Numbers from 1,024 to 8,192: what takes a NaN for a sign, or lets one vanish in a maximum, shows, and so does
+    /// what is added to them.
+    fn second(draw: &mut Draw, case: usize) -> Ground {
+        let mut word = || 0x4480_0000 + (draw.u32() & 0x017f_ffff);
+        let (outputs, band, scratch) = (word(), word(), word());
+        let order = if case % 2 == 0 { ThreadOrder::Reverse } else { ThreadOrder::Shuffled(u64::from(draw.u32())) };
+        Ground { outputs, band, scratch, order }
+    }
+}
 
 /// Why a case failed.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,19 +96,64 @@ struct Buffer {
     /// Bytes of the contents, behind the front band.
     len: usize,
     back: u64,
+    band: u32,
 }
 
 /// What a run of one case left behind.
 pub struct Outputs {
     pub values: Vec<Option<Values>>,
-    /// Elements of `Write` arguments that still hold their poison.
+    /// Elements of `Write` arguments that still hold what they held before.
     unwritten: usize,
     written_args: usize,
 }
 
 impl Runner<'_> {
     /// Runs a case for a schedule whose steps have at most `worst` tokens. `shift` moves every address.
-    pub fn run(&mut self, case: &Case, worst: usize, shift: u64) -> Result<Result<Outputs, Failure>> {
+    pub fn run(&mut self, case: &Case, worst: usize, shift: u64, ground: Ground) -> Result<Result<Outputs, Failure>> {
+        self.run_step(case, &case.steps, worst, shift, ground)
+    }
+
+    /// The step without a token, between a case's buffers: what is written must stay what it was, and what is updated
+    /// is the oracle's to say.
+    fn run_empty(&mut self, case: &Case, worst: usize) -> Result<Result<(), Failure>> {
+        let mut empty = case.clone();
+        for (step, name) in empty.steps.iter_mut().zip(case.contract().steps) {
+            if matches!(*name, "T" | "R") {
+                *step = 0;
+            }
+        }
+        let expected = empty.expected(Rounding::None)?;
+        let out = match self.run_step(case, &empty.steps, worst, 0, Ground::FIRST)? {
+            Ok(out) => out,
+            Err(f) => return Ok(Err(Failure { reason: format!("{} (in a step without tokens)", f.reason), ..f })),
+        };
+        for (i, arg) in case.contract().args.iter().enumerate() {
+            let right = match (&out.values[i], &expected[i]) {
+                (Some(found), _) if arg.access == Access::Write => compare::unwritten(found, POISON) == found.len(),
+                (found, expected) => found == expected,
+            };
+            if !right {
+                return Ok(Err(Failure::of(case, format!("a step without tokens writes `{}`", arg.name))));
+            }
+        }
+        Ok(Ok(()))
+    }
+
+    fn run_step(
+        &mut self,
+        case: &Case,
+        steps: &[i32],
+        worst: usize,
+        shift: u64,
+        ground: Ground,
+    ) -> Result<Result<Outputs, Failure>> {
+        self.device.set_thread_order(ground.order)?;
+        let macs = case.op.macs(&case.dims, worst);
+        let limit = match self.device.info().placement {
+            Placement::Emulator => EMULATOR_LAUNCH + Duration::from_secs((macs / MACS_PER_SECOND).min(60)),
+            _ => DEVICE_LAUNCH,
+        };
+        self.device.set_time_limit(limit)?;
         let c = case.contract();
         let lookup = |name: &str| match name {
             "T" => Some(worst as i64),
@@ -95,7 +177,7 @@ impl Runner<'_> {
             };
             let extra = self.rows_to_spare(case, arg.shape, value.len(), worst);
             let poisoned = arg.access == Access::Write;
-            let buffer = self.buffer(value.bytes(), poisoned, extra * Elem::BYTES)?;
+            let buffer = self.buffer(value.bytes(), poisoned, extra * Elem::BYTES, ground)?;
             fields.push(Field::Pointer { buffer: buffer.id, offset: BAND });
             args.push(Some(buffer));
         }
@@ -105,12 +187,12 @@ impl Runner<'_> {
                 weights.push(None);
                 continue;
             };
-            let buffer = self.buffer(&weight.bytes, false, 0)?;
+            let buffer = self.buffer(&weight.bytes, false, 0, ground)?;
             fields.push(Field::Pointer { buffer: buffer.id, offset: BAND });
             weights.push(Some(buffer));
         }
-        let steps: Vec<u8> = case.steps.iter().flat_map(|s| s.to_le_bytes()).collect();
-        let step = self.buffer(&steps, false, 0)?;
+        let steps: Vec<u8> = steps.iter().flat_map(|s| s.to_le_bytes()).collect();
+        let step = self.buffer(&steps, false, 0, ground)?;
         for i in 0..case.steps.len() {
             fields.push(Field::Pointer { buffer: step.id, offset: BAND + 4 * i as u64 });
         }
@@ -118,7 +200,10 @@ impl Runner<'_> {
         if bytes == 0 {
             fields.push(Field::Null);
         } else {
-            let buffer = self.buffer(&vec![0xff; usize::try_from(bytes).unwrap_or(usize::MAX)], false, 0)?;
+            let words = usize::try_from(bytes).unwrap_or(usize::MAX).div_ceil(4);
+            let mut contents: Vec<u8> = std::iter::repeat_n(ground.scratch.to_le_bytes(), words).flatten().collect();
+            contents.truncate(bytes as usize);
+            let buffer = self.buffer(&contents, false, 0, ground)?;
             fields.push(Field::Pointer { buffer: buffer.id, offset: BAND });
             kept.push(buffer.id);
         }
@@ -158,7 +243,7 @@ impl Runner<'_> {
                 continue;
             }
             let (mine, spare) = bytes.split_at(value.bytes().len());
-            if spare.chunks_exact(4).any(|w| w != POISON.to_le_bytes()) {
+            if spare.chunks_exact(4).any(|w| w != ground.outputs.to_le_bytes()) {
                 return Ok(Err(Failure::of(
                     case,
                     format!("rows of `{}` behind the step's last token were written", arg.name),
@@ -173,7 +258,7 @@ impl Runner<'_> {
                 }
             };
             if arg.access == Access::Write {
-                out.unwritten += compare::unwritten(&values);
+                out.unwritten += compare::unwritten(&values, ground.outputs);
                 out.written_args += values.len();
             }
             out.values.push(Some(values));
@@ -208,14 +293,14 @@ impl Runner<'_> {
         }
     }
 
-    fn buffer(&mut self, contents: &[u8], poisoned: bool, extra: usize) -> Result<Buffer> {
+    fn buffer(&mut self, contents: &[u8], poisoned: bool, extra: usize, ground: Ground) -> Result<Buffer> {
         let back = if self.device.info().placement == Placement::Emulator { 0 } else { BAND };
         let len = (contents.len() + extra).max(4);
         let id = self.device.alloc(BAND + len as u64 + back)?;
-        self.device.fill(id, BAND_WORD)?;
+        self.device.fill(id, ground.band)?;
         let mut image = vec![0u8; len];
         for word in image.chunks_mut(4) {
-            word.copy_from_slice(&POISON.to_le_bytes()[..word.len()]);
+            word.copy_from_slice(&ground.outputs.to_le_bytes()[..word.len()]);
         }
         if !poisoned {
             image[..contents.len()].copy_from_slice(contents);
@@ -223,17 +308,17 @@ impl Runner<'_> {
         self.device.write(id, BAND, &image)?;
         if back > 0 {
             // The fill rounds down to words; the band starts on the byte.
-            let band: Vec<u8> = BAND_WORD.to_le_bytes().iter().copied().cycle().take(back as usize).collect();
+            let band: Vec<u8> = ground.band.to_le_bytes().iter().copied().cycle().take(back as usize).collect();
             self.device.write(id, BAND + len as u64, &band)?;
         }
-        Ok(Buffer { id, len, back })
+        Ok(Buffer { id, len, back, band: ground.band })
     }
 
     /// A buffer's contents, once its bands are found as they were.
     fn collect(&mut self, buffer: &Buffer) -> Result<Result<Vec<u8>, &'static str>> {
         let mut image = vec![0u8; BAND as usize + buffer.len + buffer.back as usize];
         self.device.read(buffer.id, 0, &mut image)?;
-        let intact = |band: &[u8]| band.iter().zip(BAND_WORD.to_le_bytes().iter().cycle()).all(|(a, b)| a == b);
+        let intact = |band: &[u8]| band.iter().zip(buffer.band.to_le_bytes().iter().cycle()).all(|(a, b)| a == b);
         if !intact(&image[..BAND as usize]) {
             return Ok(Err("was written in front of its start"));
         }
@@ -319,18 +404,22 @@ impl Request<'_, '_> {
         counts.dedup();
         let mut out = Vec::new();
         let presets = self.op.presets();
-        for tokens in counts {
-            // The cheapest size at every token count, the others in turn: each size meets several counts, and weights
-            // of tens of megabytes are not drawn for all of them.
-            let turn = draw.below(TURNS);
+        let (first_turn, mut met) = (draw.below(TURNS), vec![false; presets.len()]);
+        let last_narrow = counts.iter().rposition(|t| *t <= 2000);
+        for (k, tokens) in counts.into_iter().enumerate() {
+            // The cheapest size at every token count, the others in turn: every size meets some count, and weights of
+            // tens of megabytes are not drawn for all of them.
+            let turn = (first_turn + k) % TURNS;
             let mut taken = 0;
             for (i, dims) in presets.iter().enumerate() {
                 let wide = tokens > 2000 && self.placement == Placement::Emulator;
-                let mine = self.thorough || taken == 0 || (!wide && i % TURNS == turn);
+                let due = i % TURNS == turn || (last_narrow == Some(k) && !met[i]);
+                let mine = self.thorough || taken == 0 || (!wide && due);
                 if self.op.macs(dims, tokens) > self.limit(tokens) || !mine {
                     continue;
                 }
                 taken += 1;
+                met[i] = true;
                 // With rounded operands and large scales a clamp flips on single outputs, and the honest
                 // implementation's error would excuse anything.
                 let blocks = match draw.below(8) {
@@ -376,8 +465,7 @@ impl Request<'_, '_> {
     ) -> Result<()> {
         let case = draw_case(self.op, sizes, tokens, draw, label)?;
         // A step may have fewer tokens than its schedule is made for.
-        let room = draw.pick(&[0, 0, 1, 37]);
-        let worst = tokens.saturating_add(room).min(max);
+        let worst = tokens.saturating_add(ROOM[out.len() % ROOM.len()]).min(max);
         let sampled = self.placement == Placement::Device && tokens > SAMPLED_FROM && self.op.tokenwise();
         out.push(Planned { case, worst, sampled });
         Ok(())
@@ -425,6 +513,12 @@ pub fn judge(
         asked: String::new(),
     };
     let (mut unwritten, mut writable) = (0, 0);
+    if let Some(p) = planned.first() {
+        if let Err(failure) = runner.run_empty(&p.case, p.worst)? {
+            unit.failure = Some(failure);
+            return Ok(unit);
+        }
+    }
     let mut failure: Option<Failure> = None;
     for (i, p) in planned.iter().enumerate() {
         tick(i, planned.len());
@@ -457,14 +551,18 @@ pub fn judge(
         };
         let references: Vec<Reference> =
             parts.iter().map(|(c, _)| Reference::of(c, rounding)).collect::<Result<_>>()?;
-        for (run, shift) in [(0, 0u64), (1, 4096 + 256 * (i as u64 % 7))] {
-            let out = match runner.run(&p.case, p.worst, shift)? {
+        let mut draw = Draw::new(seed, &format!("ground {}", p.case.label));
+        let second = Ground::second(&mut draw, i);
+        let mut untouched = Vec::new();
+        for (run, shift, ground) in [(0, 0u64, Ground::FIRST), (1, 4096 + 256 * (i as u64 % 7), second)] {
+            let out = match runner.run(&p.case, p.worst, shift, ground)? {
                 Ok(out) => out,
                 Err(f) => {
                     unit.failure = Some(f);
                     return Ok(unit);
                 }
             };
+            untouched.push(out.unwritten > 0 && out.unwritten == out.written_args);
             unwritten += out.unwritten;
             writable += out.written_args;
             out.values.iter().flatten().for_each(|v| outputs.update(v.bytes()));
@@ -477,22 +575,32 @@ pub fn judge(
                 let bad = pool.add(case, reference, &mine);
                 unit.pool = pool;
                 if let (Some(bad), None) = (bad, &failure) {
-                    let poisoned = bad.found.is_nan();
-                    let reason = match (out.unwritten, poisoned) {
-                        (n, true) if n > 0 => format!("{n} of {} outputs were never written", out.written_args),
-                        _ if run == 1 => "the outputs depend on where the buffers lie, or on the call before".into(),
+                    let poison = compare::is_word(bad.found, ground.outputs);
+                    let reason = match (out.unwritten, poison) {
+                        (n, true) if n > 0 && run == 0 => {
+                            format!("{n} of {} outputs were never written", out.written_args)
+                        }
+                        _ if run == 1 => {
+                            "a second run gives other outputs: they depend on the order of threads, on what \
+                            outputs or scratch held before, on addresses or on the call before"
+                                .into()
+                        }
                         _ => format!("{} is wrong", bad.at.split('[').next().unwrap_or("an output")),
                     };
                     failure = Some(Failure { reason, first_bad: Some(bad), stub: false });
                 }
             }
-            if failure.is_some() {
+            // Where nothing seems to be written, the second run can tell a stub from a kernel that adds to its outputs.
+            if failure.is_some() && untouched != [true] {
                 break;
             }
         }
         unit.cases += 1;
         if let Some(f) = &mut failure {
             f.stub = writable > 0 && unwritten == writable;
+            if untouched == [true, false] {
+                f.reason = "what outputs held before goes into them".into();
+            }
             unit.failure = failure;
             return Ok(unit);
         }

@@ -18,7 +18,9 @@ use super::{
     driver::{self, CUdevice, CUdeviceptr, CUfunction, CUmodule, CUstream, Driver, attribute, code, function},
 };
 use crate::{
-    backend::{BufferId, Device, DeviceInfo, Field, Launch, Module, ModuleId, Placement, Traced, pack},
+    backend::{
+        BufferId, Device, DeviceInfo, Field, Launch, Module, ModuleId, Placement, Traced, emulator::ThreadOrder, pack,
+    },
     error::{Code, Error, Result},
 };
 
@@ -457,6 +459,15 @@ impl Device for Cuda {
         // SAFETY: the buffer has at least as many words; allocations are 256-byte aligned.
         let result = unsafe { (self.api.fill32)(address, pattern, words, self.stream) };
         self.done("cuMemsetD32Async", result)
+    }
+
+    fn set_thread_order(&mut self, _: ThreadOrder) -> Result<()> {
+        Ok(())
+    }
+
+    fn set_time_limit(&mut self, limit: Duration) -> Result<()> {
+        self.set_deadline(limit);
+        Ok(())
     }
 
     fn load(&mut self, module: &Module) -> Result<ModuleId> {

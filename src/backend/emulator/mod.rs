@@ -242,6 +242,16 @@ impl Device for Emulator {
         Ok(())
     }
 
+    fn set_thread_order(&mut self, order: ThreadOrder) -> Result<()> {
+        self.set_order(order);
+        Ok(())
+    }
+
+    fn set_time_limit(&mut self, limit: Duration) -> Result<()> {
+        self.set_time_limit(limit);
+        Ok(())
+    }
+
     fn load(&mut self, module: &Module) -> Result<ModuleId> {
         let Module::SharedObject(path) = module else {
             return Err(Error::new(&codes::LOAD, "the emulator loads shared objects, not cubins"));

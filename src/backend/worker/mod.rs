@@ -100,16 +100,6 @@ impl WorkerDevice {
         self.deadline = deadline;
     }
 
-    /// The emulator's thread order; other devices refuse.
-    pub fn set_order(&mut self, order: ThreadOrder) -> Result<()> {
-        self.done(&Request::SetOrder(order))
-    }
-
-    /// The device's own limit: for one launch on the emulator, between two waits on CUDA. Keep it below the deadline.
-    pub fn set_time_limit(&mut self, limit: Duration) -> Result<()> {
-        self.done(&Request::SetTimeLimit(limit))
-    }
-
     fn call(&mut self, request: &Request) -> Result<Reply> {
         self.child.call(request, &[], &mut [], self.deadline)
     }
@@ -166,6 +156,15 @@ impl Device for WorkerDevice {
 
     fn fill(&mut self, buffer: BufferId, pattern: u32) -> Result<()> {
         self.done(&Request::Fill { buffer, pattern })
+    }
+
+    fn set_thread_order(&mut self, order: ThreadOrder) -> Result<()> {
+        self.done(&Request::SetOrder(order))
+    }
+
+    /// Keep it below the deadline.
+    fn set_time_limit(&mut self, limit: Duration) -> Result<()> {
+        self.done(&Request::SetTimeLimit(limit))
     }
 
     fn load(&mut self, module: &Module) -> Result<ModuleId> {

@@ -11,7 +11,7 @@ use super::protocol::{Reply, Request, WireError, receive, send};
 use super::{CHUNK, DeviceKind, codes};
 use crate::backend::Device;
 use crate::backend::cuda::Cuda;
-use crate::backend::emulator::{Emulator, ThreadOrder};
+use crate::backend::emulator::Emulator;
 use crate::error::{Error, Result};
 
 /// The body of `assay worker`: its standard input is the socket to the parent. Returns when the parent closes it.
@@ -34,7 +34,7 @@ pub fn serve() -> Result<()> {
         Ok(device) => device,
         Err(e) => return expect(send(&mut stream, &Reply::Failed(WireError::new(&e)), &[])),
     };
-    let ready = Reply::Ready { info: device.device().info().clone(), sandbox };
+    let ready = Reply::Ready { info: device.info().clone(), sandbox };
     expect(send(&mut stream, &ready, &[]))?;
     let mut bytes = Vec::new();
     loop {
@@ -45,7 +45,7 @@ pub fn serve() -> Result<()> {
         };
         bytes.resize(len, 0);
         expect(stream.read_exact(&mut bytes))?;
-        let reply = answer(&mut device, request, &mut bytes).unwrap_or_else(|e| {
+        let reply = answer(&mut *device, request, &mut bytes).unwrap_or_else(|e| {
             bytes.clear();
             Reply::Failed(WireError::new(&e))
         });
@@ -71,40 +71,10 @@ fn expect<T>(result: io::Result<T>) -> Result<T> {
     result.map_err(|e| Error::new(&codes::PROTOCOL, format!("the connection to the parent: {e}")).because(e))
 }
 
-/// The device hosted here, with the settings that [`Device`] does not have.
-enum Hosted {
-    Emulator(Box<Emulator>),
-    Cuda(Box<Cuda>),
-}
-
-impl Hosted {
-    fn device(&mut self) -> &mut dyn Device {
-        match self {
-            Hosted::Emulator(emulator) => emulator.as_mut(),
-            Hosted::Cuda(device) => device.as_mut(),
-        }
-    }
-
-    fn set_order(&mut self, order: ThreadOrder) -> Result<()> {
-        match self {
-            Hosted::Emulator(emulator) => emulator.set_order(order),
-            Hosted::Cuda(_) => return Err(Error::internal("a thread order, sent to a device that chooses its own")),
-        }
-        Ok(())
-    }
-
-    fn set_time_limit(&mut self, limit: Duration) {
-        match self {
-            Hosted::Emulator(emulator) => emulator.set_time_limit(limit),
-            Hosted::Cuda(device) => device.set_deadline(limit),
-        }
-    }
-}
-
-fn open(kind: DeviceKind, emulator_name: String) -> Result<Hosted> {
+fn open(kind: DeviceKind, emulator_name: String) -> Result<Box<dyn Device>> {
     Ok(match kind {
-        DeviceKind::Emulator => Hosted::Emulator(Box::new(Emulator::new(emulator_name)?)),
-        DeviceKind::Cuda => Hosted::Cuda(Box::new(Cuda::open()?)),
+        DeviceKind::Emulator => Box::new(Emulator::new(emulator_name)?),
+        DeviceKind::Cuda => Box::new(Cuda::open()?),
     })
 }
 
@@ -116,9 +86,8 @@ fn policy(kind: DeviceKind, read: Vec<PathBuf>) -> Policy {
 }
 
 /// Raw bytes come in and go out through `bytes`; only `Read` leaves any.
-fn answer(hosted: &mut Hosted, request: Request, bytes: &mut Vec<u8>) -> Result<Reply> {
+fn answer(device: &mut dyn Device, request: Request, bytes: &mut Vec<u8>) -> Result<Reply> {
     let input = std::mem::take(bytes);
-    let device = hosted.device();
     Ok(match request {
         Request::Hello { .. } => return Err(Error::new(&codes::PROTOCOL, "a second Hello")),
         Request::Alloc { bytes } => Reply::Buffer(device.alloc(bytes)?),
@@ -134,11 +103,8 @@ fn answer(hosted: &mut Hosted, request: Request, bytes: &mut Vec<u8>) -> Result<
         Request::Sync => done(device.sync())?,
         Request::TakeTrace => Reply::Trace(device.take_trace()?),
         Request::ReplayGraph(launches) => Reply::Graph(device.replay_graph(&launches)?),
-        Request::SetOrder(order) => done(hosted.set_order(order))?,
-        Request::SetTimeLimit(limit) => {
-            hosted.set_time_limit(limit);
-            Reply::Done
-        }
+        Request::SetOrder(order) => done(device.set_thread_order(order))?,
+        Request::SetTimeLimit(limit) => done(device.set_time_limit(limit))?,
     })
 }
 
