@@ -73,9 +73,99 @@ pub fn check(source: &SourceSet) -> Result<()> {
             for token in tokens {
                 token_rule(path, token)?;
             }
+            state_rule(path, tokens)?;
         }
     }
     Ok(())
+}
+
+/// No variable outlives a launch: with one a kernel could count how often it was asked, and be right as long as a judge
+/// asks. Tables are `const`, shared memory is a block's own.
+fn state_rule(path: &str, tokens: &[Token]) -> Result<()> {
+    let stays = |t: &Token| t.kind == Kind::Word && ["static", "__device__", "__managed__"].contains(&t.text.as_str());
+    for line in directives(tokens) {
+        if let Some(token) = line.iter().find(|t| stays(t)) {
+            return Err(refuse(
+                path,
+                token,
+                "a declaration inside a macro",
+                "declarations that can be read where they stand",
+            ));
+        }
+    }
+    let lines = tokens.split(|t| t.kind == Kind::EndOfLine).filter(|line| line.first().is_none_or(|t| !t.is("#")));
+    let code: Vec<&Token> = lines.flatten().collect();
+    if let Some(token) = code.iter().find(|t| t.is("mutable")) {
+        return Err(refuse(path, token, "a `mutable` member", "what is const, const"));
+    }
+    for (i, token) in code.iter().enumerate().filter(|(_, t)| stays(t)) {
+        let start = code[..i].iter().rposition(|t| t.is(";") || t.is("{") || t.is("}")).map_or(0, |at| at + 1);
+        if let Some(end) = variable(&code, i) {
+            if !lasting_constant(&code[start..end]) {
+                return Err(refuse(
+                    path,
+                    token,
+                    "a variable that keeps its value from launch to launch, or a function without its body",
+                    "a `const` table, shared memory, scratch memory that the manifest asks for, a function's definition",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where the declarator of a variable ends whose declaration has its word `static` or the like at `i`; `None`: it declares
+/// a function.
+fn variable(code: &[&Token], i: usize) -> Option<usize> {
+    let mut at = i + 1;
+    while let Some(token) = code.get(at) {
+        let operator = code[at - 1].is("operator");
+        if token.is("(") {
+            let mut depth = 0;
+            let close = code[at..].iter().position(|t| {
+                depth += i32::from(t.is("(")) - i32::from(t.is(")"));
+                depth == 0
+            })?;
+            let next = code.get(at + close + 1);
+            if close == 1 && next.is_some_and(|t| t.is(";")) {
+                return None;
+            }
+            if next.is_some_and(|t| ["{", "const", "noexcept", "-", ":"].iter().any(|w| t.is(w))) {
+                return None;
+            }
+            // `int n(0);`, which a function declared before its definition looks like too; an attribute like __align__(16) is followed by more.
+            if next.is_none_or(|t| t.is(";") || t.is(",")) {
+                return Some(at);
+            }
+            at += close + 1;
+        } else if !operator && [";", "=", "{", "[", ","].iter().any(|w| token.is(w)) {
+            // Commas of template arguments are not the declaration's.
+            if !token.is(",") || angles(&code[i..at]) == 0 {
+                return Some(at);
+            }
+            at += 1;
+        } else {
+            at += 1;
+        }
+    }
+    Some(at)
+}
+
+fn angles(tokens: &[&Token]) -> i32 {
+    tokens.iter().map(|t| i32::from(t.is("<")) - i32::from(t.is(">"))).sum()
+}
+
+/// Whether a declaration's words make its variable itself constant, or shared memory.
+fn lasting_constant(words: &[&Token]) -> bool {
+    let outside = |at: &usize| angles(&words[..*at]) == 0;
+    let last = |word: &str| (0..words.len()).filter(outside).rfind(|i| words[*i].is(word));
+    if words.iter().any(|t| t.is("volatile")) {
+        return false;
+    }
+    last("constexpr").is_some()
+        || last("__shared__").is_some()
+        || last("__constant__").is_some()
+        || last("const").is_some_and(|c| last("*").is_none_or(|p| p < c))
 }
 
 /// Compilers differ in where such lines end, and a comment that ends elsewhere can hide code.
@@ -385,6 +475,38 @@ const char* r = R"x( asm ## )" )x";
             let error = check_main(text).expect_err(text);
             assert_eq!(error.code().id, "source-rule", "{text}");
         }
+    }
+
+    #[test]
+    fn nothing_lasts_from_launch_to_launch() {
+        for text in [
+            "__device__ int n;",
+            "__device__ const float* p;",
+            "__device__ int n = 1, m;",
+            "__managed__ int n;",
+            "void f() { static int n = 0; ++n; }",
+            "void f() { static int n(0); ++n; }",
+            "struct S { static int n; };",
+            "static __align__(16) int n[4];",
+            "static decltype(0) n;",
+            "static Box<const int> n;",
+            "static Box<(1)> n;",
+            "__device__ const volatile int n = 0;",
+            "struct S { mutable int n; };",
+            "#define KEEP __device__\nKEEP int n;",
+            "template <int N>\n__device__\nint n{N};",
+        ] {
+            check_main(text).expect_err(text);
+        }
+        check_main(
+            "__device__ const u64 grid[2] = {1, 2};\nstatic constexpr int kN = 3;\n__device__ inline int f(int a) { return a; }\n\
+             struct S {\n  __device__ static float* after(char* c) { return 0; }\n  __device__ S& operator=(const S&) { return *this; }\n\
+             __device__ int get() const { return 1; }\n  __device__ S(int a) : n(a) {}\n};\n__constant__ float t[2];\n\
+             void g() { static __shared__ float x[3]; }\n__device__ const char* const s = 0;\n\
+             template <class A, class B> __device__ static Box<A, B> make() { return {}; }\n\
+             static_assert(sizeof(int) == 4, \"\");\n",
+        )
+        .unwrap();
     }
 
     #[test]

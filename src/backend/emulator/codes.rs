@@ -9,6 +9,11 @@ crate::codes! {
     COMPILE: "emulator-compile", No, "The host C++ compiler refused the kernel. An entry has the form `extern \"C\" \
         __global__ void NAME(const XArgs a)` with the struct of the generated header.";
     COMPILE_TIME: "emulator-compile-time", No, "The host C++ compiler did not finish with the kernel in time.";
+    STATE: "kernel-state", No, "A kernel keeps variables between launches. What it computes must follow from its arguments \
+        alone, or a verdict says nothing about its next launch. Tables are `const`; memory that launches of one variant \
+        share is scratch, which the manifest asks for.";
+    HOST_CALL: "kernel-host-call", No, "A kernel calls a function that is neither in its sources nor CUDA's. On a device it \
+        would not link; on the emulator it would be the host's.";
     LOAD: "emulator-load", CouldNotRun, "The dynamic loader refused a compiled kernel.";
     NO_ENTRY: "emulator-no-entry", No, "The compiled kernel has no entry of this name.";
     ARGS: "emulator-args", No, "The kernel's argument struct has another size than the contract's. Include the generated \

@@ -1,0 +1,112 @@
+//! What a compiled kernel may not bring along: a shared object is host code, and could do what no device can.
+//!
+//! Its symbols tell. A variable that can be written outlives the launch, and with it a kernel could count how often it
+//! was asked; a function from elsewhere is the host's. Shared memory is thread-local, tables are read-only.
+
+use super::codes;
+use crate::error::{Error, Result};
+
+/// What the shim and the link itself keep; `completed.` and `__frame…` are the compiler's start-up code.
+const OWN: [&str; 9] = [
+    "_ZL10assay_host",
+    "assay_host",
+    "_DYNAMIC",
+    "_GLOBAL_OFFSET_TABLE_",
+    "__do_global_dtors_aux_fini_array_entry",
+    "__frame_dummy_init_array_entry",
+    "__dso_handle",
+    "__TMC_END__",
+    "completed.",
+];
+/// Functions besides mathematics that compilers call on their own.
+const CALLED: [&str; 5] = ["memcpy", "memmove", "memset", "memcmp", "__tls_get_addr"];
+/// Functions of the C library's mathematics, which devices have too; each also with an f behind it.
+const MATH: &str = " acos acosh asin asinh atan atan2 atanh cbrt ceil copysign cos cosh erf erfc exp exp10 exp2 expm1 fabs \
+    fdim floor fma fmax fmin fmod frexp hypot ilogb ldexp lgamma llrint llround log log10 log1p log2 logb lrint lround modf \
+    nan nearbyint nextafter pow remainder remquo rint round scalbln scalbn sin sincos sinh sqrt tan tanh tgamma trunc ";
+
+/// Refuses an object that keeps variables or calls the host. What is no ELF file of this machine's kind is let pass:
+/// the rules of `plan::rules` have judged its source.
+pub fn check(main: &str, file: &[u8]) -> Result<()> {
+    let Some(symbols) = symbols(file) else { return Ok(()) };
+    let names = |wanted: fn(&Symbol) -> bool| {
+        let mut names: Vec<&str> = symbols.iter().filter(|s| wanted(s)).map(|s| s.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    };
+    let kept: Vec<&str> = names(|s| s.writable)
+        .into_iter()
+        .filter(|n| !OWN.iter().any(|own| n == own || (own.ends_with('.') && n.starts_with(own))))
+        .collect();
+    if !kept.is_empty() {
+        return Err(Error::new(&codes::STATE, format!("{main} keeps variables from launch to launch"))
+            .expected("`const` tables, shared memory, and scratch memory that the manifest asks for")
+            .found(kept.join(", ")));
+    }
+    let allowed = |n: &str| {
+        let known = |n: &str| MATH.split(' ').any(|m| m == n && !m.is_empty());
+        CALLED.contains(&n) || known(n) || n.strip_suffix('f').is_some_and(known)
+    };
+    let foreign: Vec<&str> = names(|s| s.undefined).into_iter().filter(|n| !allowed(n)).collect();
+    match foreign.is_empty() {
+        true => Ok(()),
+        false => Err(Error::new(&codes::HOST_CALL, format!("{main} calls what is not among its sources"))
+            .expected("functions of kernels/ and of CUDA")
+            .found(foreign.join(", "))),
+    }
+}
+
+struct Symbol<'a> {
+    name: &'a str,
+    /// A variable in memory that stays and can be written.
+    writable: bool,
+    /// A function or variable that another object must bring.
+    undefined: bool,
+}
+
+// Constants of the ELF format.
+const SYMTAB: u32 = 2;
+const OBJECT: usize = 1;
+const WEAK: usize = 2;
+const WRITE: usize = 1;
+const TLS: usize = 0x400;
+
+/// The symbols of a 64-bit ELF file of this machine's byte order.
+fn symbols(file: &[u8]) -> Option<Vec<Symbol<'_>>> {
+    let u16_at = |at: usize| Some(u16::from_ne_bytes(file.get(at..at.checked_add(2)?)?.try_into().ok()?));
+    let u32_at = |at: usize| Some(u32::from_ne_bytes(file.get(at..at.checked_add(4)?)?.try_into().ok()?));
+    let u64_at =
+        |at: usize| usize::try_from(u64::from_ne_bytes(file.get(at..at.checked_add(8)?)?.try_into().ok()?)).ok();
+    if file.get(..5)? != b"\x7fELF\x02" {
+        return None;
+    }
+    let (table, size, count) = (u64_at(0x28)?, usize::from(u16_at(0x3a)?), usize::from(u16_at(0x3c)?));
+    let header = |i: usize| table.checked_add(i.checked_mul(size)?).filter(|_| i < count);
+    let contents = |at: usize| {
+        let (start, len) = (u64_at(at + 0x18)?, u64_at(at + 0x20)?);
+        file.get(start..start.checked_add(len)?)
+    };
+    let mut out = Vec::new();
+    for at in (0..count).filter_map(header) {
+        if u32_at(at + 4)? != SYMTAB {
+            continue;
+        }
+        let names = contents(header(u32_at(at + 0x28)? as usize)?)?;
+        for symbol in contents(at)?.chunks_exact(24) {
+            let field = |from: usize, n: usize| {
+                symbol[from..from + n].iter().rev().fold(0usize, |v, b| v << 8 | usize::from(*b))
+            };
+            let (kind, binding, section) = (field(4, 1) & 15, field(4, 1) >> 4, field(6, 2));
+            let name = names.get(field(0, 4)..)?.split(|b| *b == 0).next()?;
+            let name = std::str::from_utf8(name).ok()?.split('@').next()?;
+            let flags = header(section).filter(|_| section != 0).and_then(|s| u64_at(s + 8)).unwrap_or(0);
+            out.push(Symbol {
+                name,
+                writable: kind == OBJECT && flags & WRITE != 0 && flags & TLS == 0,
+                undefined: section == 0 && binding != WEAK && !name.is_empty(),
+            });
+        }
+    }
+    Some(out)
+}
