@@ -118,6 +118,10 @@ impl Op for CompressorPrefill {
     fn fill(&self, d: &mut Draft<'_>) {
         let table = drawn_frequencies(d);
         d.f32("inv_freq").copy_from_slice(&table);
+        // Small rows feel the epsilon of their norm.
+        let size = d.draw.pick(&[1.0, 1e-3]);
+        d.f32("k").iter_mut().for_each(|v| *v *= size);
+        d.f32("state_k").iter_mut().for_each(|v| *v *= size);
         // Gates differ by several units in trained files, so that pooling is far from an average.
         d.f32("g").iter_mut().for_each(|v| *v *= 3.0);
         d.f32("state_s").iter_mut().for_each(|v| *v *= 3.0);

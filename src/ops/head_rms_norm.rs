@@ -1,7 +1,7 @@
 use rayon::prelude::*;
 
 use super::contract::*;
-use super::{Call, Op, math};
+use super::{Call, Draft, Op, math};
 use crate::error::Result;
 
 static CONTRACT: Contract = Contract {
@@ -37,5 +37,10 @@ impl Op for HeadRmsNorm {
 
     fn presets(&self) -> &'static [&'static [i64]] {
         &[&[2, 512], &[5, 512], &[64, 512]]
+    }
+
+    fn fill(&self, d: &mut Draft<'_>) {
+        let width = d.dim("D");
+        super::rms_norm::vary_rows(d, "x", width);
     }
 }
