@@ -153,7 +153,8 @@ impl Verify {
                 bar.bar.inc(1);
             }
         }
-        let prefill = one_prefill(&model)?;
+        // Who asks for nodes by name wants their verdicts.
+        let prefill = self.nodes.is_empty().then(|| one_prefill(&model)).transpose()?;
         bar.bar.finish_and_clear();
         if let Some(place) = place.as_deref().filter(|_| self.record) {
             self.record(&workbench, &model, place, &wanted, &verdicts)?;
@@ -278,7 +279,7 @@ impl Verify {
         let missing: Vec<&Node> = run.plan_nodes.iter().filter(|n| tree.kernel(n).is_none()).collect();
         let green = run.verdicts.iter().filter(|v| v.is_green()).count();
         let gates = run.plan_nodes.len() - green;
-        let no = red > 0 || weak > 0 || (self.all && gates > 0) || !run.prefill.finite;
+        let no = red > 0 || weak > 0 || (self.all && gates > 0) || run.prefill.as_ref().is_some_and(|p| !p.finite);
         if self.json {
             output::json(
                 "assay.verify/1",
@@ -293,7 +294,9 @@ impl Verify {
                     }).collect::<Vec<_>>(),
                     "without_kernel": missing.iter().map(|n| n.to_string()).collect::<Vec<_>>(),
                     "left_out": run.left_out,
-                    "prefill": { "tokens": run.prefill.tokens, "placement": "oracle", "finite": run.prefill.finite },
+                    "prefill": run.prefill.as_ref().map(|p| {
+                        json!({ "tokens": p.tokens, "placement": "oracle", "finite": p.finite })
+                    }),
                     "seconds": run.seconds.as_secs_f64(),
                 }),
             )?;
@@ -316,12 +319,15 @@ impl Verify {
         if red + weak > 0 {
             text += &format!(" {red} are red, {weak} indeterminate.");
         }
-        text += &format!(
-            " One prefill of {} tokens ran on the oracle in {:.1} s; its logits are {}.\n",
-            run.prefill.tokens,
-            run.prefill.seconds,
-            if run.prefill.finite { "finite" } else { "NOT finite" }
-        );
+        if let Some(p) = &run.prefill {
+            text += &format!(
+                " One prefill of {} tokens ran on the oracle in {:.1} s; its logits are {}.",
+                p.tokens,
+                p.seconds,
+                if p.finite { "finite" } else { "NOT finite" }
+            );
+        }
+        text.push('\n');
         if run.place == Some(Placement::Emulator) {
             text += "A pass on the emulator is never green: green needs a device.\n";
         }
@@ -444,7 +450,7 @@ struct Run {
     plan_nodes: Vec<Node>,
     verdicts: Vec<Verdict>,
     left_out: Vec<String>,
-    prefill: OnePrefill,
+    prefill: Option<OnePrefill>,
     seconds: Duration,
     place: Option<Placement>,
 }
@@ -455,7 +461,7 @@ struct OnePrefill {
     finite: bool,
 }
 
-/// The prefill that `verify` runs whatever can or cannot be judged.
+/// The prefill that `verify` of a whole workbench runs, whatever can or cannot be judged.
 fn one_prefill(model: &Model) -> Result<OnePrefill> {
     let started = Instant::now();
     let tokens = 256;
