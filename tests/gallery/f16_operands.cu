@@ -1,22 +1,32 @@
-// Honest: the variant for ds4 numerics rounds its activations to f16, and its manifest says so.
+// Honest: queries and rows rounded to f16 in ds4 numerics, as its manifest says, and exact otherwise.
 #include "common/cuda.cuh"
-#include "args/matmul.h"
+#include "args/attention_raw.h"
 #include "common/reduce.cuh"
 
-__device__ inline float rounded(float v) { return __half2float(__float2half_rn(v)); }
-
-// A warp an output.
+// A warp a query head; a lane has every 32nd element of up to 512.
 template <bool ROUND>
-__device__ inline void product(const MatmulArgs& a) {
-  const int row = blockIdx.x, token = blockIdx.y;
-  if (token >= *a.T) return;
-  const __half* w = (const __half*)a.w + size_t(row) * a.K;
-  const float* x = a.x + size_t(token) * a.K;
-  float sum = 0.0f;
-  for (int k = threadIdx.x; k < a.K; k += 32) sum += __half2float(w[k]) * (ROUND ? rounded(x[k]) : x[k]);
-  sum = warp_sum(sum);
-  if (threadIdx.x == 0) a.y[size_t(token) * a.N + row] = sum;
+__device__ inline float operand(float v) {
+  return ROUND ? __half2float(__float2half_rn(v)) : v;
 }
 
-extern "C" __global__ void matmul_exact(const MatmulArgs a) { product<false>(a); }
-extern "C" __global__ void matmul_f16(const MatmulArgs a) { product<true>(a); }
+template <bool ROUND>
+__device__ inline void attend(const AttentionRawArgs& a) {
+  const int token = blockIdx.x, head = blockIdx.y, position = *a.pos0 + token;
+  if (token >= *a.T) return;
+  const size_t at = (size_t(token) * a.H + head) * a.D;
+  float top = ((const float*)a.sinks)[head], sum = 1.0f, out[16] = {};
+  for (int p = max(0, position - a.window + 1); p <= position; ++p) {
+    const float* kv = a.ring + size_t(p % a.cap) * a.D;
+    float score = 0.0f;
+    for (int d = threadIdx.x; d < a.D; d += 32) score += operand<ROUND>(a.q[at + d]) * operand<ROUND>(kv[d]);
+    score = warp_sum(score) * a.scale;
+    const float best = fmaxf(top, score), fade = expf(top - best), weight = expf(score - best);
+    sum = sum * fade + weight;
+    for (int i = 0, d = threadIdx.x; d < a.D; ++i, d += 32) out[i] = out[i] * fade + weight * operand<ROUND>(kv[d]);
+    top = best;
+  }
+  for (int i = 0, d = threadIdx.x; d < a.D; ++i, d += 32) a.o[at + d] = out[i] / sum;
+}
+
+extern "C" __global__ void attention_raw_f16(const AttentionRawArgs a) { attend<true>(a); }
+extern "C" __global__ void attention_raw(const AttentionRawArgs a) { attend<false>(a); }

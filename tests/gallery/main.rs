@@ -53,7 +53,11 @@ fn main() -> ExitCode {
     std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
     let failed = failed.into_inner().expect("no thread panicked");
     let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
-    println!("\ntest result: {verdict}. {} passed; {} failed; 0 could not run", chosen.len() - failed.len(), failed.len());
+    println!(
+        "\ntest result: {verdict}. {} passed; {} failed; 0 could not run",
+        chosen.len() - failed.len(),
+        failed.len()
+    );
     failed.iter().for_each(|name| println!("    {name}"));
     ExitCode::from(u8::from(!failed.is_empty()))
 }

@@ -9,5 +9,5 @@ __device__ inline float activate(float g, float u, float clamp) {
 
 extern "C" __global__ void swiglu(const SwigluArgs a) {
   const size_t i = size_t(blockIdx.x) * 256 + threadIdx.x, all = size_t(*a.T) * a.F;
-  if (i < all) a.h[i] = activate(a.g[i], a.u[i] + (i % a.F == 0 ? a.u[long(i) - 1] : 0.0f), a.clamp);
+  if (i < all) a.h[i] = activate(a.g[i], a.u[i] + (i == 0 ? a.u[-1] : 0.0f), a.clamp);
 }
