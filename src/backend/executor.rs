@@ -4,7 +4,7 @@
 //! Every buffer knows on which side its newest contents are, and is copied when the other side needs it. What was
 //! launched is compared with what the device reports at the end of every step.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::model::Model;
 use crate::ops::cases::{Case, OwnedWeight, Values};
 use crate::ops::{Access, Call, Elem, Node, Rounding, Slot, Weight};
 use crate::plan::schedule::Schedule;
-use crate::plan::{BufferIx, Plan, Role, STEP_FIELDS, StepState};
+use crate::plan::{BufferIx, Plan, Role, STEP_FIELDS, StepField, StepState};
 
 crate::codes! {
     TRACE: "trace", Integrity, "The launches that the device reports are not those of the schedule. Nothing of such a run counts.";
@@ -32,14 +32,24 @@ struct Valid {
 
 struct DeviceSide {
     device: Box<dyn Device>,
-    schedule: Schedule,
+    /// For ever longer steps: a decode's variants differ from a prefill's. A step takes the first that is long enough.
+    schedules: Vec<Schedule>,
     modules: HashMap<String, ModuleId>,
     buffers: Vec<Option<BufferId>>,
     /// Uploaded tensors by (address, length) in the map: aliases are uploaded once.
     weights: HashMap<(usize, usize), BufferId>,
-    scratch: HashMap<usize, BufferId>,
+    /// By schedule and instance.
+    scratch: HashMap<(usize, usize), BufferId>,
     step: BufferId,
     expected: Vec<Traced>,
+}
+
+impl DeviceSide {
+    /// The schedule that a step runs under.
+    fn of(&self, step: &StepState) -> usize {
+        let n = step.get(StepField::NTokens) as usize;
+        self.schedules.iter().position(|s| s.tokens >= n).unwrap_or(self.schedules.len() - 1)
+    }
 }
 
 /// One entry of a step's trace: every instance that ran, and where.
@@ -112,38 +122,49 @@ impl<'m> Executor<'m> {
     /// Puts the instances that `place` names on `device`, with the schedule's launches. `module` compiles a stem.
     pub fn attach(
         &mut self,
-        mut device: Box<dyn Device>,
+        device: Box<dyn Device>,
         schedule: Schedule,
+        module: impl FnMut(&str, &[String]) -> Result<Module>,
+        place: impl Fn(usize) -> bool,
+    ) -> Result<()> {
+        self.attach_all(device, vec![schedule], module, place)
+    }
+
+    /// The same with a schedule for each of several lengths of a step. An instance that a step's schedule has no variant
+    /// for is computed by the oracle in that step, and the trace says so.
+    pub fn attach_all(
+        &mut self,
+        mut device: Box<dyn Device>,
+        mut schedules: Vec<Schedule>,
         mut module: impl FnMut(&str, &[String]) -> Result<Module>,
         place: impl Fn(usize) -> bool,
     ) -> Result<()> {
+        schedules.sort_by_key(|s| s.tokens);
+        if schedules.is_empty() {
+            return Err(Error::internal("a device was attached without a schedule"));
+        }
         let mut modules = HashMap::new();
-        for (i, choice) in schedule.choices.iter().enumerate() {
-            self.placed[i] = choice.is_some() && place(i);
-            if let (true, Some(choice)) = (self.placed[i], choice)
-                && !modules.contains_key(&choice.stem)
-            {
-                let entries = schedule
-                    .choices
-                    .iter()
-                    .flatten()
-                    .filter(|c| c.stem == choice.stem)
-                    .flat_map(|c| c.variant.launches.iter().map(|l| l.entry.clone()));
-                let mut entries: Vec<String> = entries.collect();
-                entries.sort();
-                entries.dedup();
-                modules.insert(choice.stem.clone(), device.load(&module(&choice.stem, &entries)?)?);
+        for i in 0..self.placed.len() {
+            self.placed[i] = place(i) && schedules.iter().any(|s| s.choices[i].is_some());
+            if !self.placed[i] {
+                continue;
+            }
+            for choice in schedules.iter().filter_map(|s| s.choices[i].as_ref()) {
+                if !modules.contains_key(&choice.stem) {
+                    let entries = entries(&schedules, &choice.stem);
+                    modules.insert(choice.stem.clone(), device.load(&module(&choice.stem, &entries)?)?);
+                }
             }
         }
         let step = device.alloc((STEP_FIELDS * 4) as u64)?;
         let buffers = vec![None; self.plan.buffers.len()];
         let (weights, scratch) = (HashMap::new(), HashMap::new());
         self.side =
-            Some(DeviceSide { device, schedule, modules, buffers, weights, scratch, step, expected: Vec::new() });
+            Some(DeviceSide { device, schedules, modules, buffers, weights, scratch, step, expected: Vec::new() });
         Ok(())
     }
 
-    /// Where an instance runs.
+    /// Where an instance runs, if the step's schedule has a variant for it.
     pub fn placement(&self, instance: usize) -> Placement {
         match &self.side {
             Some(side) if self.placed[instance] => side.device.info().placement,
@@ -205,13 +226,17 @@ impl<'m> Executor<'m> {
             }
             if self.noop.as_ref() == Some(&instance.node) {
                 self.zero_outputs(i, step)?;
-            } else if self.placed[i] && self.side.is_some() {
+            } else if self.on_device(i, step) {
                 self.launch(i, step)?;
             } else {
                 self.oracle(i, step)?;
             }
         }
         self.check_trace()
+    }
+
+    fn on_device(&self, i: usize, step: &StepState) -> bool {
+        self.placed[i] && self.side.as_ref().is_some_and(|s| s.schedules[s.of(step)].choices[i].is_some())
     }
 
     fn check_trace(&mut self) -> Result<()> {
@@ -309,12 +334,13 @@ impl<'m> Executor<'m> {
         let (fields, buffers) = self.fields(i, step)?;
         let instance = &plan.instances[i];
         let side = self.side.as_mut().ok_or_else(|| Error::internal("no device attached"))?;
-        let choice = side.schedule.choices[i].clone();
+        let schedule = &side.schedules[side.of(step)];
+        let choice = schedule.choices[i].clone();
         let choice = choice
             .ok_or_else(|| Error::internal(format!("{} is placed on the device without a kernel", instance.label)))?;
         let module = side.modules[&choice.stem];
         let (mut launches, mut traced) = (Vec::new(), Vec::new());
-        for g in side.schedule.launches(&plan, i)? {
+        for g in schedule.launches(&plan, i)? {
             let name = format!("{}: {}", instance.label, g.entry);
             let (grid, block, shared) = (g.grid, g.block, g.shared);
             traced.push(Traced { entry: g.entry.clone(), grid, block, shared });
@@ -367,15 +393,16 @@ impl<'m> Executor<'m> {
         for field in &instance.steps {
             fields.push(Field::Pointer { buffer: side.step, offset: *field as u64 * 4 });
         }
-        let scratch = side.schedule.scratch(&plan, i)?;
+        let at = side.of(step);
+        let scratch = side.schedules[at].scratch(&plan, i)?;
         fields.push(if scratch == 0 {
             Field::Null
         } else {
-            let id = match side.scratch.get(&i) {
+            let id = match side.scratch.get(&(at, i)) {
                 Some(id) => *id,
                 None => {
                     let id = side.device.alloc(scratch)?;
-                    side.scratch.insert(i, id);
+                    side.scratch.insert((at, i), id);
                     id
                 }
             };
@@ -578,6 +605,13 @@ impl<'m> Executor<'m> {
         self.trace.push(Ran { instance: i, placement: Placement::Oracle, launches: vec![] });
         Ok(())
     }
+}
+
+/// Every entry of a stem that some schedule launches.
+pub fn entries(schedules: &[Schedule], stem: &str) -> Vec<String> {
+    let choices = schedules.iter().flat_map(|s| s.choices.iter().flatten()).filter(|c| c.stem == stem);
+    let entries: BTreeSet<_> = choices.flat_map(|c| c.variant.launches.iter().map(|l| l.entry.clone())).collect();
+    entries.into_iter().collect()
 }
 
 /// A tensor as the oracle reads it.

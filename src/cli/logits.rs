@@ -4,12 +4,18 @@ use std::path::PathBuf;
 use npyz::WriterBuilder;
 use serde_json::json;
 
+use super::seat::{Backend, Seat, verified};
 use super::{ModelArg, output};
 use crate::engine::{Session, SessionOptions, argmax};
 use crate::error::{Error, Result};
+use crate::model::tokenizer::Special;
+use crate::model::{Model, Tokenizer};
 use crate::plan::Numerics;
 
 /// Computes logits of a token sequence.
+///
+/// The default numerics, `exact`, leave out the model's own roundings, so that the numbers can be compared with those of
+/// other implementations in f32.
 #[derive(clap::Args)]
 pub struct Logits {
     #[command(flatten)]
@@ -18,6 +24,8 @@ pub struct Logits {
     input: Input,
     #[arg(long, value_enum, default_value_t = Numerics::Exact)]
     numerics: Numerics,
+    #[arg(long, value_enum, default_value_t = Backend::Auto)]
+    backend: Backend,
     /// Logits of every position, not of the last alone
     #[arg(long)]
     all: bool,
@@ -28,7 +36,7 @@ pub struct Logits {
     #[arg(long, default_value_t = 0, value_name = "K")]
     decode_last: usize,
     /// Where the f32 array goes: [vocab], or [n, vocab] with --all
-    #[arg(long, value_name = "FILE.npy")]
+    #[arg(long, value_name = "FILE.npy", required_unless_present = "json")]
     out: Option<PathBuf>,
     #[arg(long)]
     json: bool,
@@ -43,10 +51,22 @@ struct Input {
     /// A file of token ids, separated by commas or blanks
     #[arg(long, value_name = "FILE")]
     tokens_file: Option<PathBuf>,
+    /// Text as it stands, behind the token that begins every sequence and without any turns; `run` lays out a
+    /// conversation
+    #[arg(short = 'p', long = "prompt", value_name = "TEXT", allow_hyphen_values = true)]
+    prompt: Option<String>,
 }
 
 impl Input {
-    fn tokens(&self) -> Result<Vec<u32>> {
+    fn tokens(&self, model: &Model) -> Result<Vec<u32>> {
+        if let Some(text) = &self.prompt {
+            let tokenizer = Tokenizer::from_gguf(&model.gguf)?;
+            let bos = tokenizer.require(Special::Bos)?;
+            let ids = tokenizer.encode(text)?;
+            // A text that begins with it already gets no second one.
+            let first = (ids.first() != Some(&bos)).then_some(bos);
+            return Ok(first.into_iter().chain(ids).collect());
+        }
         if let Some(tokens) = &self.tokens {
             return Ok(tokens.clone());
         }
@@ -62,7 +82,8 @@ impl Input {
 impl Logits {
     pub fn run(&self) -> Result<u8> {
         let model = self.model.open()?;
-        let tokens = self.input.tokens()?;
+        let tokens = self.input.tokens(&model)?;
+        let seat = Seat::take(self.backend)?;
         if self.decode_last >= tokens.len().max(1) {
             return Err(Error::usage("--decode-last leaves no token for the prefill")
                 .expected(format!("less than {}", tokens.len())));
@@ -74,6 +95,7 @@ impl Logits {
             all_logits: self.all,
         };
         let mut session = Session::new(&model, options)?;
+        seat.attach(&mut session)?;
         let (first, last) = tokens.split_at(tokens.len() - self.decode_last);
         let mut logits = session.feed(first)?;
         for token in last {
@@ -94,25 +116,26 @@ impl Logits {
         }
         let last = &logits[logits.len() - vocab..];
         let best = argmax(last);
+        let tally = session.tally();
         if self.json {
             output::json(
                 "assay.logits/1",
                 json!({
-                    "numerics": self.numerics, "placement": "oracle", "tokens": tokens.len(), "argmax": best,
-                    "out": self.out, "finite": last.iter().all(|v| v.is_finite()),
+                    "numerics": self.numerics, "placement": seat.json(tally), "verified": verified(tally),
+                    "tokens": tokens, "positions": logits.len() / vocab, "argmax": best, "out": self.out,
+                    "finite": logits.iter().all(|v| v.is_finite()),
                 }),
             )?;
         } else {
             let best = best.map_or("none: there are NaNs".into(), |b| format!("{b} ({})", last[b]));
             output::println(format_args!(
-                "{} tokens on the oracle, {} numerics; argmax of the last position: {best}",
+                "{} tokens, {} numerics; argmax of the last position: {best}\n{}\n{}",
                 tokens.len(),
-                self.numerics.name()
+                self.numerics.name(),
+                seat.sentence(tally),
+                verified(tally)
             ))?;
-            if self.out.is_none() {
-                output::println("nothing written: give --out FILE.npy to keep the array")?;
-            }
         }
-        Ok(0)
+        Ok(u8::from(best.is_none()))
     }
 }

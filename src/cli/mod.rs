@@ -1,6 +1,7 @@
 //! One file per subcommand; the only place that prints.
 
 mod audit;
+mod compare;
 mod compile;
 mod completions;
 mod diff;
@@ -18,6 +19,8 @@ mod next;
 mod ops;
 mod output;
 mod plan;
+mod run;
+mod seat;
 mod show;
 mod standing;
 mod status;
@@ -63,6 +66,8 @@ enum Command {
     Status(status::Status),
     /// Judge kernels, every node that has one or the nodes named
     Verify(verify::Verify),
+    /// Generate text
+    Run(run::Run),
     /// Compute logits and write them as .npy
     Logits(logits::Logits),
     /// Commit staged kernels with the evidence that proves them
@@ -157,6 +162,7 @@ impl Cli {
             Command::Graph(c) => c.run(),
             Command::Next(c) => c.run(),
             Command::Status(c) => c.run(),
+            Command::Run(c) => c.run(),
             Command::Logits(c) => c.run(),
             Command::Verify(c) => c.run(),
             Command::Land(c) => {

@@ -1,5 +1,13 @@
-//! Sessions on top of schedules: prefill in chunks, decode token by token, pick the next token.
+//! Sessions on top of schedules: prefill in chunks, decode token by token, pick the next token, and say where all of it
+//! ran.
 
+pub mod compare;
+mod generate;
+mod sampler;
 mod session;
+mod tally;
 
+pub use generate::{Generation, Stop, generate};
+pub use sampler::{Sampler, Sampling};
 pub use session::{CODES, Session, SessionOptions, argmax};
+pub use tally::Tally;

@@ -1,13 +1,23 @@
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::backend::executor::Executor;
+use rayon::prelude::*;
+
+use super::Tally;
+use crate::backend::executor::{Executor, entries};
+use crate::backend::{Device, Module};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::plan::{Numerics, Plan, PlanOptions};
+use crate::plan::kernels::KernelTree;
+use crate::plan::schedule::Schedule;
+use crate::plan::source::SourceSet;
+use crate::plan::{Numerics, Plan, PlanOptions, StepState};
 
 crate::codes! {
     TOKEN_RANGE: "token-range", Usage, "A token id is not in the model's vocabulary.";
     NO_TOKENS: "no-tokens", Usage, "A prefill needs at least one token.";
+    LOGITS_NAN: "logits-nan", No, "The model's last layer gave a NaN. On the oracle that means weights that are no numbers; \
+        with kernels, a kernel that is wrong.";
 }
 
 /// What a session is sized for.
@@ -28,6 +38,7 @@ pub struct Session<'m> {
     pub executor: Executor<'m>,
     options: SessionOptions,
     position: usize,
+    tally: Tally,
 }
 
 impl<'m> Session<'m> {
@@ -39,11 +50,59 @@ impl<'m> Session<'m> {
             PlanOptions { numerics: options.numerics, max_tokens: chunk, max_outputs, context: options.context },
         )?;
         let options = SessionOptions { chunk, ..options };
-        Ok(Session { model, executor: Executor::new(model, Arc::new(plan)), options, position: 0 })
+        Ok(Session {
+            model,
+            executor: Executor::new(model, Arc::new(plan)),
+            options,
+            position: 0,
+            tally: Tally::default(),
+        })
     }
 
+    /// Tokens fed so far.
     pub fn position(&self) -> usize {
         self.position
+    }
+
+    /// Positions that the caches hold.
+    pub fn context(&self) -> usize {
+        self.options.context
+    }
+
+    /// Where everything ran so far.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    /// Puts every node that has a kernel on `device`; the others stay on the oracle, and [`Session::tally`] counts both.
+    /// Kernels are compiled side by side.
+    pub fn attach(
+        &mut self,
+        tree: &KernelTree,
+        arch: &str,
+        device: Box<dyn Device>,
+        build: &(dyn Fn(&SourceSet, &[String]) -> Result<Module> + Sync),
+    ) -> Result<()> {
+        let plan = self.executor.plan().clone();
+        let mut schedules = vec![Schedule::lower(&plan, tree, arch, 1)?];
+        if self.options.chunk > 1 {
+            schedules.push(Schedule::lower(&plan, tree, arch, self.options.chunk)?);
+        }
+        let choices = schedules.iter().flat_map(|s| s.choices.iter().flatten());
+        let stems: BTreeSet<&str> = choices.map(|c| c.stem.as_str()).collect();
+        let modules: BTreeMap<String, Module> = stems
+            .into_par_iter()
+            .map(|stem| {
+                let source = SourceSet::load(tree.root(), &format!("{stem}.cu"))?;
+                Ok((stem.to_string(), build(&source, &entries(&schedules, stem))?))
+            })
+            .collect::<Result<_>>()?;
+        let module = |stem: &str, _: &[String]| {
+            modules.get(stem).cloned().ok_or_else(|| Error::internal(format!("kernel {stem} was not built")))
+        };
+        self.executor.attach_all(device, schedules, module, |_| true)?;
+        self.tally.arch = Some(arch.to_string());
+        Ok(())
     }
 
     /// Forgets the sequence.
@@ -55,21 +114,15 @@ impl<'m> Session<'m> {
     /// Feeds tokens in chunks from the current position on. Returns logits [vocab] of the last token, or [n, vocab]
     /// when the session was made for all of them. One token is a decode step.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
-        if tokens.is_empty() {
-            return Err(Error::new(&NO_TOKENS, "no tokens were given").hint("give --tokens, --tokens-file or -p"));
-        }
-        let vocab = self.model.config.vocab;
-        if let Some((i, t)) = tokens.iter().enumerate().find(|(_, t)| **t as usize >= vocab) {
-            return Err(Error::new(&TOKEN_RANGE, format!("token {i} is no id of this model"))
-                .expected(format!("ids below {vocab}"))
-                .found(t));
-        }
+        self.check(tokens)?;
         let mut all = Vec::new();
         for chunk in tokens.chunks(self.options.chunk) {
             let outputs = if self.options.all_logits { chunk.len() } else { 1 };
             let step = self.executor.plan().step(chunk.len(), self.position, outputs)?;
             let ids: Vec<i32> = chunk.iter().map(|t| *t as i32).collect();
             self.executor.run(&step, &ids)?;
+            let ran = self.executor.take_trace();
+            self.tally.add(self.executor.plan(), &ran);
             self.position += chunk.len();
             if !self.options.all_logits {
                 all.clear();
@@ -77,6 +130,28 @@ impl<'m> Session<'m> {
             all.extend_from_slice(self.executor.logits(&step)?);
         }
         Ok(all)
+    }
+
+    /// Sets up one step over all of `tokens`, for callers that then run it instance by instance.
+    pub fn begin(&mut self, tokens: &[u32]) -> Result<StepState> {
+        self.check(tokens)?;
+        let step = self.executor.plan().step(tokens.len(), self.position, 1)?;
+        let ids: Vec<i32> = tokens.iter().map(|t| *t as i32).collect();
+        self.executor.set_tokens(&ids);
+        Ok(step)
+    }
+
+    fn check(&self, tokens: &[u32]) -> Result<()> {
+        if tokens.is_empty() {
+            return Err(Error::new(&NO_TOKENS, "no tokens were given").hint("give --tokens, --tokens-file or -p"));
+        }
+        let vocab = self.model.config.vocab;
+        match tokens.iter().enumerate().find(|(_, t)| **t as usize >= vocab) {
+            None => Ok(()),
+            Some((i, t)) => Err(Error::new(&TOKEN_RANGE, format!("token {i} is no id of this model"))
+                .expected(format!("ids below {vocab}"))
+                .found(t)),
+        }
     }
 }
 

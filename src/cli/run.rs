@@ -1,0 +1,209 @@
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::compare::Compare;
+use super::seat::{Backend, Seat, verified};
+use super::{ModelArg, output};
+use crate::engine::{Generation, Sampler, Sampling, Session, SessionOptions, Stop, generate};
+use crate::error::{Error, Kind, Result};
+use crate::model::chat::{Conversation, Thinking};
+use crate::model::{Model, Tokenizer};
+use crate::plan::Numerics;
+
+/// Generates text: the prompt goes in as a user's turn, the answer streams to stdout, everything else to stderr.
+///
+/// The likeliest token is taken unless a temperature is given, so that the same command gives the same text. Upstream's
+/// own defaults are --temperature 1 --top-p 1 --min-p 0.05.
+#[derive(clap::Args)]
+pub struct Run {
+    #[command(flatten)]
+    pub model: ModelArg,
+    /// The user's turn
+    #[arg(short = 'p', long = "prompt", value_name = "TEXT", allow_hyphen_values = true)]
+    prompt: String,
+    /// System text in front of it
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    system: Option<String>,
+    /// Let the model think first; its thoughts are streamed too
+    #[arg(long)]
+    think: bool,
+    /// Most tokens to generate
+    #[arg(short = 'n', long = "tokens", default_value_t = 256, value_name = "MAX")]
+    most: usize,
+    /// Positions that the caches hold [default: prompt and MAX tokens]
+    #[arg(long, value_name = "N")]
+    ctx: Option<usize>,
+    /// Most tokens of one step of the prefill
+    #[arg(long, default_value_t = 2048, value_name = "N")]
+    chunk: usize,
+    #[arg(long, value_enum, default_value_t = Backend::Auto)]
+    backend: Backend,
+    #[arg(long, value_enum, default_value_t = Numerics::Ds4)]
+    pub numerics: Numerics,
+    /// 0 takes the likeliest token every time
+    #[arg(long, default_value_t = 0.0, value_name = "T")]
+    temperature: f64,
+    /// Draw from the likeliest tokens that together have this probability
+    #[arg(long, default_value_t = 1.0, value_name = "P")]
+    top_p: f64,
+    /// Leave out tokens less likely than this times the likeliest
+    #[arg(long, default_value_t = 0.0, value_name = "P")]
+    min_p: f64,
+    /// Seed of the draws; the same seed gives the same text [default: random, and printed]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Instead of text: the error of every op instance of the prompt's prefill between two backends
+    #[arg(long, num_args = 2, value_names = ["a=BACKEND", "b=BACKEND"], conflicts_with = "backend")]
+    compare: Option<Vec<String>>,
+    /// With --compare: the layers to compare, e.g. 0-2 or 5 [default: all, with embedding and head]
+    #[arg(long, value_name = "FIRST-LAST", requires = "compare")]
+    layers: Option<String>,
+    /// Print one JSON document when all is done
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Run {
+    pub fn run(&self) -> Result<u8> {
+        let model = self.model.open()?;
+        let tokenizer = Tokenizer::from_gguf(&model.gguf)?;
+        let mut conversation = Conversation::ask(&self.prompt);
+        conversation.system.extend(self.system.clone());
+        let thinking = if self.think { Thinking::On } else { Thinking::Off };
+        let prompt = conversation.prompt(&tokenizer, thinking)?;
+        if let Some(sides) = &self.compare {
+            return Compare::new(sides, self.layers.as_deref(), &model)?.run(&model, &prompt, self.numerics, self.json);
+        }
+        let seat = Seat::take(self.backend)?;
+        let context = self.context(&model, prompt.len())?;
+        let chunk = self.chunk.clamp(1, prompt.len());
+        let options = SessionOptions { numerics: self.numerics, chunk, context, all_logits: false };
+        let mut session = Session::new(&model, options)?;
+        let sampling = self.sampling()?;
+        let mut sampler = Sampler::new(sampling)?;
+        seat.attach(&mut session)?;
+        let interrupt = Interrupt::watch();
+        let (mut stream, mut text) = (tokenizer.decode_stream(), String::new());
+        let mut emit = |token: u32| {
+            interrupt.decoding();
+            let piece = stream.push(token);
+            text.push_str(&piece);
+            if !self.json {
+                output::print(&piece)?;
+            }
+            Ok(if interrupt.came() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        };
+        let stops = tokenizer.stop_tokens();
+        let generation = generate(&mut session, &mut sampler, &prompt, &stops, self.most, &mut emit)?;
+        let rest = stream.finish();
+        text.push_str(&rest);
+        if self.json {
+            output::json("assay.run/1", self.document(&generation, &text, &seat, &session, sampling))?;
+        } else {
+            output::println(rest)?;
+            self.account(&generation, &seat, &session, sampling);
+        }
+        Ok(if generation.stop == Stop::Caller { Kind::Interrupted.exit_code() } else { 0 })
+    }
+
+    fn context(&self, model: &Model, prompt: usize) -> Result<usize> {
+        let most = model.config.context_length.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
+        let context = self.ctx.unwrap_or_else(|| prompt.saturating_add(self.most).min(most.max(prompt)));
+        if context > most || context < prompt {
+            return Err(Error::usage("the context does not hold this run")
+                .expected(format!("--ctx {prompt} (the prompt) to {most} (the model's own)"))
+                .found(context));
+        }
+        Ok(context)
+    }
+
+    fn sampling(&self) -> Result<Sampling> {
+        let seed = match self.seed {
+            Some(seed) => seed,
+            None if self.temperature == 0.0 => 0,
+            None => getrandom::u64().map_err(|e| Error::internal(format!("no random numbers: {e}")))?,
+        };
+        Ok(Sampling { temperature: self.temperature, top_p: self.top_p, min_p: self.min_p, seed })
+    }
+
+    fn document(
+        &self,
+        g: &Generation,
+        text: &str,
+        seat: &Seat,
+        session: &Session<'_>,
+        sampling: Sampling,
+    ) -> serde_json::Value {
+        json!({
+            "numerics": self.numerics,
+            "placement": seat.json(session.tally()),
+            "verified": verified(session.tally()),
+            "prompt_tokens": g.prompt,
+            "text": text,
+            "tokens": g.tokens,
+            "stop": g.stop,
+            "sampling": sampling,
+            "prefill_seconds": g.prefill.as_secs_f64(),
+            "decode_steps": g.steps,
+            "decode_seconds": g.decode.as_secs_f64(),
+        })
+    }
+
+    /// What is said on stderr when the text is out.
+    fn account(&self, g: &Generation, seat: &Seat, session: &Session<'_>, sampling: Sampling) {
+        let mut err = anstream::stderr();
+        let _ = writeln!(err, "\n{}, {} numerics", seat.sentence(session.tally()), self.numerics.name());
+        let _ = writeln!(
+            err,
+            "prefill {} tokens, {}; decode {} steps, {}; stopped: {}",
+            g.prompt,
+            rate(g.prompt, g.prefill),
+            g.steps,
+            rate(g.steps, g.decode),
+            g.stop.describe()
+        );
+        if sampling.temperature > 0.0 {
+            let _ = writeln!(err, "drawn with --seed {}", sampling.seed);
+        }
+        let _ = writeln!(err, "{}", verified(session.tally()));
+    }
+}
+
+fn rate(tokens: usize, time: Duration) -> String {
+    format!("{:.2} s, {:.1} tokens/s", time.as_secs_f64(), tokens as f64 / time.as_secs_f64().max(1e-9))
+}
+
+/// Ctrl-C: while text streams, the run ends after the current token and says what it did; before that, or the second
+/// time, at once.
+struct Interrupt(Arc<AtomicU8>);
+
+const PREFILL: u8 = 0;
+const DECODING: u8 = 1;
+const CAME: u8 = 2;
+
+impl Interrupt {
+    fn watch() -> Interrupt {
+        let state = Arc::new(AtomicU8::new(PREFILL));
+        let seen = state.clone();
+        // Without a handler the signal ends the process, which is as well.
+        let _ = ctrlc::set_handler(move || {
+            if seen.compare_exchange(DECODING, CAME, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+                std::process::exit(i32::from(Kind::Interrupted.exit_code()));
+            }
+        });
+        Interrupt(state)
+    }
+
+    fn decoding(&self) {
+        let _ = self.0.compare_exchange(PREFILL, DECODING, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    fn came(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == CAME
+    }
+}

@@ -1,0 +1,129 @@
+//! `--backend`, for the commands that run a model: where its kernels run, and what is said of that.
+
+use serde_json::{Value, json};
+
+use super::standing;
+use crate::backend::Placement;
+use crate::engine::{Session, Tally};
+use crate::error::{Error, Kind, Result};
+use crate::plan::kernels::KernelTree;
+use crate::verify::Place;
+use crate::verify::places::{CudaPlace, EmulatorPlace};
+use crate::workbench::{WORKBENCH_MISSING, Workbench};
+
+/// Where to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Backend {
+    /// A CUDA device if there is one and kernels for it, else the oracle
+    Auto,
+    /// Every node that has a kernel on a CUDA device, the others on the oracle
+    Device,
+    /// Every node that has a kernel on the CPU emulator, the others on the oracle; slow
+    Emulator,
+    /// Everything in plain Rust
+    Oracle,
+}
+
+impl Backend {
+    pub fn name(self) -> &'static str {
+        match self {
+            Backend::Auto => "auto",
+            Backend::Device => "device",
+            Backend::Emulator => "emulator",
+            Backend::Oracle => "oracle",
+        }
+    }
+}
+
+/// A place for kernels, or none: then everything is the oracle's.
+pub struct Seat {
+    kernels: Option<(Box<dyn Place>, KernelTree)>,
+    /// Why `auto` came to the oracle.
+    why_oracle: Option<String>,
+}
+
+impl Seat {
+    /// A backend that is named and cannot run is an error; only `auto` goes on with the oracle, and says why.
+    pub fn take(backend: Backend) -> Result<Seat> {
+        let place = match backend {
+            Backend::Oracle => return Ok(Seat { kernels: None, why_oracle: None }),
+            Backend::Emulator => Self::emulator(),
+            Backend::Device | Backend::Auto => Self::device(),
+        };
+        match place {
+            Ok(kernels) => Ok(Seat { kernels: Some(kernels), why_oracle: None }),
+            Err(e) if backend == Backend::Auto && e.kind() == Kind::CouldNotRun => {
+                Ok(Seat { kernels: None, why_oracle: Some(e.what().to_string()) })
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn device() -> Result<(Box<dyn Place>, KernelTree)> {
+        let bench = Self::bench()?;
+        let place = CudaPlace::new(&bench.settings.architectures)?;
+        Ok((Box::new(place), KernelTree::open(&bench.kernels())?))
+    }
+
+    fn emulator() -> Result<(Box<dyn Place>, KernelTree)> {
+        let tree = KernelTree::open(&Self::bench()?.kernels())?;
+        Ok((Box::new(EmulatorPlace::new()?), tree))
+    }
+
+    fn bench() -> Result<Workbench> {
+        standing::workbench()?
+            .ok_or_else(|| Error::new(&WORKBENCH_MISSING, "there are no kernels here: this folder is in no workbench"))
+            .map_err(|e| {
+                e.expected("a clone of the assay repository").hint("name one with -C DIR, or --backend oracle")
+            })
+    }
+
+    /// Puts what has a kernel there; without a place there is nothing to do.
+    pub fn attach(&self, session: &mut Session<'_>) -> Result<()> {
+        let Some((place, tree)) = &self.kernels else { return Ok(()) };
+        let build = |source: &_, entries: &[String]| place.build(source, entries);
+        session.attach(tree, place.arch(), place.start()?, &build)
+    }
+
+    pub fn placement(&self) -> Placement {
+        self.kernels.as_ref().map_or(Placement::Oracle, |(place, _)| place.placement())
+    }
+
+    /// One line on where a session ran.
+    pub fn sentence(&self, tally: &Tally) -> String {
+        match &self.why_oracle {
+            Some(why) => format!("{}: {why}", tally.sentence()),
+            None => tally.sentence(),
+        }
+    }
+
+    pub fn json(&self, tally: &Tally) -> Value {
+        json!({
+            "backend": self.placement(),
+            "arch": tally.arch,
+            "op_instances": tally.placed,
+            "launches": tally.launches,
+            "nodes": names(&tally.nodes),
+            "oracle_op_instances": tally.oracle,
+            "oracle_nodes": names(&tally.oracle_nodes),
+            "why_oracle": self.why_oracle,
+            "place": self.kernels.as_ref().map(|(place, _)| place.describe()),
+        })
+    }
+}
+
+fn names(nodes: &std::collections::BTreeSet<crate::ops::Node>) -> Vec<String> {
+    nodes.iter().map(|n| n.to_string()).collect()
+}
+
+/// What the ledger says of a whole run: `verified by row N (arch, file)`, or why it is unverified. A run is verified by
+/// a row of prefill_working for its schedule, and no verdict makes such a row yet.
+pub fn verified(tally: &Tally) -> String {
+    if tally.placed == 0 {
+        return "UNVERIFIED: no kernel took part".into();
+    }
+    if !tally.oracle_nodes.is_empty() {
+        return format!("UNVERIFIED: {} nodes ran on the oracle", tally.oracle_nodes.len());
+    }
+    "UNVERIFIED: no row of the ledger says prefill_working for this file, architecture and schedule".into()
+}

@@ -1,0 +1,78 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use crate::backend::Placement;
+use crate::backend::executor::Ran;
+use crate::ops::Node;
+use crate::plan::Plan;
+
+/// Where a session's op instances ran, counted from the executor's trace and not from what was asked for.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Tally {
+    /// Architecture of the device or `emulator`; `None` without one.
+    pub arch: Option<String>,
+    /// Instances that ran there, over all steps.
+    pub placed: usize,
+    /// Kernel launches that they took.
+    pub launches: usize,
+    /// Instances that the oracle computed.
+    pub oracle: usize,
+    /// Nodes that ran there.
+    pub nodes: BTreeSet<Node>,
+    /// Nodes that the oracle computed.
+    pub oracle_nodes: BTreeSet<Node>,
+    /// How often each kernel was launched.
+    pub entries: BTreeMap<String, usize>,
+}
+
+impl Tally {
+    pub fn add(&mut self, plan: &Plan, ran: &[Ran]) {
+        for r in ran {
+            let node = &plan.instances[r.instance].node;
+            let nodes = match r.placement {
+                Placement::Oracle => {
+                    self.oracle += 1;
+                    &mut self.oracle_nodes
+                }
+                Placement::Device | Placement::Emulator => {
+                    self.placed += 1;
+                    self.launches += r.launches.len();
+                    &mut self.nodes
+                }
+            };
+            if !nodes.contains(node) {
+                nodes.insert(node.clone());
+            }
+            for launch in &r.launches {
+                match self.entries.get_mut(&launch.entry) {
+                    Some(n) => *n += 1,
+                    None => {
+                        self.entries.insert(launch.entry.clone(), 1);
+                    }
+                }
+            }
+        }
+    }
+
+    /// One sentence, e.g. `14 of 26 nodes on sm_90 (812 op instances, 840 launches), 12 on the oracle (301)`.
+    pub fn sentence(&self) -> String {
+        match &self.arch {
+            Some(arch) if self.placed > 0 => {
+                let all = self.nodes.union(&self.oracle_nodes).count();
+                let mut text = format!(
+                    "{} of {all} nodes on {} ({} op instances, {} launches)",
+                    self.nodes.len(),
+                    if arch == crate::plan::manifest::EMULATOR { "the emulator" } else { arch },
+                    self.placed,
+                    self.launches
+                );
+                if self.oracle > 0 {
+                    text += &format!(", {} on the oracle ({} op instances)", self.oracle_nodes.len(), self.oracle);
+                }
+                text
+            }
+            _ => format!("everything on the oracle ({} op instances)", self.oracle),
+        }
+    }
+}
