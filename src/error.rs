@@ -260,7 +260,10 @@ mod tests {
                 declared(&path, out);
             } else if path.extension().is_some_and(|e| e == "rs") {
                 let text = std::fs::read_to_string(&path).unwrap();
-                let Some((_, table)) = text.split_once("\ncrate::codes! {").or_else(|| text.split_once("\ncodes! {")) else { continue };
+                let Some((_, table)) = text.split_once("\ncrate::codes! {").or_else(|| text.split_once("\ncodes! {"))
+                else {
+                    continue;
+                };
                 let table = table.split_once("\n}").unwrap().0;
                 let ids = table.lines().filter_map(|l| l.split_once(": \"")?.1.split_once("\", "));
                 out.extend(ids.map(|(id, _)| (id.to_string(), path.display().to_string())));
@@ -282,7 +285,11 @@ mod tests {
             assert!(ids.iter().any(|(id, _)| id == code.id), "{} is in a table that the sources do not show", code.id);
             assert!(registry().filter(|c| c.id == code.id).count() == 1, "{} is registered twice", code.id);
             let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-            assert!(code.id.chars().all(plain) && code.explain.len() > 20 && code.explain.ends_with('.'), "{}", code.id);
+            assert!(
+                code.id.chars().all(plain) && code.explain.len() > 20 && code.explain.ends_with('.'),
+                "{}",
+                code.id
+            );
         }
     }
 }

@@ -30,6 +30,9 @@ struct Valid {
     device: bool,
 }
 
+/// The buffers of an argument struct, and what the op may do with each.
+type Bound = Vec<(BufferIx, Access)>;
+
 struct DeviceSide {
     device: Box<dyn Device>,
     /// For ever longer steps: a decode's variants differ from a prefill's. A step takes the first that is long enough.
@@ -186,7 +189,8 @@ impl<'m> Executor<'m> {
     pub fn detach(&mut self) -> Result<Option<Box<dyn Device>>> {
         self.placed.fill(false);
         let Some(mut side) = self.side.take() else { return Ok(None) };
-        let held = side.buffers.iter().flatten().chain(side.weights.values()).chain(side.scratch.values()).chain([&side.step]);
+        let held =
+            side.buffers.iter().flatten().chain(side.weights.values()).chain(side.scratch.values()).chain([&side.step]);
         for id in held {
             side.device.free(*id)?;
         }
@@ -361,7 +365,7 @@ impl<'m> Executor<'m> {
     }
 
     /// The argument struct of instance `i`, with everything that it reads sent to the device.
-    fn fields(&mut self, i: usize, step: &StepState) -> Result<(Vec<Field>, Vec<(BufferIx, Access)>)> {
+    fn fields(&mut self, i: usize, step: &StepState) -> Result<(Vec<Field>, Bound)> {
         let plan = self.plan.clone();
         let instance = &plan.instances[i];
         let contract = instance.contract();

@@ -46,7 +46,7 @@ pub fn json(schema: &str, body: serde_json::Value) -> Result<()> {
 pub fn table(header: &[&str]) -> comfy_table::Table {
     let mut table = comfy_table::Table::new();
     table.load_preset(comfy_table::presets::NOTHING);
-    table.set_header(header.iter().map(|h| comfy_table::Cell::new(h)));
+    table.set_header(header.iter().map(comfy_table::Cell::new));
     table
 }
 

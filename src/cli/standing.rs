@@ -58,7 +58,9 @@ fn proofs(bench: &Workbench, model: &Model, numerics: Numerics) -> Result<Vec<Pr
 
 fn proof(node: Option<Node>, ledger: &Ledger, target: &Target, binding: &Binding, trust: &Trust) -> Option<Proof> {
     let (row, trusted, stale) = match ledger.standing(target, binding, trust) {
-        Standing::Green(row) | Standing::Simulated(row) | Standing::Emulated(row) | Standing::Red(row) => (row, true, None),
+        Standing::Green(row) | Standing::Simulated(row) | Standing::Emulated(row) | Standing::Red(row) => {
+            (row, true, None)
+        }
         Standing::Untrusted(row, _) => (row, false, None),
         Standing::Stale(row, fields) => (row, true, Some(fields.join(", "))),
         Standing::OtherWeights(_) | Standing::Unproved => return None,

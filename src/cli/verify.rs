@@ -171,7 +171,14 @@ impl Verify {
         self.report(&summary, &tree, &model)
     }
 
-    fn sign(&self, bench: &Workbench, model: &Model, place: &dyn Place, nodes: &[Node], verdicts: &[Verdict]) -> Result<(records::SecretKey, Vec<records::Evidence>)> {
+    fn sign(
+        &self,
+        bench: &Workbench,
+        model: &Model,
+        place: &dyn Place,
+        nodes: &[Node],
+        verdicts: &[Verdict],
+    ) -> Result<(records::SecretKey, Vec<records::Evidence>)> {
         let key = ledger::writer(&bench.root, self.key.as_deref())?;
         let tree = Workshop::new(model)?.tree(&bench.kernels())?;
         // A verdict over both numerics is the production numerics' word.
@@ -187,7 +194,14 @@ impl Verify {
     }
 
     /// Appends the verdicts to the ledger; red ones are kept as attempts too.
-    fn record(&self, bench: &Workbench, model: &Model, place: &dyn Place, nodes: &[Node], verdicts: &[Verdict]) -> Result<()> {
+    fn record(
+        &self,
+        bench: &Workbench,
+        model: &Model,
+        place: &dyn Place,
+        nodes: &[Node],
+        verdicts: &[Verdict],
+    ) -> Result<()> {
         let (key, evidence) = self.sign(bench, model, place, nodes, verdicts)?;
         for e in &evidence {
             if let Some(v) = e.statement().verdict()
@@ -403,7 +417,8 @@ impl records::Judge for Replay {
         } else {
             Box::new(CudaPlace::new(&bench.settings.architectures)?)
         };
-        let mine = Workshop::new(&model)?.tree(&bench.kernels())?.binding(node, place.arch(), request.binding.numerics)?;
+        let mine =
+            Workshop::new(&model)?.tree(&bench.kernels())?.binding(node, place.arch(), request.binding.numerics)?;
         let differences = mine.differences(&request.binding);
         if !differences.is_empty() {
             return Err(Error::new(&NO_REPLAY, format!("the row binds another {}", differences.join(", ")))

@@ -29,13 +29,13 @@ pub(super) fn head<'r>(
 }
 
 /// Window rows of the token at `position`: ring rows of positions max(0, position − window + 1) ..= position.
-pub(super) fn window<'r>(
-    ring: &'r [f32],
+pub(super) fn window(
+    ring: &[f32],
     cap: usize,
     d: usize,
     position: usize,
     window: usize,
-) -> impl Iterator<Item = &'r [f32]> + Clone {
+) -> impl Iterator<Item = &[f32]> + Clone {
     ((position + 1).saturating_sub(window)..position + 1).map(move |q| &ring[q % cap * d..][..d])
 }
 
@@ -44,8 +44,8 @@ pub(super) fn size(d: &mut Draft<'_>) {
     let (tokens, window, rows, ratio) = (d.tokens, d.dim("window"), d.dim("C"), d.dim("ratio"));
     let most = if ratio == 0 { 600 } else { (rows * ratio).saturating_sub(tokens).min(4 * rows.max(150)) };
     let pos0 = d.position(most);
-    if ratio > 0 {
-        d.set_dim("C", rows.max((pos0 + tokens) / ratio + 1));
+    if let Some(complete) = (pos0 + tokens).checked_div(ratio) {
+        d.set_dim("C", rows.max(complete + 1));
     }
     d.set_dim("cap", (tokens + window).next_multiple_of(256));
     let scale = 1.0 / (d.dim("D") as f64).sqrt();

@@ -32,7 +32,7 @@ impl Draw {
 
     /// Uniform in `0..n`; n must not be 0.
     pub fn below(&mut self, n: usize) -> usize {
-        (u64::from(self.u32()) * n as u64 >> 32) as usize
+        ((u64::from(self.u32()) * n as u64) >> 32) as usize
     }
 
     pub fn between(&mut self, low: usize, high: usize) -> usize {

@@ -128,7 +128,8 @@ pub struct Yarn {
 impl Yarn {
     fn keep(&self, pair: usize, dims: usize, base: f64) -> f64 {
         let edge = |beta: f64| {
-            dims as f64 * libm::log(self.original_context / (beta * 2.0 * std::f64::consts::PI)) / (2.0 * libm::log(base))
+            dims as f64 * libm::log(self.original_context / (beta * 2.0 * std::f64::consts::PI))
+                / (2.0 * libm::log(base))
         };
         let low = edge(self.beta_fast).floor().max(0.0);
         let high = edge(self.beta_slow).ceil().min(dims as f64 - 1.0);

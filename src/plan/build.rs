@@ -177,6 +177,7 @@ impl<'m> Builder<'m> {
         self.buffer(name, Elem::F32, Role::Constant(values), &[Extent::Fixed(n)])
     }
 
+    #[allow(clippy::too_many_arguments)] // what, when, which table, and the layout
     fn rope(
         &mut self,
         label: &str,
@@ -642,7 +643,7 @@ impl Pending<'_, '_> {
         let bug = |what: &str| Error::internal(format!("plan: {} ({}): {what}", self.label, self.op));
         let op = ops::find(self.op).ok_or_else(|| bug("no such op"))?;
         let c = op.contract();
-        fn get<'p, V: Clone>(list: &'p [(&'static str, V)], name: &str) -> Option<V> {
+        fn get<V: Clone>(list: &[(&'static str, V)], name: &str) -> Option<V> {
             list.iter().find(|(n, _)| *n == name).map(|(_, v)| v.clone())
         }
         let mut args = Vec::new();

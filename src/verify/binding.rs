@@ -81,7 +81,10 @@ impl ClosureSource for Tree<'_> {
             }
         };
         let slice = lowering.slice_digest(node).ok_or_else(|| {
-            Error::new(&crate::plan::kernels::KERNEL_ABSENT, format!("{node} is no node of this file in {}", numerics.name()))
+            Error::new(
+                &crate::plan::kernels::KERNEL_ABSENT,
+                format!("{node} is no node of this file in {}", numerics.name()),
+            )
         })?;
         let parse = |text: String| text.parse::<Digest>().map_err(Error::internal);
         let (cases, oracle_outputs) = oracle(node)?;

@@ -152,8 +152,7 @@ impl Pool {
                 continue;
             }
             let error = (e - f).abs();
-            // A NaN fails every comparison, so this is written to refuse it.
-            if !(error <= allowed) {
+            if error.is_nan() || error > allowed {
                 return Some((at, e, f));
             }
             self.outputs += 1;

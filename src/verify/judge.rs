@@ -7,7 +7,8 @@ use sha2::{Digest, Sha256};
 use super::prefill::{Baselines, LARGE_MODEL};
 use super::unit::{self, ModelShape, Runner};
 use super::{
-    Class, Compilers, Figures, Outcome, Place, Stage, StageReport, Verdict, is_kernels_fault, mutants, prefill, sanitize, source,
+    Class, Compilers, Figures, Outcome, Place, Stage, StageReport, Verdict, is_kernels_fault, mutants, prefill,
+    sanitize, source,
 };
 use crate::backend::executor::host_weight;
 use crate::backend::{Module, Placement};
@@ -373,7 +374,11 @@ impl<'m> Judge<'_, 'm> {
         let names = |n: Numerics| -> Vec<&str> {
             kernel.selectable(node, n, self.place.arch()).iter().map(|v| v.name.as_str()).collect()
         };
-        if self.place.placement() == Placement::Emulator && !self.thorough && out.len() == 2 && names(out[0]) == names(out[1]) {
+        if self.place.placement() == Placement::Emulator
+            && !self.thorough
+            && out.len() == 2
+            && names(out[0]) == names(out[1])
+        {
             out.truncate(1);
         }
         Ok(out)

@@ -208,7 +208,8 @@ impl Request<'_, '_> {
             let longest = chunks.iter().copied().max().unwrap_or(1);
             let schedule = Schedule::lower(&base.plan, self.tree, self.place.arch(), longest)?;
             if schedule.choices.iter().zip(&base.plan.instances).any(|(c, i)| i.node == *self.node && c.is_none()) {
-                let reason = format!("no variant of {} takes a step of {longest} tokens in {}", self.node, numerics.name());
+                let reason =
+                    format!("no variant of {} takes a step of {longest} tokens in {}", self.node, numerics.name());
                 out.red = Some((reason, None));
                 return Ok(out);
             }
@@ -276,7 +277,8 @@ impl Request<'_, '_> {
         };
         let last = base.steps.last().map(|c| c.step).ok_or_else(|| Error::internal("a prompt without tokens"))?;
         let mut executor = Executor::new(self.model, plan.clone());
-        let on_device = |i: usize| plan.instances[i].node == *self.node || self.proved.contains(&plan.instances[i].node);
+        let on_device =
+            |i: usize| plan.instances[i].node == *self.node || self.proved.contains(&plan.instances[i].node);
         let roundings: Vec<Rounding> =
             schedule.choices.iter().map(|c| c.as_ref().map_or(Rounding::None, |c| c.variant.rounding)).collect();
         let device_here = match device.take() {
@@ -310,13 +312,18 @@ impl Request<'_, '_> {
         let limit = if numerics == Numerics::Exact { EXACT_LIMIT } else { DS4_LIMIT };
         out.figures.insert(format!("{}_logits_relative_rms_n{n}", numerics.name()), json!(distance));
         if !(distance <= limit) {
-            let reason =
-                format!("logits of a prefill of {n} tokens ({}) differ by {distance:.2e}; {limit:.0e} is allowed", numerics.name());
+            let reason = format!(
+                "logits of a prefill of {n} tokens ({}) differ by {distance:.2e}; {limit:.0e} is allowed",
+                numerics.name()
+            );
             out.red = Some((reason, None));
             return Ok(());
         }
         let trace = executor.take_trace();
-        let launched = trace.iter().filter(|r| plan.instances[r.instance].node == *self.node && r.placement != Placement::Oracle).count();
+        let launched = trace
+            .iter()
+            .filter(|r| plan.instances[r.instance].node == *self.node && r.placement != Placement::Oracle)
+            .count();
         if launched != ran || ran == 0 {
             return Err(Error::internal(format!("{launched} of {ran} instances of {} ran on the device", self.node)));
         }
@@ -347,7 +354,13 @@ impl Request<'_, '_> {
     }
 
     /// Stage 7: every maximal run of device launches, captured, read back, replayed and compared.
-    fn graphs(&self, executor: &mut Executor<'_>, base: &Baseline, range: Range<usize>, out: &mut Prefill) -> Result<()> {
+    fn graphs(
+        &self,
+        executor: &mut Executor<'_>,
+        base: &Baseline,
+        range: Range<usize>,
+        out: &mut Prefill,
+    ) -> Result<()> {
         if self.place.placement() != Placement::Device {
             out.graph.absent = true;
             return Ok(());
@@ -376,9 +389,12 @@ impl Request<'_, '_> {
                 out.graph.launches += segment.launches;
                 let label = &plan.instances[i].label;
                 if !segment.nodes_match {
-                    out.graph.red = Some(format!("the graph captured from {label} on holds other kernels than the schedule"));
+                    out.graph.red =
+                        Some(format!("the graph captured from {label} on holds other kernels than the schedule"));
                 } else if !segment.bytes_match {
-                    out.graph.red = Some(format!("the graph replayed from {label} on gives other bytes than its launches one by one"));
+                    out.graph.red = Some(format!(
+                        "the graph replayed from {label} on gives other bytes than its launches one by one"
+                    ));
                 }
                 if out.graph.red.is_some() {
                     return Ok(());

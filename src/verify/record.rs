@@ -104,7 +104,9 @@ fn outcome(verdict: &Verdict) -> ledger::Outcome {
         (Summary::Pass, _) => ledger::Outcome::Pass,
         (Summary::Red, Some(report)) => {
             let (reason, first_bad) = match &report.outcome {
-                Outcome::Red { reason, first_bad } => (reason.clone(), first_bad.as_ref().map_or(String::new(), ToString::to_string)),
+                Outcome::Red { reason, first_bad } => {
+                    (reason.clone(), first_bad.as_ref().map_or(String::new(), ToString::to_string))
+                }
                 _ => Default::default(),
             };
             ledger::Outcome::Red { stage: stage(report.stage), reason, first_bad }

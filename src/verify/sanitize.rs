@@ -31,8 +31,7 @@ pub fn run(workbench: &Path, node: &Node, seed: &[u8; 32], figures: &mut Figures
     };
     let exe = std::env::current_exe().map_err(|e| Error::io("the running program", e))?;
     let text = |p: &Path| p.to_string_lossy().into_owned();
-    let command =
-        [text(&exe), "-C".into(), text(workbench), "sanitize-run".into(), node.to_string(), hex(seed)];
+    let command = [text(&exe), "-C".into(), text(workbench), "sanitize-run".into(), node.to_string(), hex(seed)];
     for t in TOOLS {
         let outcome = match tool.run(&command, t, DEADLINE) {
             Ok(outcome) => outcome,
@@ -40,7 +39,9 @@ pub fn run(workbench: &Path, node: &Node, seed: &[u8; 32], figures: &mut Figures
         };
         figures.insert(format!("{}_errors", t.name()), outcome.errors.into());
         if outcome.timed_out {
-            return Ok(Outcome::Indeterminate { reason: format!("{} did not end within {} s", t.name(), DEADLINE.as_secs()) });
+            return Ok(Outcome::Indeterminate {
+                reason: format!("{} did not end within {} s", t.name(), DEADLINE.as_secs()),
+            });
         }
         if !outcome.clean {
             let reason = format!("{} found {} errors: {}", t.name(), outcome.errors, outcome.report.join("; "));
