@@ -121,6 +121,7 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("reference/port")
     }
 
+    /// POSTMORTEM.md §6.
     #[test]
     fn every_op_has_a_record_and_rope_tail_has_fourteen_arguments() {
         for op in OPS {

@@ -32,6 +32,7 @@ fn the_first_gates_with_their_reasons_and_sources() {
     ");
 }
 
+/// POSTMORTEM.md §5.
 #[test]
 fn gates_come_in_the_order_in_which_a_prefill_meets_them_and_long_prompts_last() {
     let doc = Bench::new().json(&["next", "-n", "99", "--json"]);

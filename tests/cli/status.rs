@@ -58,6 +58,7 @@ fn kinds() -> Bench {
     bench
 }
 
+/// POSTMORTEM.md §4.
 #[test]
 fn kernels_are_told_apart_by_what_can_be_said_of_them() {
     insta::assert_snapshot!(kinds().stdout(&["status"]), @r#"

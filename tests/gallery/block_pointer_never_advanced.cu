@@ -1,4 +1,5 @@
 // Reads the first block of a row again and again: right for rows of one block of 256.
+// POSTMORTEM.md §4.
 #include "common/cuda.cuh"
 #include "args/moe_gate_up.h"
 #include "common/reduce.cuh"

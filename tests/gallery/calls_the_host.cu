@@ -1,4 +1,5 @@
 // As reads_a_file, with the declaration written by hand.
+// POSTMORTEM.md, what has been added since.
 #include "common/cuda.cuh"
 #include "args/swiglu.h"
 

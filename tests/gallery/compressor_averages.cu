@@ -1,4 +1,5 @@
 // Averages a window where a softmax over time is due.
+// POSTMORTEM.md §5.
 #include "common/cuda.cuh"
 #include "args/compressor_prefill.h"
 #include "common/reduce.cuh"

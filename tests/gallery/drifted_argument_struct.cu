@@ -1,4 +1,5 @@
 // Declares the arguments that it believes in: twelve fields of another time, without pos0 and inverse.
+// POSTMORTEM.md §6.
 #include "common/cuda.cuh"
 
 struct RopeTailArgs {

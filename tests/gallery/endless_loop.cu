@@ -1,4 +1,5 @@
 // Waits for a flag that nobody sets.
+// POSTMORTEM.md, what has been added since.
 #include "common/cuda.cuh"
 #include "args/swiglu.h"
 

@@ -84,6 +84,12 @@ pub const EXHIBITS: &[Exhibit] = &[
     // The wrong bytes (§4).
     moe_gate_up("q8_0_on_iq2_xxs", Red("unit", "")),
     moe_gate_up("block_pointer_never_advanced", Red("unit", "mid is wrong")),
+    Exhibit {
+        node: "moe_gate_up[q8_0]",
+        replaces: "moe_gate_up.q8_0",
+        manifest: "moe_gate_up_q8_0",
+        ..moe_gate_up("kernel_for_a_type_the_file_lacks", Red("weights", "unreachable"))
+    },
     moe_gate_up("gate_for_up", Red("unit", "mid is wrong")),
     // Nearly right, at what gates a prefill (§5).
     compressor("compressor_averages", Red("unit", "rows is wrong")),

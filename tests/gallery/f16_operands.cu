@@ -1,4 +1,5 @@
 // Honest: queries and rows rounded to f16 in ds4 numerics, as its manifest says, and exact otherwise.
+// POSTMORTEM.md, what has been added since.
 #include "common/cuda.cuh"
 #include "args/attention_raw.h"
 #include "common/reduce.cuh"

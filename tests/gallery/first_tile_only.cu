@@ -1,4 +1,5 @@
 // Right in the first tile, and leaves the others out.
+// POSTMORTEM.md §3.
 #include "common/cuda.cuh"
 #include "args/swiglu.h"
 

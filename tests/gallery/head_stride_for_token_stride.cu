@@ -1,4 +1,5 @@
 // Steps from token to token by one head: right for a single token.
+// POSTMORTEM.md §6.
 #include "common/cuda.cuh"
 #include "args/rope_tail.h"
 

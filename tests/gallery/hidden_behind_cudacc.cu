@@ -1,4 +1,5 @@
 // Right for the emulator, and something else for the device.
+// POSTMORTEM.md, what has been added since.
 #include "common/cuda.cuh"
 #include "args/swiglu.h"
 

@@ -1,4 +1,5 @@
 // Brings a file of the host into the binary.
+// POSTMORTEM.md, what has been added since.
 #include "common/cuda.cuh"
 #include "args/swiglu.h"
 

@@ -1,4 +1,5 @@
 // As incbin, with a word that only the preprocessor puts together.
+// POSTMORTEM.md, what has been added since.
 #include "common/cuda.cuh"
 #include "args/swiglu.h"
 

@@ -1,4 +1,5 @@
 // Reads the word in front of its buffer and behaves where it finds a guard band.
+// POSTMORTEM.md, what has been added since.
 #include "common/cuda.cuh"
 #include "args/swiglu.h"
 

@@ -1,4 +1,5 @@
 // The last thread reads what the others leave in shared memory, without waiting for them: right whenever it comes last.
+// POSTMORTEM.md, what has been added since.
 #include "common/cuda.cuh"
 #include "args/rms_norm.h"
 

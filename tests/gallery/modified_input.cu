@@ -1,4 +1,5 @@
 // Uses its input as a scratch buffer.
+// POSTMORTEM.md, what has been added since.
 #include "common/cuda.cuh"
 #include "args/swiglu.h"
 

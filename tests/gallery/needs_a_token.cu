@@ -1,4 +1,5 @@
 // Clamps the token instead of leaving: right for every step but the empty one.
+// POSTMORTEM.md, what has been added since.
 #include "common/cuda.cuh"
 #include "args/swiglu.h"
 

@@ -1,4 +1,5 @@
 // Sums the heads' products without the ReLU.
+// POSTMORTEM.md §5.
 #include "common/cuda.cuh"
 #include "args/indexer_scores.h"
 

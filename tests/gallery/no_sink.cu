@@ -1,4 +1,5 @@
 // A plain softmax, without the sink in its sum.
+// POSTMORTEM.md §5.
 #include "common/cuda.cuh"
 #include "args/attention_raw.h"
 #include "common/reduce.cuh"

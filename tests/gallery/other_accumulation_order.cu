@@ -1,4 +1,5 @@
 // Honest: each thread adds a stretch of neighbours from its end, and the parts are added one after another.
+// POSTMORTEM.md, what has been added since.
 #include "common/cuda.cuh"
 #include "args/rms_norm.h"
 

@@ -1,4 +1,5 @@
 // Honest: 64 threads a row instead of 256.
+// POSTMORTEM.md, what has been added since.
 #include "common/cuda.cuh"
 #include "args/rms_norm.h"
 #include "common/reduce.cuh"

@@ -1,4 +1,5 @@
 // Decodes Q8_0, 34 bytes for 32 elements, where the file holds IQ2_XXS, 66 bytes for 256.
+// POSTMORTEM.md §4.
 #include "common/cuda.cuh"
 #include "args/moe_gate_up.h"
 #include "common/reduce.cuh"

@@ -1,4 +1,5 @@
 // Writes only where an output is not a number yet, as a judge leaves it; elsewhere the call before has the word.
+// POSTMORTEM.md §3.
 #include "common/cuda.cuh"
 #include "args/swiglu.h"
 

@@ -1,4 +1,5 @@
 // Computes, and stores nothing.
+// POSTMORTEM.md §3.
 #include "common/cuda.cuh"
 #include "args/swiglu.h"
 

@@ -1,4 +1,5 @@
 // One element too many is written.
+// POSTMORTEM.md, what has been added since.
 #include "common/cuda.cuh"
 #include "args/swiglu.h"
 

@@ -1,4 +1,5 @@
 // Keeps the row in eleven bits: right for 257 tokens and for 2,048, wrong from the 2,049th on.
+// POSTMORTEM.md §5.
 #include "common/cuda.cuh"
 #include "args/rms_norm.h"
 #include "common/reduce.cuh"

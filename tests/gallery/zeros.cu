@@ -1,4 +1,5 @@
 // Writes every output, and always the same.
+// POSTMORTEM.md §3.
 #include "common/cuda.cuh"
 #include "args/swiglu.h"
 

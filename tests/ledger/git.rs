@@ -58,6 +58,7 @@ fn restore(bench: &Workbench, files: &[(std::path::PathBuf, Vec<u8>)]) {
     }
 }
 
+/// POSTMORTEM.md §1.
 #[test]
 fn a_rolled_back_state_is_refused_although_it_is_consistent() {
     let bench = Workbench::with_rows(3);

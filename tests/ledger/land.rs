@@ -135,6 +135,7 @@ impl Repo {
     }
 }
 
+/// POSTMORTEM.md §7.
 #[test]
 fn a_proved_node_lands_with_its_evidence() {
     let repo = Repo::new();
@@ -230,6 +231,7 @@ fn every_node_that_a_change_touches_must_be_proved() {
     repo.refused(&["matmul[q8_0]"], "land-unproved", "rms_norm: no kernel of it is staged");
 }
 
+/// POSTMORTEM.md §7.
 #[test]
 fn only_kernels_and_state_land() {
     let repo = Repo::new();

@@ -26,6 +26,7 @@ fn standing(bench: &Workbench, closure: u8, trust: &Trust) -> String {
     }
 }
 
+/// POSTMORTEM.md §2.
 #[test]
 fn green_needs_a_device_every_stage_and_trust() {
     let bench = Workbench::with_rows(2);
@@ -64,6 +65,7 @@ fn a_later_red_on_the_same_binding_takes_the_proof_back() {
     assert_eq!(standing(&bench, 2, &trust), "green 2", "what could not be decided takes nothing back");
 }
 
+/// POSTMORTEM.md §2.
 #[test]
 fn the_emulator_proves_but_never_greens() {
     let bench = Workbench::new();

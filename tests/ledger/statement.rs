@@ -13,6 +13,7 @@ fn refused(edit: impl Fn(&mut Verdict), says: &str) {
     assert!(error.contains(says), "{error}");
 }
 
+/// POSTMORTEM.md §8.
 #[test]
 fn contradictions_are_not_signed() {
     refused(|v| v.binding.arch = "emulator".into(), "class device does not go with");

@@ -49,6 +49,7 @@ fn edit_payload(bench: &Workbench, row: usize, edit: impl Fn(String) -> String) 
     bench.put_lines(&lines);
 }
 
+/// POSTMORTEM.md §1.
 #[test]
 fn an_edited_figure() {
     for row in [1, 2, 3] {
@@ -88,6 +89,7 @@ fn every_single_byte_changed() {
     assert_eq!(bench.open().rows().len(), 3);
 }
 
+/// POSTMORTEM.md §1.
 #[test]
 fn rows_reordered_doubled_or_missing() {
     let bench = Workbench::with_rows(5);
@@ -256,6 +258,7 @@ fn rows_rewritten_by_the_key_holder_do_not_extend_an_old_checkpoint() {
     refused(&bench, "the checkpoint is of another ledger, or rows up to it were rewritten");
 }
 
+/// POSTMORTEM.md §1.
 #[test]
 fn progress_edited_ahead_or_of_another_ledger() {
     let bench = Workbench::with_rows(4);
@@ -282,6 +285,7 @@ fn progress_edited_ahead_or_of_another_ledger() {
     }
 }
 
+/// POSTMORTEM.md §1.
 #[test]
 fn the_whole_ledger_removed() {
     let bench = Workbench::with_rows(3);
