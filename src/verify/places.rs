@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{Compilers, Figures, Place};
 use crate::backend::cuda::{self, Cubins, Nvrtc, ptx};
-use crate::backend::emulator::Builder;
+use crate::backend::emulator::{Builder, object};
 use crate::backend::worker::{DeviceKind, WorkerDevice, WorkerOptions};
 use crate::backend::{Device, Module, Placement};
 use crate::error::{Error, Result};
@@ -44,7 +44,12 @@ impl Place for EmulatorPlace {
 
     fn build(&self, source: &SourceSet, entries: &[String]) -> Result<Module> {
         let entries: Vec<&str> = entries.iter().map(String::as_str).collect();
-        self.builder.build(source, &entries)
+        let module = self.builder.build(source, &entries)?;
+        if let Module::SharedObject(path) = &module {
+            let file = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+            object::check(&source.main, &file)?;
+        }
+        Ok(module)
     }
 
     fn start(&self) -> Result<Box<dyn Device>> {

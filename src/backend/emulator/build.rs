@@ -30,8 +30,6 @@ const SHIM: [(&str, &str); 8] = [
     ("emu/export.h", include_str!("../../../kernels/emu/export.h")),
 ];
 
-/// Which checks an object in the cache has passed; part of its key.
-const CHECKS: &str = "state and host calls";
 const TIME_LIMIT: Duration = Duration::from_secs(120);
 
 /// Compiles kernels for the emulator.
@@ -91,7 +89,7 @@ impl Builder {
         hasher.update(source.digest().as_bytes());
         let compiler = self.compiler.path.to_string_lossy();
         let flags = self.compiler.flags().join(" ");
-        let fixed = [CHECKS, wrapper, &compiler, &self.compiler.version, &flags];
+        let fixed = [wrapper, &compiler, &self.compiler.version, &flags];
         for text in fixed.into_iter().chain(SHIM.iter().flat_map(|(name, text)| [*name, *text])) {
             hasher.update(&(text.len() as u64).to_le_bytes());
             hasher.update(text.as_bytes());
@@ -132,12 +130,7 @@ impl Builder {
                     .found(first_errors(&log))
                     .hint(format!("{} --version says: {}", self.compiler.path.display(), self.compiler.version)))
             }
-            Some(true) => {
-                let built = scratch.path().join("out.so");
-                let file = std::fs::read(&built).map_err(|e| cache_error(&built, e))?;
-                super::object::check(&source.main, &file)?;
-                std::fs::rename(&built, object).map_err(|e| cache_error(object, e))
-            }
+            Some(true) => std::fs::rename(scratch.path().join("out.so"), object).map_err(|e| cache_error(object, e)),
         }
     }
 }

@@ -18,7 +18,7 @@ mod host;
 mod lines;
 mod memory;
 mod module;
-mod object;
+pub mod object;
 mod report;
 mod runner;
 mod stack;
