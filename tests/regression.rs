@@ -62,6 +62,16 @@ fn figure_without_a_row() {
     assert!(!said.contains("41.7"), "{said}");
 }
 
+/// POSTMORTEM.md §8: text that streams by proves nothing, and whoever runs an unproved schedule is told so.
+#[test]
+fn unverified_is_said() {
+    let bench = fresh();
+    let run = assay(bench.path(), &["run", "-p", "Where is the key?", "-n", "2"]);
+    assert_eq!(run.status.code(), Some(0), "{}", text(&run));
+    let said = String::from_utf8_lossy(&run.stderr);
+    assert!(said.contains("UNVERIFIED: "), "{said}");
+}
+
 /// POSTMORTEM.md §2: a schedule whose kernels could be left out without anyone noticing has not run them.
 #[test]
 fn no_op_replay_must_change_the_result() {

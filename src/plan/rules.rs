@@ -100,15 +100,13 @@ fn state_rule(path: &str, tokens: &[Token]) -> Result<()> {
     }
     for (i, token) in code.iter().enumerate().filter(|(_, t)| stays(t)) {
         let start = code[..i].iter().rposition(|t| t.is(";") || t.is("{") || t.is("}")).map_or(0, |at| at + 1);
-        if let Some(end) = variable(&code, i) {
-            if !lasting_constant(&code[start..end]) {
-                return Err(refuse(
-                    path,
-                    token,
-                    "a variable that keeps its value from launch to launch, or a function without its body",
-                    "a `const` table, shared memory, scratch memory that the manifest asks for, a function's definition",
-                ));
-            }
+        if variable(&code, i).is_some_and(|end| !lasting_constant(&code[start..end])) {
+            return Err(refuse(
+                path,
+                token,
+                "a variable that keeps its value from launch to launch, or a function without its body",
+                "a `const` table, shared memory, scratch memory that the manifest asks for, a function's definition",
+            ));
         }
     }
     Ok(())

@@ -64,7 +64,8 @@ impl Ground {
     fn second(draw: &mut Draw, case: usize) -> Ground {
         let mut word = || 0x4480_0000 + (draw.u32() & 0x017f_ffff);
         let (outputs, band, scratch) = (word(), word(), word());
-        let order = if case % 2 == 0 { ThreadOrder::Reverse } else { ThreadOrder::Shuffled(u64::from(draw.u32())) };
+        let order =
+            if case.is_multiple_of(2) { ThreadOrder::Reverse } else { ThreadOrder::Shuffled(u64::from(draw.u32())) };
         Ground { outputs, band, scratch, order }
     }
 }
@@ -513,11 +514,11 @@ pub fn judge(
         asked: String::new(),
     };
     let (mut unwritten, mut writable) = (0, 0);
-    if let Some(p) = planned.first() {
-        if let Err(failure) = runner.run_empty(&p.case, p.worst)? {
-            unit.failure = Some(failure);
-            return Ok(unit);
-        }
+    if let Some(p) = planned.first()
+        && let Err(failure) = runner.run_empty(&p.case, p.worst)?
+    {
+        unit.failure = Some(failure);
+        return Ok(unit);
     }
     let mut failure: Option<Failure> = None;
     for (i, p) in planned.iter().enumerate() {
