@@ -33,7 +33,7 @@ pub struct Run {
     #[arg(long)]
     think: bool,
     /// Most tokens to generate
-    #[arg(short = 'n', long = "tokens", default_value_t = 256, value_name = "MAX")]
+    #[arg(short = 'n', long = "max-tokens", default_value_t = 256, value_name = "MAX")]
     most: usize,
     /// Positions that the caches hold [default: prompt and MAX tokens]
     #[arg(long, value_name = "N")]

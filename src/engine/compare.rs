@@ -93,6 +93,9 @@ fn run(session: &mut Session<'_>, step: &StepState, i: usize) -> Result<Placemen
     trace.last().map(|r| r.placement).ok_or_else(|| Error::internal("an instance left no trace"))
 }
 
+/// No activation is as large.
+const HUGE: f32 = 1e20;
+
 #[derive(Debug, Default, PartialEq)]
 struct Distance {
     relative: f64,
@@ -106,9 +109,10 @@ fn distance(a: &Values, b: &Values) -> Result<Distance> {
         (Values::F32(a), Values::F32(b)) => {
             let (mut error, mut size) = (0.0f64, 0.0f64);
             for (a, b) in a.iter().zip(b) {
-                // Scores of rows not visible yet are −inf on both sides.
+                // Scores of rows not visible yet are −inf on both sides, or a huge number in caches; such equals must
+                // not make the rest look small.
                 if a == b || (a.is_nan() && b.is_nan()) {
-                    size += if b.is_finite() { f64::from(*b).powi(2) } else { 0.0 };
+                    size += if b.abs() < HUGE { f64::from(*b).powi(2) } else { 0.0 };
                     continue;
                 }
                 if !a.is_finite() || !b.is_finite() {
@@ -148,6 +152,7 @@ mod tests {
         let inf = f32::NEG_INFINITY;
         assert_eq!(f(&[inf, 1.0], &[inf, 1.0]), Distance::default());
         assert_eq!(f(&[3.0, 4.5], &[3.0, 4.0]).relative, 0.1);
+        assert_eq!(f(&[3.0, 4.5, -1e30], &[3.0, 4.0, -1e30]).relative, 0.1);
         let broken = f(&[f32::NAN, 1.0], &[0.0, 1.0]);
         assert!(broken.not_finite == 1 && broken.relative.is_infinite());
         let ids = distance(&Values::I32(vec![1, 2, 9, 4]), &Values::I32(vec![1, 2, 3, 4])).unwrap();

@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(of(3)[..8], PINNED);
     }
 
-    const PINNED: [u32; 8] = [0; 8];
+    const PINNED: [u32; 8] = [1, 1, 3, 3, 1, 3, 1, 3];
 
     #[test]
     fn nonsense_is_refused() {

@@ -1,0 +1,54 @@
+//! prefill(n) and then k decode steps is prefill(n + k): bit for bit, since the oracle computes a token the same way
+//! whatever stands beside it. Kernels need not; they get a tolerance.
+
+use std::collections::BTreeMap;
+
+use assay::plan::Numerics;
+
+use crate::{arbitrary, bundled, last, relative, session};
+
+const STEPS: usize = 4;
+
+/// Every n mod 4 at the beginning, around the window and the ratio of 128, where selection by the indexer sets in (48 rows
+/// of 4 tokens are the most that are all attended to), and well behind.
+fn lengths() -> Vec<usize> {
+    let top_k = bundled().config.indexer_top_k;
+    [1..=5, 125..=128, 4 * top_k - 2..=4 * top_k + 2, 255..=257].into_iter().flatten().collect()
+}
+
+fn decode_is_prefill(numerics: Numerics) {
+    let model = bundled();
+    let tokens = arbitrary(model, 300, 1);
+    let mut prefills: BTreeMap<usize, Vec<f32>> = BTreeMap::new();
+    for n in lengths() {
+        let mut s = session(model, numerics, n, n + STEPS, false);
+        s.feed(&tokens[..n]).unwrap();
+        for k in 1..=STEPS {
+            let stepped = s.feed(&tokens[n + k - 1..n + k]).unwrap();
+            let whole = prefills.entry(n + k).or_insert_with(|| last(model, numerics, &tokens[..n + k]));
+            let error = relative(&stepped, whole);
+            assert!(stepped == *whole, "{}: prefill({n}) + {k} steps differs by {error:.1e}", numerics.name());
+        }
+    }
+}
+
+#[test]
+fn decode_is_prefill_in_exact() {
+    decode_is_prefill(Numerics::Exact);
+}
+
+#[test]
+fn decode_is_prefill_in_ds4() {
+    decode_is_prefill(Numerics::Ds4);
+}
+
+/// The comparison above would be empty if the logits did not depend on where the caches stand.
+#[test]
+fn a_step_at_the_wrong_position_is_noticed() {
+    let model = bundled();
+    let tokens = arbitrary(model, 140, 2);
+    let mut s = session(model, Numerics::Exact, 139, 140, false);
+    s.feed(&tokens[1..]).unwrap();
+    let shifted = s.feed(&tokens[139..]).unwrap();
+    assert!(relative(&shifted, &last(model, Numerics::Exact, &tokens)) > 1e-3);
+}
