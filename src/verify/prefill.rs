@@ -54,11 +54,14 @@ impl Baseline {
     }
 }
 
+/// Numerics and the lengths of the chunks.
+type Prompt = (Numerics, Vec<usize>);
+
 /// Oracle prefills, one per numerics and chunks, shared by all nodes of a run.
 pub struct Baselines<'m> {
     model: &'m Model,
     seed: [u8; 32],
-    kept: Mutex<HashMap<(Numerics, Vec<usize>), Arc<Baseline>>>,
+    kept: Mutex<HashMap<Prompt, Arc<Baseline>>>,
 }
 
 impl<'m> Baselines<'m> {
@@ -290,8 +293,7 @@ impl Request<'_, '_> {
         let end = plan.instances.len();
         for chunk in &base.steps {
             self.prepare(&mut executor, base, chunk, start);
-            for i in start..end {
-                let instance = &plan.instances[i];
+            for (i, instance) in plan.instances.iter().enumerate().skip(start) {
                 if instance.node != *self.node || !instance.guard.holds(&chunk.step, plan.top_k) {
                     executor.run_range(&chunk.step, i..i + 1)?;
                     continue;
@@ -311,7 +313,7 @@ impl Request<'_, '_> {
         let distance = relative(executor.logits(&last)?, &base.logits);
         let limit = if numerics == Numerics::Exact { EXACT_LIMIT } else { DS4_LIMIT };
         out.figures.insert(format!("{}_logits_relative_rms_n{n}", numerics.name()), json!(distance));
-        if !(distance <= limit) {
+        if distance > limit {
             let reason = format!(
                 "logits of a prefill of {n} tokens ({}) differ by {distance:.2e}; {limit:.0e} is allowed",
                 numerics.name()
