@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use owo_colors::OwoColorize;
 use serde_json::json;
 
-use super::{ModelArg, ledger, output};
+use super::{ModelArg, ledger, output, standing};
 use crate::backend::Placement;
 use crate::backend::executor::Executor;
 use crate::error::{Error, Result};
@@ -15,8 +15,10 @@ use crate::history;
 use crate::ledger::{self as records, ClosureSource, bundle};
 use crate::model::Model;
 use crate::ops::Node;
+use crate::plan::graph::Graph;
 use crate::plan::kernels::KernelTree;
 use crate::plan::manifest::EMULATOR;
+use crate::plan::schedule::canonical;
 use crate::plan::{Numerics, Plan, PlanOptions};
 use crate::verify::binding::{Workshop, nodes_of};
 use crate::verify::places::{CudaPlace, EmulatorPlace, NvrtcCompilers};
@@ -109,6 +111,9 @@ impl Verify {
         if let Err(e) = &nvrtc {
             left_out.push(format!("architectures {}: {}", workbench.settings.architectures.join(", "), e.what()));
         }
+        if !self.json {
+            self.lead(&workbench, &model, place.as_deref(), wanted.len())?;
+        }
         let seed = self.seed()?;
         let baselines = Baselines::new(&model, seed);
         let stop = Arc::new(AtomicBool::new(false));
@@ -171,6 +176,19 @@ impl Verify {
         self.report(&summary, &tree, &model)
     }
 
+    /// The plain sentence that comes before anything else.
+    fn lead(&self, bench: &Workbench, model: &Model, place: Option<&dyn Place>, nodes: usize) -> Result<()> {
+        let plan = Plan::build(model, canonical(Numerics::Ds4))?;
+        let status = standing::status(bench, model, &Graph::of(&plan, None), Numerics::Ds4)?;
+        let here = match place.map(|p| (p.placement(), p.arch())) {
+            None => "No kernel can run here.".to_string(),
+            Some((Placement::Device, arch)) => format!("Judging {nodes} nodes on this machine's {arch}."),
+            Some(_) => format!("Judging {nodes} nodes on the CPU emulator, where a pass is never green."),
+        };
+        output::println(format_args!("{}\n{here}\n", status.sentence()))
+    }
+
+    /// Signs the verdicts of the first nodes.
     fn sign(
         &self,
         bench: &Workbench,

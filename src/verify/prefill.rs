@@ -148,7 +148,7 @@ impl Request<'_, '_> {
         let c = &self.model.config;
         let selecting = 4 * (c.indexer_top_k + 1) + 9;
         let window = c.ratios.iter().copied().max().unwrap_or(0) as usize + 13;
-        let most = selecting.max(2 * window + 7).max(258);
+        let most = (2 * selecting).max(2 * window + 7).max(258);
         let plan = Plan::build(self.model, PlanOptions { numerics, max_tokens: most, max_outputs: 1, context: most })?;
         let mine: Vec<_> = plan.instances.iter().filter(|i| i.node == *self.node).collect();
         let acting = |n: usize| -> Result<bool> {
@@ -174,6 +174,7 @@ impl Request<'_, '_> {
         if self.thorough && !chunked {
             out.extend([3, 127, 128, 130, 258].map(|n| vec![n]));
         }
+        out.push(vec![2 * selecting]);
         let work = |n: usize| -> u64 { mine.iter().map(|i| i.op.macs(&i.dims, n)).sum() };
         let mut kept = Vec::new();
         for chunks in out {
@@ -201,8 +202,9 @@ impl Request<'_, '_> {
         let all = self.place.placement() == Placement::Device || self.thorough;
         let mut shown = false;
         for (k, chunks) in prompts.iter().enumerate() {
-            // The emulator stops at the first prompt that a no-op changes.
-            if shown && !all {
+            // The emulator stops at the first prompt that a no-op changes; the last prompt of all is for nodes whose
+            // no-op no other has shown.
+            if shown && (!all || k + 1 == prompts.len()) {
                 break;
             }
             tick(k, prompts.len());
