@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::ledger::{self, TrustArgs, answer, summary};
-use super::output;
+use super::{ModelArg, output};
 use crate::error::Result;
 use crate::ledger::{ClosureSource, Row, Statement, Target, read_evidence};
 
@@ -17,6 +17,9 @@ pub struct Import {
     /// Evidence files, or whole ledgers.
     #[arg(required = true)]
     files: Vec<PathBuf>,
+    /// A node that only another file holds is landed, or counted, under that file.
+    #[command(flatten)]
+    pub(super) model: ModelArg,
     #[command(flatten)]
     trust: TrustArgs,
     /// Private key to sign the rows with.

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::ledger::{self, TrustArgs, answer};
-use super::output;
+use super::{ModelArg, output};
 use crate::error::Result;
 use crate::history::{self, LandRequest};
 use crate::ledger::Closures;
@@ -29,6 +29,9 @@ pub struct Land {
     arch: Option<String>,
     #[arg(long, value_enum, default_value = "ds4")]
     numerics: Numerics,
+    /// A node that only another file holds is landed, or counted, under that file.
+    #[command(flatten)]
+    pub(super) model: ModelArg,
     #[command(flatten)]
     trust: TrustArgs,
     #[arg(long)]

@@ -166,13 +166,13 @@ impl Cli {
             Command::Logits(c) => c.run(),
             Command::Verify(c) => c.run(),
             Command::Land(c) => {
-                let model = Workbench::find(".".as_ref())?.open_model()?;
+                let model = c.model.open()?;
                 c.run(&root()?, &Workshop::new(&model)?)
             }
             Command::Import(c) => {
                 let bench = Workbench::find(".".as_ref())?;
                 // Evidence can come home without the model; then no row is said to count for this tree.
-                match bench.open_model() {
+                match c.model.open() {
                     Ok(model) => c.run(&bench.root, Some(&Workshop::new(&model)?.tree(&bench.kernels())?)),
                     Err(e) => {
                         anstream::eprintln!("note: rows are not compared with this tree: {}", e.what());
