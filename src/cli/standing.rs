@@ -14,6 +14,7 @@ use crate::plan::kernels::KernelTree;
 use crate::report::proof::Proof;
 use crate::report::status::{Here, Status};
 use crate::verify::binding::Workshop;
+use crate::verify::weights;
 use crate::workbench::{WORKBENCH_MISSING, Workbench};
 
 /// The workbench around the current folder; `None` outside of any.
@@ -35,6 +36,13 @@ pub fn status(bench: &Workbench, model: &Model, graph: &Graph<'_>, numerics: Num
 fn proofs(bench: &Workbench, model: &Model, numerics: Numerics) -> Result<Vec<Proof>> {
     let ledger = super::ledger::open(&bench.root)?;
     if ledger.rows().is_empty() {
+        return Ok(Vec::new());
+    }
+    if model.gguf.file_len() > weights::HASHED_AT_ONCE && weights::known(model).is_none() {
+        anstream::eprintln!(
+            "note: the weights of {} are not hashed yet, so what the ledger holds on them is not shown; assay verify hashes them",
+            model.path().display()
+        );
         return Ok(Vec::new());
     }
     let trust = Trust::load(&Config::of_user()?, None, &bench.root)?;

@@ -1,7 +1,7 @@
 //! The digest of a file's weights, and where it is kept so that an 81 GB file is hashed once.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -33,24 +33,31 @@ struct Kept {
 /// Digest over every tensor's name, type, dims and bytes, in order of their names; where the tensors lie in the file,
 /// and its metadata, do not enter. Taken from the cache when the file has not changed since.
 pub fn digest(model: &Model) -> Result<Digest> {
-    let stamp = stamp(model.path());
-    let file = stamp.as_ref().and_then(|s| {
-        let name = format!("{}-{}.json", s.device, s.inode);
-        cache::directory().ok().map(|d| d.join("weights").join(name))
-    });
-    if let (Some(stamp), Some(file)) = (&stamp, &file)
-        && let Ok(bytes) = std::fs::read(file)
-        && let Ok(kept) = serde_json::from_slice::<Kept>(&bytes)
-        && kept.stamp == *stamp
-    {
-        return Ok(kept.digest);
+    if let Some(digest) = known(model) {
+        return Ok(digest);
     }
     let digest = compute(model);
-    if let (Some(stamp), Some(file)) = (stamp, file) {
+    if let Some((stamp, file)) = place(model) {
         // A cache that cannot be written costs time, nothing else.
         let _ = keep(&file, &Kept { stamp, digest });
     }
     Ok(digest)
+}
+
+/// The digest from the cache; `None` until the file as it is now has been hashed.
+pub fn known(model: &Model) -> Option<Digest> {
+    let (stamp, file) = place(model)?;
+    let kept: Kept = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
+    (kept.stamp == stamp).then_some(kept.digest)
+}
+
+/// Files up to this size are hashed whenever a command asks; larger ones only by those that judge or run them.
+pub const HASHED_AT_ONCE: u64 = 2 << 30;
+
+fn place(model: &Model) -> Option<(Stamp, PathBuf)> {
+    let stamp = stamp(model.path())?;
+    let name = format!("{}-{}.json", stamp.device, stamp.inode);
+    Some((stamp, cache::directory().ok()?.join("weights").join(name)))
 }
 
 fn compute(model: &Model) -> Digest {
