@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::history;
 use crate::ledger::{self as records, ClosureSource, bundle};
 use crate::model::Model;
-use crate::ops::Node;
+use crate::ops::{self, Node};
 use crate::plan::graph::Graph;
 use crate::plan::kernels::KernelTree;
 use crate::plan::manifest::EMULATOR;
@@ -272,6 +272,9 @@ impl Verify {
             let node: Node = name
                 .parse()
                 .map_err(|e: String| Error::usage(e).hint("assay ops lists the ops, assay plan the nodes"))?;
+            if ops::find(&node.op).is_none() {
+                return Err(Error::usage(format!("there is no op `{}`", node.op)).hint("assay ops lists them"));
+            }
             let mut matching: Vec<Node> =
                 plan.iter().filter(|n| **n == node || (node.types.is_empty() && n.op == node.op)).cloned().collect();
             if matching.is_empty() {

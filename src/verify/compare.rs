@@ -143,18 +143,21 @@ impl Pool {
                 .fold(0.0, f64::max)
         });
         let allowed = SLACK_MAX * honest_max + FLOOR_MAX * unit;
+        let mut first = None;
         for (at, (e, f)) in expected.iter().zip(found).enumerate() {
             let (e, f) = (f64::from(*e), f64::from(*f));
             if !e.is_finite() {
                 if e != f {
-                    return Some((at, e, f));
+                    first = first.or(Some((at, e, f)));
                 }
                 continue;
             }
             let error = (e - f).abs();
             if error.is_nan() || error > allowed {
-                return Some((at, e, f));
+                first = first.or(Some((at, e, f)));
             }
+            // A wrong output is part of the figures too: a Red without its error would say nothing.
+            let error = if error.is_nan() { f64::INFINITY } else { error };
             self.outputs += 1;
             self.squares += (error / unit).powi(2);
             self.max_abs = self.max_abs.max(error);
@@ -162,6 +165,9 @@ impl Pool {
                 self.max_relative = self.max_relative.max(error / unit);
                 self.worst = Some(bad(at, e, f));
             }
+        }
+        if first.is_some() {
+            return first;
         }
         if let Some(h) = honest {
             let squares = h.iter().zip(expected).filter(|(_, e)| e.is_finite());
