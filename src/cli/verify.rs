@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ use crate::plan::kernels::KernelTree;
 use crate::plan::manifest::EMULATOR;
 use crate::plan::schedule::canonical;
 use crate::plan::{Numerics, Plan, PlanOptions};
-use crate::verify::binding::{Workshop, nodes_of};
+use crate::verify::binding::{Tree, Workshop, nodes_of};
 use crate::verify::places::{CudaPlace, EmulatorPlace, NvrtcCompilers};
 use crate::verify::prefill::Baselines;
 use crate::verify::{Compilers, Judge, Outcome, Place, Progress, Stage, Summary, Verdict, record, sanitize};
@@ -125,6 +125,8 @@ impl Verify {
         });
         let bar = self.bar(wanted.len() as u64 + 1);
         let mut verdicts: Vec<Verdict> = Vec::new();
+        let signs = place.is_some() && (self.record || self.evidence.is_some());
+        let mut signer = signs.then(|| Signer::new(self, &workbench, &model)).transpose()?;
         if let Some(place) = &place {
             let judge = Judge {
                 model: &model,
@@ -150,10 +152,12 @@ impl Verify {
                     bar.bar.suspend(|| print_verdict(&verdict))?;
                 }
                 verdicts.push(verdict);
-                // After every verdict, so that a run that is cut short keeps what it has.
-                if let Some(path) = &self.evidence {
-                    let (key, evidence) = self.sign(&workbench, &model, &**place, &wanted, &verdicts)?;
-                    std::fs::write(path, bundle(&key, &evidence)?).map_err(|e| Error::io(path, e))?;
+                if let (Some(signer), Some(verdict)) = (&mut signer, verdicts.last()) {
+                    signer.sign(node, verdict)?;
+                    // After every verdict, so that a run that is cut short keeps what it has.
+                    if let Some(path) = &self.evidence {
+                        signer.write(path)?;
+                    }
                 }
                 bar.bar.inc(1);
             }
@@ -161,8 +165,11 @@ impl Verify {
         // Who asks for nodes by name wants their verdicts.
         let prefill = self.nodes.is_empty().then(|| one_prefill(&model)).transpose()?;
         bar.bar.finish_and_clear();
-        if let Some(place) = place.as_deref().filter(|_| self.record) {
-            self.record(&workbench, &model, place, &wanted, &verdicts)?;
+        if let Some(signer) = signer.filter(|_| self.record) {
+            let rows = signer.record(&workbench.root)?;
+            if !self.json {
+                output::println(format_args!("recorded as rows {rows:?}"))?;
+            }
         }
         let summary = Run {
             wanted,
@@ -188,68 +195,11 @@ impl Verify {
         output::println(format_args!("{}\n{here}\n", status.sentence()))
     }
 
-    /// Signs the verdicts of the first nodes.
-    fn sign(
-        &self,
-        bench: &Workbench,
-        model: &Model,
-        place: &dyn Place,
-        nodes: &[Node],
-        verdicts: &[Verdict],
-    ) -> Result<(records::SecretKey, Vec<records::Evidence>)> {
-        let key = ledger::writer(&bench.root, self.key.as_deref())?;
-        let tree = Workshop::new(model)?.tree(&bench.kernels())?;
-        // A verdict over both numerics is the production numerics' word.
-        let numerics = self.numerics.unwrap_or(Numerics::Ds4);
-        let about = about(bench, model);
-        let mut evidence = Vec::new();
-        for (node, verdict) in nodes.iter().zip(verdicts) {
-            // What has no usable kernel binds nothing.
-            let Ok(binding) = tree.binding(node, place.arch(), numerics) else { continue };
-            evidence.push(record::evidence(record::statement(verdict, node, binding, &about)?, &key)?);
-        }
-        Ok((key, evidence))
-    }
-
-    /// Appends the verdicts to the ledger; red ones are kept as attempts too.
-    fn record(
-        &self,
-        bench: &Workbench,
-        model: &Model,
-        place: &dyn Place,
-        nodes: &[Node],
-        verdicts: &[Verdict],
-    ) -> Result<()> {
-        let (key, evidence) = self.sign(bench, model, place, nodes, verdicts)?;
-        for e in &evidence {
-            if let Some(v) = e.statement().verdict()
-                && let (records::Target::Node(node), records::Outcome::Red { .. }) = (&v.node, &v.outcome)
-            {
-                history::record_attempt(&bench.root, node, e)?;
-            }
-        }
-        let rows = ledger::open(&bench.root)?.append(&evidence, &key)?;
-        if !self.json {
-            output::println(format_args!("recorded as rows {rows:?}"))?;
-        }
-        Ok(())
-    }
-
     fn seed(&self) -> Result<[u8; 32]> {
-        let mut seed = [0u8; 32];
         match &self.seed {
-            None => getrandom::fill(&mut seed).map_err(|e| Error::internal(format!("no random numbers: {e}")))?,
-            Some(hex) => {
-                let digit = |c: u8| (c as char).to_digit(16).map(|d| d as u8);
-                let bytes: Option<Vec<u8>> =
-                    hex.as_bytes().chunks(2).map(|p| Some(digit(p[0])? << 4 | digit(*p.get(1)?)?)).collect();
-                match bytes {
-                    Some(b) if b.len() == 32 => seed.copy_from_slice(&b),
-                    _ => return Err(Error::usage("--seed is no seed").expected("64 hexadecimal digits").found(hex)),
-                }
-            }
+            None => Ok(records::Seed::random()?.0),
+            Some(hex) => parse_seed(hex),
         }
-        Ok(seed)
     }
 
     fn bar(&self, n: u64) -> Bar {
@@ -392,8 +342,54 @@ impl Verify {
 }
 
 fn parse_seed(hex: &str) -> Result<[u8; 32]> {
-    let seed: Result<records::Seed, String> = hex.parse();
-    seed.map(|s| s.0).map_err(|e| Error::usage(format!("--seed: {e}")))
+    let seed = hex.to_ascii_lowercase().parse::<records::Seed>();
+    seed.map(|s| s.0).map_err(|_| Error::usage("--seed is no seed").expected("64 hexadecimal digits").found(hex))
+}
+
+/// Signs each verdict once, as it comes, and files them where the command line says.
+struct Signer<'m> {
+    key: records::SecretKey,
+    tree: Tree<'m>,
+    numerics: Numerics,
+    about: record::About,
+    evidence: Vec<records::Evidence>,
+}
+
+impl<'m> Signer<'m> {
+    fn new(verify: &Verify, bench: &Workbench, model: &'m Model) -> Result<Signer<'m>> {
+        Ok(Signer {
+            key: ledger::writer(&bench.root, verify.key.as_deref())?,
+            tree: Workshop::new(model)?.tree(&bench.kernels())?,
+            // A verdict over both numerics is the production numerics' word.
+            numerics: verify.numerics.unwrap_or(Numerics::Ds4),
+            about: about(bench, model),
+            evidence: Vec::new(),
+        })
+    }
+
+    fn sign(&mut self, node: &Node, verdict: &Verdict) -> Result<()> {
+        // What has no usable kernel binds nothing.
+        let Ok(binding) = self.tree.binding(node, &verdict.arch, self.numerics) else { return Ok(()) };
+        let statement = record::statement(verdict, node, binding, &self.about)?;
+        self.evidence.push(record::evidence(statement, &self.key)?);
+        Ok(())
+    }
+
+    fn write(&self, path: &Path) -> Result<()> {
+        std::fs::write(path, bundle(&self.key, &self.evidence)?).map_err(|e| Error::io(path, e))
+    }
+
+    /// Appends the verdicts to the ledger; red ones are kept as attempts too.
+    fn record(&self, root: &Path) -> Result<Vec<u64>> {
+        for e in &self.evidence {
+            if let Some(v) = e.statement().verdict()
+                && let (records::Target::Node(node), records::Outcome::Red { .. }) = (&v.node, &v.outcome)
+            {
+                history::record_attempt(root, node, e)?;
+            }
+        }
+        ledger::open(root)?.append(&self.evidence, &self.key)
+    }
 }
 
 /// The child that compute-sanitizer watches.
