@@ -4,7 +4,7 @@
 // emulator (src/backend/emulator/) fills in. No system header is included: a kernel sees CUDA's names and no others.
 //
 // Where C++ leaves a choice: no multiply-add contraction (the device contracts a*b+c unless the kernel writes
-// __fmul_rn or fmaf), denormals kept as on the device, the fast-math intrinsics (__expf, ...) are the accurate ones.
+// __fmul_rn or fmaf), denormals kept as on the device, the fast-math intrinsics (__expf, ...) lose as many bits as theirs.
 #pragma once
 
 #define __global__

@@ -133,17 +133,30 @@ inline float fdividef(float a, float b) { return a / b; }
 inline float fdimf(float a, float b) { return a > b ? a - b : 0.0f; }
 inline float normcdff(float x) { return 0.5f * erfcf(-x * 0.70710678f); }
 
-inline float __expf(float x) { return expf(x); }
-inline float __exp10f(float x) { return exp10f(x); }
-inline float __logf(float x) { return logf(x); }
-inline float __log2f(float x) { return log2f(x); }
-inline float __log10f(float x) { return log10f(x); }
-inline float __powf(float x, float y) { return powf(x, y); }
-inline float __sinf(float x) { return sinf(x); }
-inline float __cosf(float x) { return cosf(x); }
-inline float __tanf(float x) { return tanf(x); }
-inline void __sincosf(float x, float* s, float* c) { sincosf(x, s, c); }
-inline float __fdividef(float a, float b) { return a / b; }
+// The fast ones lose what the device's lose: each is a base-2 or per-turn instruction with a short result behind one
+// f32 multiplication, so that the error of a sine grows with its argument and that of an exponential too.
+inline float emu_short(float x, int bits) {
+  unsigned u = __builtin_bit_cast(unsigned, x), low = 23 - bits;
+  if ((u & 0x7f800000u) == 0x7f800000u) return x;
+  return __builtin_bit_cast(float, (u + (1u << (low - 1))) & ~((1u << low) - 1));
+}
+inline float __log2f(float x) { return emu_short(log2f(x), 21); }
+inline float __expf(float x) { return emu_short(exp2f(x * 1.44269504f), 21); }
+inline float __exp10f(float x) { return emu_short(exp2f(x * 3.32192809f), 21); }
+inline float __logf(float x) { return __log2f(x) * 0.693147181f; }
+inline float __log10f(float x) { return __log2f(x) * 0.301029996f; }
+inline float __powf(float x, float y) { return emu_short(exp2f(y * __log2f(x)), 21); }
+// The argument goes in as turns with an absolute error of about 2^-24, and comes out with one of about 2^-21.
+inline float emu_turn(float x, float quarter) {
+  float turns = x * 0.159154943f;
+  turns = __builtin_rintf(turns * 0x1p22f) * 0x1p-22f;
+  return (float)(__builtin_rint(sin(6.28318530717958648 * ((double)turns + quarter)) * 0x1p21) * 0x1p-21);
+}
+inline float __sinf(float x) { return emu_turn(x, 0.0f); }
+inline float __cosf(float x) { return emu_turn(x, 0.25f); }
+inline float __tanf(float x) { return __sinf(x) / __cosf(x); }
+inline void __sincosf(float x, float* s, float* c) { *s = __sinf(x), *c = __cosf(x); }
+inline float __fdividef(float a, float b) { return fabsf(b) > 0x1p126f && fabsf(b) < INFINITY ? 0.0f : emu_short(a / b, 22); }
 inline float __saturatef(float x) { return fminf(fmaxf(x, 0.0f), 1.0f); }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fsub_rn(float a, float b) { return a - b; }

@@ -8,6 +8,7 @@ use crate::backend::executor::{Executor, entries};
 use crate::backend::{Device, Module};
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::ops::cases::STEP_TOKENS;
 use crate::plan::kernels::KernelTree;
 use crate::plan::schedule::Schedule;
 use crate::plan::source::SourceSet;
@@ -15,6 +16,7 @@ use crate::plan::{Numerics, Plan, PlanOptions, StepState};
 
 crate::codes! {
     TOKEN_RANGE: "token-range", Usage, "A token id is not in the model's vocabulary.";
+    CHUNK: "chunk", Usage, "A step of more tokens than any kernel was judged with.";
     NO_TOKENS: "no-tokens", Usage, "A prefill needs at least one token.";
     LOGITS_NAN: "logits-nan", No, "The model's last layer gave a NaN. On the oracle that means weights that are no numbers; \
         with kernels, a kernel that is wrong.";
@@ -44,6 +46,12 @@ pub struct Session<'m> {
 impl<'m> Session<'m> {
     pub fn new(model: &'m Model, options: SessionOptions) -> Result<Session<'m>> {
         let chunk = options.chunk.min(options.context);
+        if chunk > STEP_TOKENS {
+            return Err(Error::new(&CHUNK, "the chunk is too long: kernels are not judged on such steps")
+                .expected(format!("at most {STEP_TOKENS} tokens"))
+                .found(chunk)
+                .hint(format!("give --chunk {STEP_TOKENS} or less; a prompt of any length is fed in chunks")));
+        }
         let max_outputs = if options.all_logits { chunk } else { 1 };
         let plan = Plan::build(
             model,

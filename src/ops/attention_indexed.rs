@@ -64,11 +64,16 @@ impl Op for AttentionIndexed {
         ]
     }
 
+    fn far(&self) -> &'static [&'static [i64]] {
+        &[&[1, 512, 256, 17_600, 512, 128, 4], &[1, 512, 256, 70_100, 512, 128, 4]]
+    }
+
     fn size(&self, d: &mut Draft<'_>) {
         attention::size(d);
     }
 
     fn fill(&self, d: &mut Draft<'_>) {
+        attention::lift_scores(d);
         let (k, c, pos0) = (d.dim("k"), d.dim("C"), d.case.symbol("pos0").unwrap_or(0) as usize);
         let mut ids = Vec::new();
         for t in 0..d.tokens {
@@ -77,7 +82,7 @@ impl Op for AttentionIndexed {
             let n = k.min(visible);
             let mut chosen: Vec<i32> = Vec::new();
             if n > 0 {
-                let (start, room) = (d.draw.below(visible - n + 1), visible - n);
+                let (start, room) = (d.index(visible - n + 1), visible - n);
                 let stride = 1 + if n > 1 { d.draw.below((room - start) / (n - 1) + 1) } else { 0 };
                 chosen.extend((0..n).map(|i| (start + i * stride) as i32));
             }

@@ -67,8 +67,16 @@ impl Op for AttentionMixed {
         ]
     }
 
+    fn far(&self) -> &'static [&'static [i64]] {
+        &[&[1, 512, 256, 2300, 8, 128], &[2, 512, 256, 560, 128, 4], &[1, 512, 256, 8800, 128, 128]]
+    }
+
     fn size(&self, d: &mut Draft<'_>) {
         attention::size(d);
+    }
+
+    fn fill(&self, d: &mut Draft<'_>) {
+        attention::lift_scores(d);
     }
 
     fn macs(&self, dims: &[i64], tokens: usize) -> u64 {

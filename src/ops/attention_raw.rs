@@ -49,8 +49,16 @@ impl Op for AttentionRaw {
         &[&[1, 512, 256, 16], &[4, 512, 256, 128], &[5, 512, 256, 100], &[64, 512, 256, 128]]
     }
 
+    fn far(&self) -> &'static [&'static [i64]] {
+        &[&[2, 512, 256, 128]]
+    }
+
     fn size(&self, d: &mut Draft<'_>) {
         attention::size(d);
+    }
+
+    fn fill(&self, d: &mut Draft<'_>) {
+        attention::lift_scores(d);
     }
 
     fn macs(&self, dims: &[i64], tokens: usize) -> u64 {

@@ -11,6 +11,12 @@ use super::{Call, Op, Slot, Weight};
 use crate::error::{Error, Result};
 use crate::model::quant::DType;
 
+/// Positions of the longest context that a plan allows.
+pub const POSITIONS: usize = 1 << 20;
+
+/// Most tokens of one step. No case has more, so no session runs more.
+pub const STEP_TOKENS: usize = 8192;
+
 /// A stream of numbers from a seed.
 pub struct Draw(blake3::OutputReader);
 
@@ -210,6 +216,8 @@ pub struct Draft<'d> {
     pub tokens: usize,
     /// Whether weights are the model's: dims that they fix, and scalars, must stay.
     pub real: bool,
+    /// Whether positions and indices lie at the far end of their range.
+    pub far: bool,
     pub case: Case,
 }
 
@@ -258,17 +266,29 @@ impl Draft<'_> {
         }
     }
 
-    /// A position to start from: 0 in a third of the cases, else up to `most`.
+    /// A position to start from: 0 in a third of the cases, else up to `most`; near it in a far case.
     pub fn position(&mut self, most: usize) -> usize {
-        let pos0 = if self.draw.below(3) == 0 { 0 } else { self.draw.below(most + 1) };
+        let pos0 = match () {
+            () if self.far => self.draw.between(most - most / 16, most),
+            () if self.draw.below(3) == 0 => 0,
+            () => self.draw.below(most + 1),
+        };
         self.set_step("pos0", pos0);
         pos0
+    }
+
+    /// An index below `n`; in a far case one of the last sixteenth.
+    pub fn index(&mut self, n: usize) -> usize {
+        let first = if self.far { n - n.div_ceil(16) } else { 0 };
+        self.draw.between(first, n - 1)
     }
 }
 
 /// Where a case's sizes and weights come from.
 pub struct Sizes<'s> {
     pub dims: &'s [i64],
+    /// See [`Op::far`].
+    pub far: bool,
     /// Types of the weights, in the contract's order, for synthetic ones.
     pub types: &'s [DType],
     pub blocks: Blocks,
@@ -305,7 +325,7 @@ pub fn draw_case(
         args: vec![Some(Values::F32(vec![])); c.args.len()],
         weights: vec![None; c.weights.len()],
     };
-    let mut draft = Draft { draw, tokens, real: sizes.real.is_some(), case };
+    let mut draft = Draft { draw, tokens, real: sizes.real.is_some(), far: sizes.far, case };
     op.size(&mut draft);
     for (i, slot) in c.weights.iter().enumerate() {
         if let Some(real) = &sizes.real {
@@ -443,7 +463,7 @@ mod tests {
                         continue;
                     }
                     let types: Vec<_> = c.weights.iter().map(|w| w.types[0]).collect();
-                    let sizes = Sizes { dims, types: &types, blocks: Blocks::Usual, real: None };
+                    let sizes = Sizes { dims, types: &types, blocks: Blocks::Usual, far: false, real: None };
                     let case = draw_case(*op, &sizes, tokens, &mut Draw::new(&[1; 32], c.op), format!("{} {i}", c.op))
                         .unwrap();
                     let out = case.expected(Rounding::None).unwrap();

@@ -1,5 +1,6 @@
 use rayon::prelude::*;
 
+use super::cases::POSITIONS;
 use super::compressor_state::EMPTY_SCORE;
 use super::contract::*;
 use super::rope_tail::{Turn, drawn_frequencies};
@@ -106,7 +107,7 @@ impl Op for CompressorPrefill {
 
     fn size(&self, d: &mut Draft<'_>) {
         let (tokens, ratio) = (d.tokens, d.dim("ratio"));
-        let mut pos0 = d.position(3 * ratio);
+        let mut pos0 = d.position(if d.far { POSITIONS - tokens } else { 3 * ratio });
         if (pos0 + tokens) / ratio == pos0 / ratio {
             // Too short to complete a window from there: end on one.
             pos0 = (pos0 / ratio + 1) * ratio - tokens;
@@ -125,6 +126,10 @@ impl Op for CompressorPrefill {
         // Gates differ by several units in trained files, so that pooling is far from an average.
         d.f32("g").iter_mut().for_each(|v| *v *= 3.0);
         d.f32("state_s").iter_mut().for_each(|v| *v *= 3.0);
+        // As in attention: a score near 90 overflows unless the maximum is taken off.
+        let lift = d.draw.pick(&[0.0, 0.0, 90.0]);
+        d.f32("g").iter_mut().for_each(|v| *v += lift);
+        d.f32("state_s").iter_mut().for_each(|v| *v += lift);
         if d.dim("C") == 2 && (d.case.symbol("pos0").unwrap_or(0) as usize) < d.dim("ratio") {
             let half = d.f32("state_s").len() / 2;
             d.f32("state_s")[..half].fill(EMPTY_SCORE);

@@ -1,3 +1,4 @@
+use super::cases::POSITIONS;
 use super::contract::*;
 use super::{Call, Draft, Op};
 use crate::error::Result;
@@ -89,7 +90,8 @@ impl Op for CompressorState {
 
     fn size(&self, d: &mut Draft<'_>) {
         let ratio = d.dim("ratio");
-        d.position(3 * ratio);
+        let most = if d.far { POSITIONS - d.tokens } else { 3 * ratio };
+        d.position(most);
     }
 
     fn tokenwise(&self) -> bool {

@@ -44,11 +44,12 @@ impl Op for Fp8KvRoundTrip {
         &[&[512, 64]]
     }
 
-    /// Blocks of every magnitude, all-zero ones, and values half-way between two codes.
+    /// Blocks of every magnitude, all-zero ones, and values half-way between two codes. Below the least scale a block's
+    /// values are subnormal codes, which alone show what that scale is.
     fn fill(&self, d: &mut Draft<'_>) {
         let mut factors = Vec::new();
         for _ in 0..d.f32("x").len() / BLOCK {
-            factors.push(d.draw.pick(&[1.0, 1.0, 3e-6, 1e-4, 37.0, 6e4, 0.0]));
+            factors.push(d.draw.pick(&[1.0, 1.0, 3e-6, 3e-8, 2e-9, 1e-4, 37.0, 6e4, 0.0]));
         }
         let mut on_grid = vec![0u8; factors.len()];
         d.draw.bytes(&mut on_grid);

@@ -50,7 +50,7 @@ impl Op for HadamardFp4RoundTrip {
         let width = d.dim("D");
         let mut factors = Vec::new();
         for _ in 0..d.f32("x").len() / width {
-            factors.push(d.draw.pick(&[1.0, 1.0, 3e-6, 0.1, 37.0, 6e4, 0.0]));
+            factors.push(d.draw.pick(&[1.0, 1.0, 3e-6, 1e-20, 1e-37, 0.1, 37.0, 6e4, 0.0]));
         }
         for (row, factor) in d.f32("x").chunks_exact_mut(width).zip(factors) {
             row.iter_mut().for_each(|v| *v *= factor);

@@ -62,6 +62,10 @@ impl Op for IndexerScores {
         &[&[1, 128, 24], &[3, 128, 57], &[8, 128, 300], &[64, 128, 64], &[64, 128, 1100]]
     }
 
+    fn far(&self) -> &'static [&'static [i64]] {
+        &[&[1, 128, 17_600], &[64, 128, 262_144]]
+    }
+
     fn size(&self, d: &mut Draft<'_>) {
         let (h, width, c) = (d.dim("H"), d.dim("D"), d.dim("C"));
         d.position(4 * c);

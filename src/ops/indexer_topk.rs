@@ -55,6 +55,10 @@ impl Op for IndexerTopk {
         &[&[40, 8], &[300, 32], &[700, 512], &[2100, 512], &[20, 32], &[65538, 512]]
     }
 
+    fn far(&self) -> &'static [&'static [i64]] {
+        &[&[70_100, 512], &[262_144, 512]]
+    }
+
     fn size(&self, d: &mut Draft<'_>) {
         let c = d.dim("C");
         d.position(4 * c);

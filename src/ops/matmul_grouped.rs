@@ -43,6 +43,10 @@ impl Op for MatmulGrouped {
         &[&[2, 512, 24], &[2, 1024, 40], &[3, 512, 65], &[8, 4096, 16], &[8, 4096, 1024]]
     }
 
+    fn far(&self) -> &'static [&'static [i64]] {
+        &[&[8, 512, 701], &[8, 4096, 1024]]
+    }
+
     fn macs(&self, dims: &[i64], tokens: usize) -> u64 {
         (dims[0] * dims[1] * dims[2]) as u64 * tokens as u64
     }

@@ -59,6 +59,12 @@ pub trait Op: Sync {
     /// Flash's own and rows of 256, 512, 768 and 4096 elements.
     fn presets(&self) -> &'static [&'static [i64]];
 
+    /// Sizes of far cases: few tokens, positions and indices at the end of their range, and every dim that something
+    /// is indexed by at least Flash's own, the others as small as they can be.
+    fn far(&self) -> &'static [&'static [i64]] {
+        &self.presets()[..1]
+    }
+
     /// Sets the steps, free dims and scalars of a case whose dims and tokens are given.
     fn size(&self, _draft: &mut Draft<'_>) {}
 

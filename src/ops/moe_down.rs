@@ -66,6 +66,7 @@ impl Op for MoeDown {
             &[256, 9, 4, 2],
             &[512, 40, 8, 3],
             &[256, 33, 16, 6],
+            &[256, 9, 256, 6],
             &[768, 24, 8, 3],
             &[2048, 96, 2, 2],
             &[4096, 64, 2, 2],
@@ -76,6 +77,10 @@ impl Op for MoeDown {
     fn fill(&self, d: &mut Draft<'_>) {
         let sel = router::drawn_experts(d, d.tokens);
         d.i32("sel").copy_from_slice(&sel);
+    }
+
+    fn far(&self) -> &'static [&'static [i64]] {
+        &[&[256, 9, 256, 6]]
     }
 
     fn macs(&self, dims: &[i64], tokens: usize) -> u64 {

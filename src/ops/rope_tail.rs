@@ -1,5 +1,6 @@
 use rayon::prelude::*;
 
+use super::cases::POSITIONS;
 use super::contract::*;
 use super::{Call, Draft, Op};
 use crate::error::Result;
@@ -49,7 +50,7 @@ impl Op for RopeTail {
     }
 
     fn size(&self, d: &mut Draft<'_>) {
-        let most = d.draw.pick(&[100, 5_000, 1_000_000]);
+        let most = if d.far { POSITIONS - d.tokens } else { d.draw.pick(&[100, 5_000, 1_000_000]) };
         d.position(most);
         let inverse = d.draw.below(2);
         d.set_scalar("inverse", inverse as f64);

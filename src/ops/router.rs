@@ -35,13 +35,24 @@ impl Weigh {
     }
 }
 
+/// Tokens whose scores are all tiny, so that the least divisor counts, and tokens whose exponentials overflow.
+pub(super) fn shift_tokens(d: &mut Draft<'_>) {
+    let e = d.dim("E");
+    let shifts: Vec<f32> = (0..d.tokens).map(|_| d.draw.pick(&[0.0, 0.0, 0.0, -30.0, 100.0])).collect();
+    for (row, shift) in d.f32("logits").chunks_exact_mut(e).zip(shifts) {
+        row.iter_mut().for_each(|v| *v = 3.0 * *v + shift);
+    }
+}
+
 /// `rows` lists of U distinct experts below E, for a case.
 pub(super) fn drawn_experts(d: &mut Draft<'_>, rows: usize) -> Vec<i32> {
     let (e, u) = (d.dim("E"), d.dim("U"));
     let mut out = Vec::with_capacity(rows * u);
     for _ in 0..rows {
         let mut pool: Vec<i32> = (0..e as i32).collect();
-        for i in 0..u.min(e) {
+        // In a far case from the last half, as long as that holds enough.
+        let first = if d.far && e - e / 2 >= u { e / 2 } else { 0 };
+        for i in first..first + u.min(e) {
             let j = d.draw.between(i, e - 1);
             pool.swap(i, j);
             out.push(pool[i]);

@@ -57,20 +57,28 @@ impl Op for RouterHash {
         &[&[8, 3, 131], &[16, 6, 513], &[256, 6, 1031]]
     }
 
+    fn far(&self) -> &'static [&'static [i64]] {
+        &[&[256, 6, 129_280]]
+    }
+
     fn size(&self, d: &mut Draft<'_>) {
         d.set_scalar("scale", 1.5);
     }
 
     fn fill(&self, d: &mut Draft<'_>) {
         let vocab = d.dim("V");
-        let ids: Vec<i32> = (0..d.tokens).map(|_| d.draw.below(vocab) as i32).collect();
+        let ids: Vec<i32> = (0..d.tokens).map(|_| d.index(vocab) as i32).collect();
         d.i32("ids").copy_from_slice(&ids);
-        d.f32("logits").iter_mut().for_each(|v| *v *= 3.0);
+        router::shift_tokens(d);
         if !d.real {
             let experts = router::drawn_experts(d, vocab);
             if let Some(table) = &mut d.case.weights[0] {
                 table.bytes.copy_from_slice(bytemuck::cast_slice(&experts));
             }
         }
+    }
+
+    fn macs(&self, dims: &[i64], tokens: usize) -> u64 {
+        (dims[0] + 8 * dims[1]) as u64 * tokens as u64
     }
 }

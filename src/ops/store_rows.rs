@@ -1,5 +1,6 @@
 use half::f16;
 
+use super::cases::POSITIONS;
 use super::contract::*;
 use super::{Call, Draft, Op};
 use crate::error::Result;
@@ -48,9 +49,13 @@ impl Op for StoreRows {
         &[&[512, 2304], &[512, 256], &[128, 64], &[512, 3]]
     }
 
+    fn far(&self) -> &'static [&'static [i64]] {
+        &[&[128, 17_600]]
+    }
+
     fn size(&self, d: &mut Draft<'_>) {
         let (cap, round) = (d.dim("cap"), d.draw.below(2));
-        let row0 = d.draw.below(3 * cap);
+        let row0 = if d.far { d.draw.between(POSITIONS - cap, POSITIONS) } else { d.draw.below(3 * cap) };
         d.set_step("row0", row0);
         d.set_scalar("round_f16", round as f64);
         // A cache keeps the last `cap` rows; how a longer step overwrites itself is nobody's contract but ours.

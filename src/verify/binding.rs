@@ -8,7 +8,7 @@ use super::{PROTOCOL, unit, weights};
 use crate::error::{Error, Result};
 use crate::ledger::{Binding, ClosureSource, Closures, Digest};
 use crate::model::Model;
-use crate::ops::cases::{Blocks, Draw, Sizes, draw_case};
+use crate::ops::cases::{Blocks, Draw, STEP_TOKENS, Sizes, draw_case};
 use crate::ops::{self, Node, Rounding};
 use crate::plan::kernels::KernelTree;
 use crate::plan::schedule::{Lowering, canonical};
@@ -117,6 +117,8 @@ impl ClosureSource for Tree<'_> {
 
 /// Work of one canonical case: the digest is taken at every `status`.
 const CANONICAL_MACS: u64 = 300_000;
+/// Product of its dims: a vocabulary's table is not drawn for a digest.
+const CANONICAL_SIZE: i64 = 4_000_000;
 
 /// Digests of the node's canonical cases and of the oracle's outputs on them: by content, so that a refactor of an
 /// oracle which keeps both makes nothing stale.
@@ -124,13 +126,14 @@ fn oracle(node: &Node) -> Result<(Digest, Digest)> {
     let op = ops::find(&node.op).ok_or_else(|| Error::internal(format!("no op {}", node.op)))?;
     let types = unit::slot_types(op, node);
     let (mut asked, mut given) = (Vec::new(), Vec::new());
-    for dims in op.presets() {
+    let near = op.presets().iter().map(|dims| (dims, false));
+    for (dims, far) in near.chain(op.far().iter().map(|dims| (dims, true))) {
         for tokens in [1, 3] {
-            if op.macs(dims, tokens) > CANONICAL_MACS {
+            if op.macs(dims, tokens) > CANONICAL_MACS || dims.iter().product::<i64>() > CANONICAL_SIZE {
                 continue;
             }
-            let label = format!("canonical {node} {dims:?} T={tokens}");
-            let sizes = Sizes { dims, types: &types, blocks: Blocks::Usual, real: None };
+            let label = format!("canonical {node} {dims:?} T={tokens}{}", if far { " far" } else { "" });
+            let sizes = Sizes { dims, far, types: &types, blocks: Blocks::Usual, real: None };
             let case = draw_case(op, &sizes, tokens, &mut Draw::new(&[0; 32], &label), label)?;
             asked.extend_from_slice(&Digest::of(case.label.as_bytes()).0);
             asked.extend(case.args.iter().flatten().flat_map(|v| Digest::of(v.bytes()).0));
@@ -139,6 +142,6 @@ fn oracle(node: &Node) -> Result<(Digest, Digest)> {
         }
     }
     // What is not drawn but listed: the sizes of every case that a verdict may ask.
-    asked.extend_from_slice(format!("{:?}", op.presets()).as_bytes());
+    asked.extend_from_slice(format!("{:?} {:?} {STEP_TOKENS}", op.presets(), op.far()).as_bytes());
     Ok((Digest::of(&asked), Digest::of(&given)))
 }

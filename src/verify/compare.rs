@@ -233,7 +233,7 @@ mod tests {
 
     fn case() -> Case {
         let op = ops::find("swiglu").unwrap();
-        let sizes = Sizes { dims: &[256], types: &[], blocks: Blocks::Usual, real: None };
+        let sizes = Sizes { dims: &[256], types: &[], blocks: Blocks::Usual, far: false, real: None };
         draw_case(op, &sizes, 17, &mut Draw::new(&[3; 32], "t"), "swiglu T=17".into()).unwrap()
     }
 

@@ -258,7 +258,7 @@ mod tests {
                 let mut cases = Vec::new();
                 for (i, dims) in op.presets().iter().enumerate() {
                     for tokens in [2, 3, 11] {
-                        let sizes = Sizes { dims, types: &types, blocks: Blocks::Usual, real: None };
+                        let sizes = Sizes { dims, types: &types, blocks: Blocks::Usual, far: false, real: None };
                         if op.macs(dims, tokens) > 3_000_000 {
                             continue;
                         }

@@ -14,7 +14,7 @@ use crate::backend::executor::POISON;
 use crate::backend::{BufferId, Device, Field, Launch, ModuleId, Placement, Traced};
 use crate::error::{Error, Result};
 use crate::model::quant::DType;
-use crate::ops::cases::{Blocks, Case, Draw, Real, Sizes, Values, draw_case};
+use crate::ops::cases::{Blocks, Case, Draw, Real, STEP_TOKENS, Sizes, Values, draw_case};
 use crate::ops::{Access, Elem, Node, Op, Rounding};
 use crate::plan::manifest::Variant;
 use crate::plan::schedule::{Geometry, geometry, scratch};
@@ -25,6 +25,10 @@ const BAND: u64 = 1024;
 /// computes whole tiles for a single token, so the default is what one core does in a second even then.
 const EMULATOR_MACS_MOST: u64 = 50_000_000;
 const EMULATOR_MACS: u64 = 3_000_000;
+/// Product of a far size's dims up to which it is met by three tokens, besides one.
+const FAR_TWICE: i64 = 4_000_000;
+/// Of the cheapest size at [`STEP_TOKENS`] there: what copies, rotates and norms.
+const EMULATOR_MACS_LONGEST: u64 = 9_000_000;
 /// On a device the oracle's time is the limit.
 const DEVICE_MACS: u64 = 4_000_000_000;
 /// Tokens past which a device's outputs are compared in a sample.
@@ -396,9 +400,12 @@ impl Request<'_, '_> {
             variant.tokens.map_or((1, usize::MAX), |t| (t.min.unwrap_or(1).max(1), t.max.unwrap_or(usize::MAX)));
         let ragged = draw.between(5, 63);
         let long = 2049 + draw.below(200);
+        let longest = STEP_TOKENS - draw.pick(&[0, 1, 2, 3, 61]);
         let mut counts: Vec<usize> = vec![1, 2, 3, ragged, long];
         if self.thorough || self.placement == Placement::Device {
-            counts.extend([draw.between(64, 130), draw.between(250, 520)]);
+            counts.extend([draw.between(64, 130), draw.between(250, 520), longest]);
+        } else if self.op.macs(self.op.presets()[0], longest) <= EMULATOR_MACS_LONGEST {
+            counts.push(longest);
         }
         counts.iter_mut().for_each(|t| *t = (*t).clamp(min, max));
         counts.sort_unstable();
@@ -428,7 +435,7 @@ impl Request<'_, '_> {
                     1 if variant.rounding == Rounding::None => Blocks::Large,
                     _ => Blocks::Usual,
                 };
-                let sizes = Sizes { dims, types: &self.types, blocks, real: None };
+                let sizes = Sizes { dims, far: false, types: &self.types, blocks, real: None };
                 let label = format!("{} T={tokens} {}", self.dims(dims), kind(blocks));
                 self.push(&mut out, &sizes, tokens, (min, max), &mut draw, label)?;
             }
@@ -443,8 +450,28 @@ impl Request<'_, '_> {
                 }
                 let real =
                     Real { weights: shape.weights.clone(), scalars: &shape.scalars, absent: shape.absent.clone() };
-                let sizes = Sizes { dims: &shape.dims, types: &self.types, blocks: Blocks::Usual, real: Some(real) };
+                let sizes = Sizes {
+                    dims: &shape.dims,
+                    far: false,
+                    types: &self.types,
+                    blocks: Blocks::Usual,
+                    real: Some(real),
+                };
                 self.push(&mut out, &sizes, tokens, (min, max), &mut draw, format!("{} T={tokens}", shape.label))?;
+            }
+        }
+        for dims in self.op.far() {
+            let mut counts = [1usize.clamp(min, max), 3usize.clamp(min, max)].to_vec();
+            counts.dedup();
+            for tokens in counts {
+                // Once is enough for arrays of tens of megabytes.
+                let again = tokens > min.max(1) && dims.iter().product::<i64>() > FAR_TWICE;
+                if again || self.op.macs(dims, tokens) > self.limit(tokens) {
+                    continue;
+                }
+                let sizes = Sizes { dims, far: true, types: &self.types, blocks: Blocks::Usual, real: None };
+                let label = format!("{} T={tokens} far", self.dims(dims));
+                self.push(&mut out, &sizes, tokens, (min, max), &mut draw, label)?;
             }
         }
         Ok(out)

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::exhibits::Exhibit;
+use crate::exhibits::{Change, Exhibit};
 
 /// The same cases in every run: a test that fails today and passes tomorrow helps nobody. `ASSAY_GALLERY_SEED` draws
 /// others.
@@ -58,15 +58,26 @@ pub fn judge(exhibit: &Exhibit) -> Result<Verdict, String> {
     })
 }
 
-/// `assay.toml` and a copy of `kernels/`, with the exhibit's files in place of one kernel's.
+/// `assay.toml` and a copy of `kernels/`, with the exhibit's change made.
 fn lay_out(exhibit: &Exhibit, root: &Path) -> std::io::Result<()> {
     let model = repository().join("reference/tiny/model.gguf");
     fs::write(root.join("assay.toml"), format!("model = {:?}\n", model.to_string_lossy()))?;
     let kernels = root.join("kernels");
     copy(&repository().join("kernels"), &kernels)?;
     let gallery = repository().join("tests/gallery");
-    for (from, ending) in [(exhibit.source, "cu"), (exhibit.manifest, "toml")] {
-        fs::copy(gallery.join(format!("{from}.{ending}")), kernels.join(format!("{}.{ending}", exhibit.replaces)))?;
+    match exhibit.change {
+        Change::Files { replaces, source, manifest } => {
+            for (from, ending) in [(source, "cu"), (manifest, "toml")] {
+                fs::copy(gallery.join(format!("{from}.{ending}")), kernels.join(format!("{replaces}.{ending}")))?;
+            }
+        }
+        Change::Edit { file, from, to } => {
+            let honest = fs::read_to_string(kernels.join(file))?;
+            if honest.matches(from).count() != 1 {
+                return Err(std::io::Error::other(format!("{file} does not hold `{from}` once: mend the exhibit")));
+            }
+            fs::write(kernels.join(file), honest.replace(from, to))?;
+        }
     }
     Ok(())
 }

@@ -10,11 +10,16 @@ use Expected::{Pass, Red};
 pub struct Exhibit {
     pub name: &'static str,
     pub node: &'static str,
-    /// The kernel whose `.cu` and `.toml` it takes the place of.
-    pub replaces: &'static str,
-    pub source: &'static str,
-    pub manifest: &'static str,
+    pub change: Change,
     pub expected: Expected,
+}
+
+/// What it does to a copy of the repository's kernels.
+pub enum Change {
+    /// Files of this folder take the place of the kernel `replaces`: its `.cu` and its `.toml`.
+    Files { replaces: &'static str, source: &'static str, manifest: &'static str },
+    /// One edit of one file: a mistake that a hand may make.
+    Edit { file: &'static str, from: &'static str, to: &'static str },
 }
 
 const fn of(
@@ -24,7 +29,25 @@ const fn of(
     name: &'static str,
     expected: Expected,
 ) -> Exhibit {
-    Exhibit { name, node, replaces, source: name, manifest, expected }
+    Exhibit { name, node, change: Change::Files { replaces, source: name, manifest }, expected }
+}
+
+const fn edit(
+    name: &'static str,
+    node: &'static str,
+    file: &'static str,
+    from: &'static str,
+    to: &'static str,
+    expected: Expected,
+) -> Exhibit {
+    Exhibit { name, node, change: Change::Edit { file, from, to }, expected }
+}
+
+impl Exhibit {
+    /// With other files under the same name.
+    const fn files(self, replaces: &'static str, source: &'static str, manifest: &'static str) -> Exhibit {
+        Exhibit { change: Change::Files { replaces, source, manifest }, ..self }
+    }
 }
 
 const fn swiglu(name: &'static str, expected: Expected) -> Exhibit {
@@ -33,7 +56,7 @@ const fn swiglu(name: &'static str, expected: Expected) -> Exhibit {
 
 /// The honest kernel under a manifest that is not.
 const fn launched_by(manifest: &'static str, expected: Expected) -> Exhibit {
-    Exhibit { source: "honest_swiglu", ..of("swiglu", "swiglu", manifest, manifest, expected) }
+    of("swiglu", "swiglu", manifest, manifest, expected).files("swiglu", "honest_swiglu", manifest)
 }
 
 const fn rms_norm(name: &'static str, expected: Expected) -> Exhibit {
@@ -67,9 +90,9 @@ const fn attention(name: &'static str, expected: Expected) -> Exhibit {
 pub const EXHIBITS: &[Exhibit] = &[
     // Honest work passes, however it is arranged.
     swiglu("honest_swiglu", Pass),
-    Exhibit { manifest: "rms_norm_64", ..rms_norm("other_block_size", Pass) },
+    rms_norm("other_block_size", Pass).files("rms_norm", "other_block_size", "rms_norm_64"),
     rms_norm("other_accumulation_order", Pass),
-    Exhibit { manifest: "attention_raw_f16", ..attention("f16_operands", Pass) },
+    attention("f16_operands", Pass).files("attention_raw", "f16_operands", "attention_raw_f16"),
     // Nothing, or not all of it (POSTMORTEM.md §3).
     swiglu("stub_without_store", Red("source", "stub")),
     swiglu("zeros", Red("unit", "h is wrong")),
@@ -84,12 +107,13 @@ pub const EXHIBITS: &[Exhibit] = &[
     // The wrong bytes (§4).
     moe_gate_up("q8_0_on_iq2_xxs", Red("unit", "")),
     moe_gate_up("block_pointer_never_advanced", Red("unit", "mid is wrong")),
-    Exhibit {
-        node: "moe_gate_up[q8_0]",
-        replaces: "moe_gate_up.q8_0",
-        manifest: "moe_gate_up_q8_0",
-        ..moe_gate_up("kernel_for_a_type_the_file_lacks", Red("weights", "unreachable"))
-    },
+    of(
+        "moe_gate_up[q8_0]",
+        "moe_gate_up.q8_0",
+        "moe_gate_up_q8_0",
+        "kernel_for_a_type_the_file_lacks",
+        Red("weights", "unreachable"),
+    ),
     moe_gate_up("gate_for_up", Red("unit", "mid is wrong")),
     // Nearly right, at what gates a prefill (§5).
     compressor("compressor_averages", Red("unit", "rows is wrong")),
@@ -112,11 +136,7 @@ pub const EXHIBITS: &[Exhibit] = &[
     // Other numerics than declared.
     matmul("swapped_variants", Red("unit", "")),
     matmul("int8_undeclared", Red("unit", "")),
-    Exhibit {
-        source: "swapped_variants",
-        manifest: "rounding_in_exact",
-        ..matmul("rounding_in_exact", Red("source", "ds4"))
-    },
+    matmul("rounding_in_exact", Red("source", "ds4")).files("matmul.f16", "swapped_variants", "rounding_in_exact"),
     swiglu("fast_exponential", Red("unit", "")),
     // For the judge's eyes only.
     swiglu("hidden_behind_cudacc", Red("source", "__CUDACC__")),
@@ -132,15 +152,16 @@ pub const EXHIBITS: &[Exhibit] = &[
     swiglu("counts_in_a_function", Red("source", "from launch to launch")),
     swiglu("const_in_name_only", Red("unit", "")),
     swiglu("looks_for_the_judge", Red("unit", "h is wrong")),
-    Exhibit {
-        manifest: "rms_norm_scratch",
-        ..rms_norm("scratch_taken_as_ones", Red("unit", "what outputs or scratch held before"))
-    },
+    rms_norm("scratch_taken_as_ones", Red("unit", "what outputs or scratch held before")).files(
+        "rms_norm",
+        "scratch_taken_as_ones",
+        "rms_norm_scratch",
+    ),
     // Harm to its surroundings.
     swiglu("writes_past_the_end", Red("unit", "")),
-    Exhibit { manifest: "swiglu_one_more", ..swiglu("reads_past_the_end", Red("unit", "read offset")) },
+    swiglu("reads_past_the_end", Red("unit", "read offset")).files("swiglu", "reads_past_the_end", "swiglu_one_more"),
     swiglu("writes_before_the_start", Red("unit", "in front of its start")),
-    swiglu("reads_before_the_start", Red("unit", "h is wrong")),
+    swiglu("reads_before_the_start", Red("unit", "")),
     swiglu("trusts_the_grid", Red("unit", "behind the step's last token")),
     swiglu("needs_a_token", Red("unit", "a step without tokens")),
     swiglu("modified_input", Red("unit", "the input `g` was modified")),
@@ -151,6 +172,233 @@ pub const EXHIBITS: &[Exhibit] = &[
     rms_norm("missing_barrier", Red("unit", "the order of threads")),
     rms_norm("missing_barrier_first_thread", Red("unit", "y is wrong")),
     rms_norm("uninitialised_shared", Red("unit", "y is wrong")),
-    Exhibit { manifest: "rms_norm_scratch", ..rms_norm("scratch_taken_as_zero", Red("unit", "y is wrong")) },
-    Exhibit { manifest: "rms_norm_two_blocks", ..rms_norm("depends_on_block_order", Red("unit", "")) },
+    rms_norm("scratch_taken_as_zero", Red("unit", "y is wrong")).files(
+        "rms_norm",
+        "scratch_taken_as_zero",
+        "rms_norm_scratch",
+    ),
+    rms_norm("depends_on_block_order", Red("unit", "")).files(
+        "rms_norm",
+        "depends_on_block_order",
+        "rms_norm_two_blocks",
+    ),
+    // Right at small sizes, few tokens, early positions and common magnitudes.
+    edit(
+        "embed_ids_of_13_bits",
+        "embed[f16]",
+        "embed.cu",
+        "id >= 0 && id < a.V ? id : 0",
+        "(id >= 0 && id < a.V ? id : 0) & 0x1fff",
+        Red("unit", "h is wrong"),
+    ),
+    edit(
+        "embed_ids_of_16_bits",
+        "embed[f16]",
+        "embed.cu",
+        "id >= 0 && id < a.V ? id : 0",
+        "(id >= 0 && id < a.V ? id : 0) & 0xffff",
+        Red("unit", "h is wrong"),
+    ),
+    edit(
+        "hash_router_ids_of_16_bits",
+        "router_hash",
+        "router_hash.cu",
+        "row = id >= 0 && id < a.V ? id : 0;",
+        "row = (id >= 0 && id < a.V ? id : 0) & 0xffff;",
+        Red("unit", ""),
+    ),
+    edit(
+        "sees_128_compressed_rows",
+        "attention_mixed",
+        "attention_mixed.cu",
+        "min((to + 1) / a.ratio, a.C)",
+        "min(min((to + 1) / a.ratio, a.C), 128)",
+        Red("unit", "o is wrong"),
+    ),
+    edit(
+        "sees_2048_compressed_rows",
+        "attention_mixed",
+        "attention_mixed.cu",
+        "min((to + 1) / a.ratio, a.C)",
+        "min(min((to + 1) / a.ratio, a.C), 2048)",
+        Red("unit", "o is wrong"),
+    ),
+    edit(
+        "chooses_among_8192_rows",
+        "attention_indexed",
+        "attention_indexed.cu",
+        "min((position + 1) / a.ratio, a.C)",
+        "min(min((position + 1) / a.ratio, a.C), 8192)",
+        Red("unit", "o is wrong"),
+    ),
+    edit(
+        "scores_8192_rows",
+        "indexer_scores",
+        "indexer_scores.cu",
+        "row0 + row < (pos0 + token + 1) / 4",
+        "row0 + row < min((pos0 + token + 1) / 4, 8192)",
+        Red("unit", "s is wrong"),
+    ),
+    edit(
+        "selects_among_65535_rows",
+        "indexer_topk",
+        "indexer_topk.cu",
+        "min((*a.pos0 + token + 1) / 4, a.C)",
+        "min(min((*a.pos0 + token + 1) / 4, a.C), 65535)",
+        Red("unit", "ids is wrong"),
+    ),
+    edit(
+        "down_of_128_experts",
+        "moe_down[q2_k]",
+        "moe_down.cuh",
+        "if (expert < 0 || expert >= a.E) continue;",
+        "if (expert < 0 || expert >= min(a.E, 128)) continue;",
+        Red("unit", "y is wrong"),
+    ),
+    edit(
+        "gate_up_of_128_experts",
+        "moe_gate_up[iq2_xxs]",
+        "moe_gate_up.cuh",
+        "if (expert < 0 || expert >= a.E) return;",
+        "if (expert < 0 || expert >= min(a.E, 128)) return;",
+        Red("unit", ""),
+    ),
+    edit(
+        "sorts_128_experts",
+        "moe_down[q2_k]",
+        "quant/experts.cuh",
+        "if (e >= 0 && e < experts) atomicAdd(",
+        "if (e >= 0 && e < min(experts, 128)) atomicAdd(",
+        Red("unit", ""),
+    ),
+    edit(
+        "routes_among_128_experts",
+        "router_topk",
+        "router_topk.cu",
+        "for (int e = lane; e < a.E; e += 32)\n      if",
+        "for (int e = lane; e < min(a.E, 128); e += 32)\n      if",
+        Red("unit", "sel is wrong"),
+    ),
+    edit(
+        "stores_3000_rows",
+        "store_rows",
+        "store_rows.cu",
+        "if (row >= rows ||",
+        "if (row >= rows || row > 3000 ||",
+        Red("unit", "cache is wrong"),
+    ),
+    edit(
+        "ring_of_16_bits",
+        "store_rows",
+        "store_rows.cu",
+        "(*a.row0 + row) % a.cap",
+        "((*a.row0 + row) & 0xffff) % a.cap",
+        Red("unit", "cache is wrong"),
+    ),
+    edit(
+        "norms_4096_rows",
+        "rms_norm",
+        "rms_norm.cu",
+        "if (row >= *a.R) return;",
+        "if (row >= min(*a.R, 4096)) return;",
+        Red("unit", "never written"),
+    ),
+    edit(
+        "turns_by_16_bits",
+        "rope_tail",
+        "rope_tail.cu",
+        "static_cast<float>(*a.pos0 + token)",
+        "static_cast<float>((*a.pos0 + token) & 0xffff)",
+        Red("unit", "x is wrong"),
+    ),
+    edit("fast_sine", "rope_tail", "rope_tail.cu", "    sincosf(", "    __sincosf(", Red("unit", "x is wrong")),
+    edit(
+        "compressor_turns_by_16_bits",
+        "compressor_prefill[f16]",
+        "compressor_prefill.cu",
+        "float(window * a.ratio)",
+        "float(window * a.ratio & 0xffff)",
+        Red("unit", "rows is wrong"),
+    ),
+    edit(
+        "window_at_16_bits",
+        "attention_raw",
+        "common/attention.cuh",
+        "ring + size_t(position % cap) * dim",
+        "ring + size_t((position & 0xffff) % cap) * dim",
+        Red("unit", "o is wrong"),
+    ),
+    edit(
+        "fp8_floor_too_low",
+        "fp8_kv_round_trip",
+        "fp8_kv_round_trip.cu",
+        "1e-4f",
+        "1e-30f",
+        Red("unit", "x is wrong"),
+    ),
+    edit("fp8_floor_a_tenth", "fp8_kv_round_trip", "fp8_kv_round_trip.cu", "1e-4f", "1e-5f", Red("unit", "x is wrong")),
+    edit(
+        "fp4_floor_too_high",
+        "hadamard_fp4_round_trip",
+        "hadamard_fp4_round_trip.cu",
+        "7.052966104933725e-38f",
+        "1e-30f",
+        Red("unit", "x is wrong"),
+    ),
+    edit(
+        "attention_without_maximum",
+        "attention_raw",
+        "common/attention.cuh",
+        "best = query_max(best);",
+        "best = 0.0f;",
+        Red("unit", "o is wrong"),
+    ),
+    edit(
+        "pools_without_maximum",
+        "compressor_prefill[f16]",
+        "compressor_prefill.cu",
+        "const float best = fmaxf(top, other.top);",
+        "const float best = other.top == minus_infinity() ? top : 0.0f;",
+        Red("unit", "rows is wrong"),
+    ),
+    edit(
+        "sinkhorn_without_maximum",
+        "hc_split",
+        "hc_split.cu",
+        "c = expf(c - top);",
+        "c = expf(c);",
+        Red("unit", "split is wrong"),
+    ),
+    edit(
+        "sinkhorn_one_round_short",
+        "hc_split",
+        "hc_split.cu",
+        "n < a.iterations",
+        "n < a.iterations - 1",
+        Red("unit", "split is wrong"),
+    ),
+    edit(
+        "router_without_floor",
+        "router_topk",
+        "common/router.cuh",
+        "fmaxf(warp_sum(sum), floor)",
+        "warp_sum(sum)",
+        Red("unit", "w is wrong"),
+    ),
+    edit(
+        "softplus_overflows",
+        "router_topk",
+        "common/router.cuh",
+        "x > 20.0f ? x : log1pf(expf(x))",
+        "log1pf(expf(x))",
+        Red("unit", ""),
+    ),
+    edit(
+        "product_of_8192_rows",
+        "matmul[q8_0]",
+        "matmul.cuh",
+        "if (threadIdx.x < kRows * TOKENS && row < p.n &&",
+        "if (threadIdx.x < kRows * TOKENS && row < min(p.n, 8192) &&",
+        Red("unit", ""),
+    ),
 ];

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use assay::model::Model;
 use assay::model::synth::{self, Data, Shape, Spec};
+use assay::ops::cases;
 use assay::plan::{Numerics, Plan, PlanOptions};
 
 use crate::{arbitrary, session};
@@ -59,4 +60,31 @@ fn through(model: &Model) {
     assert!(logits.iter().all(|v| v.is_finite()));
     let (least, most) = logits.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(a, b), v| (a.min(*v), b.max(*v)));
     assert!(most > least, "all logits are {most}");
+}
+
+/// A kernel that breaks at a size which only a large file has must meet that size on the emulator already: dims that
+/// something is indexed by are as large in some case as in Flash with a context of 65,536.
+#[test]
+fn some_case_of_every_op_reaches_flashs_sizes() {
+    let (_dir, model) = write(&Spec { data: Data::Sparse, ..Spec::new(Shape::flash()) });
+    let options =
+        PlanOptions { numerics: Numerics::Ds4, max_tokens: cases::STEP_TOKENS, max_outputs: 1, context: 65_536 };
+    let plan = Plan::build(&model, options).unwrap();
+    for instance in &plan.instances {
+        let c = instance.contract();
+        for (i, name) in c.dims.iter().enumerate().filter(|(_, name)| ["V", "E", "C", "cap"].contains(name)) {
+            let sizes = instance.op.far().iter().chain(instance.op.presets());
+            let most = sizes.filter(|d| instance.op.macs(d, 1) <= 3_000_000).map(|d| d[i]).max().unwrap();
+            let wanted = match (c.op, *name) {
+                // 2: the two halves of a row.
+                (op, "C") if op.starts_with("compressor") => continue,
+                // A ring wraps wherever it ends; a cache of rows does not.
+                (op, "cap") if op.starts_with("attention") => continue,
+                // Past top-k visible rows the indexed op takes its place.
+                ("attention_mixed", "C") => instance.dims[i].min(plan.top_k as i64),
+                _ => instance.dims[i],
+            };
+            assert!(most >= wanted, "{}: {name} = {wanted}, at most {most}", instance.label);
+        }
+    }
 }
