@@ -15,7 +15,8 @@ use crate::plan::Numerics;
 /// Commits staged kernels with the evidence that proves them.
 ///
 /// Every node that the staged change touches must be proved as it is staged; nodes that are not are named and nothing
-/// is committed.
+/// is committed. With no kernel staged, each named node's new evidence is committed alone: that of a node whose proof had
+/// become stale, or that came from another host.
 #[derive(clap::Args)]
 pub struct Land {
     /// Nodes to land, beside those that the staged change touches.
@@ -34,6 +35,9 @@ pub struct Land {
     pub(super) model: ModelArg,
     #[command(flatten)]
     trust: TrustArgs,
+    /// Private key for the checkpoints between the commits of several nodes.
+    #[arg(long, value_name = "NAME")]
+    key: Option<String>,
     #[arg(long)]
     json: bool,
 }
@@ -51,21 +55,22 @@ impl Land {
             what: self.what.as_deref(),
             numerics: self.numerics,
             arch: self.arch.as_deref(),
+            writer: &|| ledger::writer(root, self.key.as_deref()),
         };
         let landed = history::land(root, &request, closures, &trust)?;
-        if landed.simulated {
+        if landed.iter().any(|landed| landed.simulated) {
             anstream::eprintln!(
                 "note: evidence of class simulated was counted; `assay audit` of this repository fails now"
             );
         }
         if self.json {
-            let mut body = json!({});
-            ledger::extend(&mut body, &landed);
-            return answer("assay.land/1", body);
+            return answer("assay.land/2", json!({ "commits": landed }));
         }
-        let names: Vec<_> = landed.nodes.iter().map(|(node, row)| format!("{node} (row {row})")).collect();
-        output::println(format_args!("landed {} in {}", names.join(", "), &landed.commit[..12]))?;
-        output::print(format_args!("\n{}", landed.message))?;
+        for landed in &landed {
+            let names: Vec<_> = landed.nodes.iter().map(|(node, row)| format!("{node} (row {row})")).collect();
+            output::println(format_args!("landed {} in {}", names.join(", "), &landed.commit[..12]))?;
+            output::print(format_args!("\n{}\n", landed.message))?;
+        }
         Ok(0)
     }
 }

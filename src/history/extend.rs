@@ -29,6 +29,13 @@ pub fn read(root: &Path) -> Result<Ledger> {
     Ok(ledger)
 }
 
+/// How many rows the ledger of `commit` has.
+pub(super) fn rows_in(repo: &Repo, commit: Option<&Commit>) -> Result<usize> {
+    let Some(commit) = commit else { return Ok(0) };
+    let blob = repo.file(commit.tree, LEDGER_PATH)?;
+    blob.map_or(Ok(0), |blob| Ok(line_hashes(&repo.blob(blob)?).len()))
+}
+
 pub(super) fn hashes(rows: &[Row]) -> Vec<Digest> {
     rows.iter().map(|row| row.hash).collect()
 }

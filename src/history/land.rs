@@ -1,4 +1,5 @@
-//! Green commits: one commit of `kernels/` and `state/`, made only when every node that it touches is proved as staged.
+//! Green commits: `kernels/` and `state/`, made only when every node that they touch is proved as staged. A node whose
+//! kernel is as it was, but whose proof had become stale, lands by its new evidence: a commit of `state/` alone.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -6,11 +7,11 @@ use std::path::{Path, PathBuf};
 use git2::build::TreeUpdateBuilder;
 use git2::{FileMode, IndexEntry, IndexTime, Oid, RepositoryState, Signature};
 
-use super::extend;
+use super::message::message;
 use super::repo::{Commit, Entry, Repo, git, plain};
-use super::{AUTHOR, NO_GIT, NOTHING, OUTSIDE, UNPROVED};
+use super::{AUTHOR, NO_GIT, NOTHING, OUTSIDE, UNCLAIMED, UNPROVED, extend};
 use crate::error::{Error, Result};
-use crate::ledger::{ClosureSource, Closures, Digest, Ledger, Row, Standing, Target, Trust, Verdict, figure};
+use crate::ledger::{ClosureSource, Closures, Digest, Ledger, Row, SecretKey, Standing, Target, Trust, Verdict};
 use crate::ops::Node;
 use crate::plan::Numerics;
 
@@ -22,9 +23,11 @@ pub struct Request<'a> {
     pub numerics: Numerics,
     /// Only evidence of this architecture; any that is proved otherwise.
     pub arch: Option<&'a str>,
+    /// The key for the checkpoint of a commit that leaves rows to the next one; asked for only then.
+    pub writer: &'a dyn Fn() -> Result<SecretKey>,
 }
 
-/// What was landed.
+/// One commit that was made.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Landed {
     pub commit: String,
@@ -42,8 +45,9 @@ struct Staged {
     changed: Vec<PathBuf>,
 }
 
-/// Lands the nodes of `request` and every other that the staged change touches.
-pub fn land(root: &Path, request: &Request<'_>, closures: &dyn Closures, trust: &Trust) -> Result<Landed> {
+/// Lands the nodes of `request` and every other that the staged change touches, in one commit. Where no kernel is staged
+/// each node gets a commit of its own, in the order of their rows.
+pub fn land(root: &Path, request: &Request<'_>, closures: &dyn Closures, trust: &Trust) -> Result<Vec<Landed>> {
     let repo = Repo::find(root)?
         .ok_or_else(|| Error::new(&NO_GIT, format!("{} is in no git repository", root.display())).hint("git init"))?;
     if repo.git.state() != RepositoryState::Clean {
@@ -51,22 +55,43 @@ pub fn land(root: &Path, request: &Request<'_>, closures: &dyn Closures, trust: 
     }
     let ledger = extend::open(root)?;
     let head = repo.head()?;
+    let held = extend::rows_in(&repo, head.as_ref())?;
     let staged = stage(&repo, head.as_ref())?;
     let scratch = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), e))?;
     let now = opened(&repo, &staged.files, &scratch.path().join("staged"), closures)?;
-    let mut nodes: BTreeSet<Node> = request.nodes.iter().cloned().collect();
+    let mut touched = BTreeSet::new();
     if !staged.changed.is_empty() {
         let before = head.as_ref().map_or(Ok(Vec::new()), |head| repo.files(head.tree, "kernels"))?;
         let before = opened(&repo, &before, &scratch.path().join("head"), closures)?;
-        nodes.extend(now.touched(&staged.changed));
-        nodes.extend(before.touched(&staged.changed));
+        touched.extend(now.touched(&staged.changed));
+        touched.extend(before.touched(&staged.changed));
     }
-    let proofs = prove(&ledger, &*now, nodes, request, trust)?;
-    let message = message(&ledger, &proofs, request.what);
-    let commit = commit(&repo, head.as_ref(), &staged, &ledger, &message)?;
-    let simulated = proofs.iter().any(|p| p.simulated);
-    let nodes = proofs.into_iter().map(|p| (p.node, p.row.seq)).collect();
-    Ok(Landed { commit: commit.to_string(), message, nodes, simulated })
+    let bench = Bench { ledger: &ledger, held, now: &*now, request, trust };
+    let pending = bench.pending()?;
+    let proofs = bench.prove(&touched, &pending)?;
+    let groups = match staged.changed.is_empty() {
+        true => proofs.into_iter().map(|proof| vec![proof]).collect(),
+        false => vec![proofs],
+    };
+    let ends = ends(&groups, &pending, &ledger)?;
+    let partial = ends.iter().any(|rows| *rows < ledger.rows().len());
+    let writer = partial.then(request.writer).transpose()?;
+    let states = ends.iter().map(|rows| match &writer {
+        Some(writer) if *rows < ledger.rows().len() => ledger.files_of(*rows, writer),
+        _ => ledger.files(),
+    });
+    // Nothing is committed before everything is known to be in order.
+    let states = states.collect::<Result<Vec<_>>>()?;
+    let author = author(&repo)?;
+    let mut landed = Vec::new();
+    for (proofs, state) in groups.into_iter().zip(states) {
+        let message = message(&ledger, &proofs, request.what);
+        let commit = commit(&repo, &staged, state, &author, &message)?;
+        let simulated = proofs.iter().any(|p| p.simulated);
+        let nodes = proofs.into_iter().map(|p| (p.node, p.row.seq)).collect();
+        landed.push(Landed { commit: commit.to_string(), message, nodes, simulated });
+    }
+    Ok(landed)
 }
 
 fn opened<'c>(
@@ -116,71 +141,172 @@ fn stage(repo: &Repo, head: Option<&Commit>) -> Result<Staged> {
 }
 
 /// A node and the row that proves it as staged.
-struct Proof<'l> {
-    node: Node,
-    row: &'l Row,
-    verdict: &'l Verdict,
-    simulated: bool,
+pub(super) struct Proof<'l> {
+    pub node: Node,
+    pub row: &'l Row,
+    pub verdict: &'l Verdict,
+    pub simulated: bool,
+    /// What HEAD's ledger says of it as it is staged.
+    pub before: Standing<'l>,
+    /// A file of its closure is staged.
+    pub staged: bool,
 }
 
-/// Finds a proof of every node, or names those that have none and says why.
-fn prove<'l>(
+/// What is looked at to find proofs.
+struct Bench<'l, 'r> {
     ledger: &'l Ledger,
-    staged: &dyn ClosureSource,
-    nodes: BTreeSet<Node>,
-    request: &Request<'_>,
-    trust: &Trust,
-) -> Result<Vec<Proof<'l>>> {
-    if nodes.is_empty() {
-        return Err(Error::new(&NOTHING, "no node is named and no node's kernel is staged").hint("git add kernels/…"));
-    }
-    let with_kernel = staged.nodes();
-    let (mut proofs, mut missing) = (Vec::new(), Vec::new());
-    for node in nodes {
-        if !with_kernel.contains(&node) {
-            missing.push(format!("{node}: no kernel of it is staged"));
-            continue;
+    /// Rows in HEAD's ledger.
+    held: usize,
+    now: &'r dyn ClosureSource,
+    request: &'r Request<'r>,
+    trust: &'r Trust,
+}
+
+impl<'l> Bench<'l, '_> {
+    /// The rows that HEAD's ledger lacks and that prove a node anew as it is staged.
+    fn pending(&self) -> Result<Vec<(u64, Node)>> {
+        let (with_kernel, mut found) = (self.now.nodes(), Vec::new());
+        for row in &self.ledger.rows()[self.held..] {
+            let Some(verdict) = row.statement().verdict() else { continue };
+            let (target, arch) = (&verdict.node, verdict.binding.arch.as_str());
+            let Target::Node(node) = target else { continue };
+            if arch == "emulator" || verdict.binding.numerics != self.request.numerics || !with_kernel.contains(node) {
+                continue;
+            }
+            let binding = self.now.binding(node, arch, self.request.numerics)?;
+            let proof = green(&self.ledger.standing(target, &binding, self.trust));
+            let before = green(&self.ledger.standing_in(self.held, target, &binding, self.trust));
+            if before.is_none() && proof.is_some_and(|(proof, _)| proof.seq == row.seq) {
+                found.push((row.seq, node.clone()));
+            }
         }
+        Ok(found)
+    }
+
+    /// Proofs of every node to land in the order of their rows, or the names of those that have none and why.
+    fn prove(&self, touched: &BTreeSet<Node>, pending: &[(u64, Node)]) -> Result<Vec<Proof<'l>>> {
+        let mut nodes: BTreeSet<Node> = self.request.nodes.iter().cloned().collect();
+        nodes.extend(touched.iter().cloned());
+        if nodes.is_empty() {
+            let new: BTreeSet<&Node> = pending.iter().map(|(_, node)| node).collect();
+            return Err(Error::new(&NOTHING, "nothing to land: no node is named and no node's kernel is staged").hint(
+                match new.is_empty() {
+                    true => "git add kernels/…; assay status says what is stale".into(),
+                    false => command(new),
+                },
+            ));
+        }
+        let with_kernel = self.now.nodes();
+        let (mut proofs, mut missing, mut held) = (Vec::new(), Vec::new(), Vec::new());
+        for node in nodes {
+            if !with_kernel.contains(&node) {
+                missing.push(format!("{node}: no kernel of it is staged"));
+                continue;
+            }
+            match self.proof(&node, touched.contains(&node))? {
+                Ok(proof) => match green(&proof.before) {
+                    Some((row, _)) if !proof.staged => held.push((proof.node, row.seq)),
+                    _ => proofs.push(proof),
+                },
+                Err(why) => missing.push(format!("{node}: {why}")),
+            }
+        }
+        if !missing.is_empty() {
+            return Err(Error::new(
+                &UNPROVED,
+                format!("there are nodes to land that are not proved as they are staged:\n  {}", missing.join("\n  ")),
+            )
+            .expected(format!(
+                "a trusted row through stage 7 in numerics {} with the staged tree's digests",
+                self.request.numerics.name()
+            ))
+            .hint(
+                "assay verify NODE --record, or assay import evidence made on a device; unstaged kernels are not looked at",
+            ));
+        }
+        if !held.is_empty() {
+            let names: Vec<_> = held.iter().map(|(node, row)| format!("{node} (row {row})")).collect();
+            return Err(Error::new(
+                &NOTHING,
+                format!("nothing to land for {}: proved in HEAD's ledger as staged", names.join(", ")),
+            )
+            .expected("a staged kernel, or new evidence for a node that is stale")
+            .hint(match proofs.is_empty() {
+                true => "assay status says what is stale".into(),
+                false => command(proofs.iter().map(|p| &p.node)),
+            }));
+        }
+        proofs.sort_by_key(|proof| proof.row.seq);
+        Ok(proofs)
+    }
+
+    /// The newest proof of `node` over all architectures that may be landed, or why there is none.
+    fn proof(&self, node: &Node, staged: bool) -> Result<Result<Proof<'l>, String>> {
         let target = Target::Node(node.clone());
         let mut archs = BTreeSet::new();
-        for verdict in ledger.verdicts(&target).filter_map(|row| row.statement().verdict()) {
+        for verdict in self.ledger.verdicts(&target).filter_map(|row| row.statement().verdict()) {
             let arch = verdict.binding.arch.as_str();
-            if arch != "emulator" && request.arch.is_none_or(|only| only == arch) {
+            if arch != "emulator" && self.request.arch.is_none_or(|only| only == arch) {
                 archs.insert(arch);
             }
         }
-        let mut why = Vec::new();
-        let mut best: Option<(&Row, bool)> = None;
+        let (mut best, mut why): (Option<Proof<'l>>, Vec<String>) = Default::default();
         for arch in archs {
-            let binding = staged.binding(&node, arch, request.numerics)?;
-            let proof = match ledger.standing(&target, &binding, trust) {
-                Standing::Green(row) => Some((row, false)),
-                Standing::Simulated(row) => Some((row, true)),
-                other => {
-                    why.push(format!("{arch}: {}", reason(&other)));
-                    None
-                }
+            let binding = self.now.binding(node, arch, self.request.numerics)?;
+            let standing = self.ledger.standing(&target, &binding, self.trust);
+            let Some((row, verdict)) = green(&standing) else {
+                why.push(format!("{arch}: {}", reason(&standing)));
+                continue;
             };
-            best = best.into_iter().chain(proof).max_by_key(|(row, _)| row.seq);
+            if best.as_ref().is_none_or(|best| best.row.seq < row.seq) {
+                let simulated = matches!(standing, Standing::Simulated(_));
+                let before = self.ledger.standing_in(self.held, &target, &binding, self.trust);
+                best = Some(Proof { node: node.clone(), row, verdict, simulated, before, staged });
+            }
         }
-        match best.and_then(|(row, simulated)| Some((row, simulated, row.statement().verdict()?))) {
-            Some((row, simulated, verdict)) => proofs.push(Proof { node, row, verdict, simulated }),
-            None if why.is_empty() => missing.push(format!("{node}: never judged on a device")),
-            None => missing.push(format!("{node}: {}", why.join("; "))),
+        Ok(best.ok_or_else(|| match why.is_empty() {
+            true => "never judged on a device".into(),
+            false => why.join("; "),
+        }))
+    }
+}
+
+fn green<'l>(standing: &Standing<'l>) -> Option<(&'l Row, &'l Verdict)> {
+    match standing {
+        Standing::Green(row) | Standing::Simulated(row) => Some((*row, row.statement().verdict()?)),
+        _ => None,
+    }
+}
+
+fn command<'n>(nodes: impl IntoIterator<Item = &'n Node>) -> String {
+    let names: Vec<_> = nodes.into_iter().map(|node| format!("'{node}'")).collect();
+    format!("assay land {}", names.join(" "))
+}
+
+/// How many rows of the ledger each commit holds: up to the next row that proves a node which it does not claim, so that
+/// a later commit can. All rows, where there is none.
+fn ends(groups: &[Vec<Proof<'_>>], pending: &[(u64, Node)], ledger: &Ledger) -> Result<Vec<usize>> {
+    let named: BTreeSet<&Node> = groups.iter().flatten().map(|proof| &proof.node).collect();
+    let mut claimed: BTreeSet<&Node> = BTreeSet::new();
+    let mut ends = Vec::new();
+    for proofs in groups {
+        claimed.extend(proofs.iter().map(|proof| &proof.node));
+        let last = proofs.iter().map(|proof| proof.row.seq).max();
+        let swept = pending.iter().filter(|(row, node)| Some(*row) < last && !named.contains(node));
+        let swept: BTreeSet<&Node> = swept.map(|(_, node)| node).collect();
+        if !swept.is_empty() {
+            let names: Vec<_> = swept.iter().map(ToString::to_string).collect();
+            return Err(Error::new(
+                &UNCLAIMED,
+                format!("the commit would hold new proofs that it does not claim: {}", names.join(", ")),
+            )
+            .expected("nodes in the order of their rows")
+            .hint(command(swept.union(&named).copied())));
         }
+        let next = pending.iter().find(|(row, node)| Some(*row) > last && !claimed.contains(node));
+        ends.push(next.map_or(ledger.rows().len(), |(row, _)| *row as usize));
     }
-    if missing.is_empty() {
-        return Ok(proofs);
-    }
-    Err(Error::new(
-        &UNPROVED,
-        format!("the staged tree touches nodes that are not proved as they are staged:\n  {}", missing.join("\n  ")),
-    )
-    .expected(format!(
-        "a trusted row through stage 7 in numerics {} with the staged tree's digests",
-        request.numerics.name()
-    ))
-    .hint("assay verify NODE --record, or assay import evidence made on a device; unstaged kernels are not looked at"))
+    Ok(ends)
 }
 
 fn reason(standing: &Standing<'_>) -> String {
@@ -195,58 +321,15 @@ fn reason(standing: &Standing<'_>) -> String {
     }
 }
 
-/// `<op>: <what>`, a line of figures per node, and the trailers.
-fn message(ledger: &Ledger, proofs: &[Proof<'_>], what: Option<&str>) -> String {
-    let ops: BTreeSet<&str> = proofs.iter().map(|p| p.node.op.as_str()).collect();
-    let names: Vec<String> = proofs.iter().map(|p| p.node.to_string()).collect();
-    let archs: BTreeSet<&str> = proofs.iter().map(|p| p.verdict.binding.arch.as_str()).collect();
-    let join = |set: BTreeSet<&str>| set.into_iter().collect::<Vec<_>>().join(", ");
-    let simulated = if proofs.iter().any(|p| p.simulated) { "simulated, " } else { "" };
-    let what = what.map_or_else(|| format!("{} {simulated}green on {}", names.join(", "), join(archs)), String::from);
-    let mut text = format!("{}: {what}\n\n", join(ops));
-    for proof in proofs {
-        text.push_str(&format!("{}: {}\n", proof.node, figures(ledger, proof)));
-    }
-    text.push('\n');
-    for proof in proofs {
-        text.push_str(&format!("Assay-Evidence: {}\n", proof.row.evidence.digest()));
-    }
-    for proof in proofs {
-        text.push_str(&format!("Assay-Node: {}\n", proof.node));
-    }
-    text
-}
-
-fn figures(ledger: &Ledger, proof: &Proof<'_>) -> String {
-    let (verdict, binding) = (proof.verdict, &proof.verdict.binding);
-    let mut parts = Vec::new();
-    match (verdict.worst(figure::REL_RMS), verdict.worst(figure::MAX_ABS)) {
-        (Some(rms), Some(max)) => parts.push(format!("worst error {rms:.2e} relative RMS, {max:.2e} absolute")),
-        (Some(rms), None) => parts.push(format!("worst error {rms:.2e} relative RMS")),
-        _ => parts.push("no error figure".into()),
-    }
-    if let Some(after) = verdict.worst(figure::TIME_US) {
-        let target = Target::Node(proof.node.clone());
-        let earlier = ledger.proved(&target, &binding.arch, binding.numerics).find_map(|row| {
-            let old = row.statement().verdict()?;
-            let comparable = row.seq < proof.row.seq
-                && old.class == verdict.class
-                && old.binding.closure != binding.closure
-                && old.binding.weights == binding.weights
-                && old.informative.device == verdict.informative.device;
-            old.worst(figure::TIME_US).filter(|_| comparable)
-        });
-        parts.push(match earlier {
-            Some(before) => format!("{before:.1} → {after:.1} µs"),
-            None => format!("{after:.1} µs"),
-        });
-    }
-    let class = if proof.simulated { "simulated " } else { "" };
-    parts.push(format!("{class}{} ({})", verdict.informative.device, binding.arch));
-    parts.join("; ")
-}
-
-fn commit(repo: &Repo, head: Option<&Commit>, staged: &Staged, ledger: &Ledger, message: &str) -> Result<Oid> {
+/// Commits what is staged, and `state`, on top of HEAD.
+fn commit(
+    repo: &Repo,
+    staged: &Staged,
+    files: Vec<(&'static str, Vec<u8>)>,
+    author: &Signature<'_>,
+    message: &str,
+) -> Result<Oid> {
+    let head = repo.head()?;
     let mut update = TreeUpdateBuilder::new();
     for path in &staged.changed {
         let full = format!("{}kernels/{}", repo.prefix, path.display());
@@ -259,13 +342,13 @@ fn commit(repo: &Repo, head: Option<&Commit>, staged: &Staged, ledger: &Ledger, 
         };
     }
     let mut state = Vec::new();
-    for (name, bytes) in ledger.files()? {
+    for (name, bytes) in files {
         let path = format!("{}state/{name}", repo.prefix);
         let blob = repo.git.blob(&bytes).map_err(git)?;
         update.upsert(path.as_str(), blob, FileMode::Blob);
         state.push((path, blob, bytes.len()));
     }
-    let baseline = match head {
+    let baseline = match &head {
         Some(head) => head.tree,
         None => repo.git.treebuilder(None).and_then(|empty| empty.write()).map_err(git)?,
     };
@@ -276,9 +359,8 @@ fn commit(repo: &Repo, head: Option<&Commit>, staged: &Staged, ledger: &Ledger, 
     }
     let tree = repo.git.find_tree(tree).map_err(git)?;
     let parent = head.map(|head| repo.git.find_commit(head.id)).transpose().map_err(git)?;
-    let author = author(repo)?;
     let parents: Vec<_> = parent.iter().collect();
-    let commit = repo.git.commit(Some("HEAD"), &author, &author, message, &tree, &parents).map_err(git)?;
+    let commit = repo.git.commit(Some("HEAD"), author, author, message, &tree, &parents).map_err(git)?;
     let mut index = repo.git.index().map_err(git)?;
     for (path, id, size) in state {
         index.add(&index_entry(path, id, size)).map_err(git)?;

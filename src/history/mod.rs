@@ -6,6 +6,7 @@ mod audit;
 mod extend;
 mod land;
 mod merge;
+mod message;
 mod repo;
 
 pub use attempts::{Attempt, attempts, record_attempt};
@@ -28,7 +29,11 @@ crate::codes! {
     OUTSIDE: "land-outside", No, "A green commit changes kernels/ and state/ and nothing else, on a repository that is in the middle of nothing.";
     UNPROVED: "land-unproved", No, "Every node whose closure the staged change touches must have a row that proves it exactly as staged, on a \
         device, by a key that you trust.";
-    NOTHING: "land-nothing", No, "There is nothing to commit.";
+    NOTHING: "land-nothing", No, "There is nothing to commit: no kernel of the node is staged, and HEAD's ledger proves it already as \
+        its contract, its cases and the oracle stand now. New evidence, for a new kernel or for a node that has become stale, is \
+        what lands.";
+    UNCLAIMED: "land-unclaimed", No, "A commit holds all rows of the ledger up to the last that it claims. One of them is the new proof of \
+        another node, which no commit could claim any more.";
     NO_REPLAY: "audit-no-replay", CouldNotRun, "Replaying judges a recorded verdict again from its seed; that needs the verifier, the weights, \
         the kernels as they were, and for device rows a GPU of their architecture.";
     DISAGREES: "audit-disagrees", Integrity, "A recorded verdict, judged again from its own seed with equal binding digests, came out otherwise: \

@@ -48,7 +48,13 @@ impl Ledger {
     /// What is known of `target` under `binding`. The last Pass or Red of a trusted key decides; without one, an
     /// untrusted proof is reported as such, then what was proved under another binding.
     pub fn standing<'l>(&'l self, target: &Target, binding: &Binding, trust: &Trust) -> Standing<'l> {
-        let exact = |row: &&Row| row.statement().verdict().is_some_and(|v| v.binding == *binding);
+        self.standing_in(self.rows().len(), target, binding, trust)
+    }
+
+    /// The same as the first `rows` rows alone say it, as where an earlier ledger is asked.
+    pub fn standing_in<'l>(&'l self, rows: usize, target: &Target, binding: &Binding, trust: &Trust) -> Standing<'l> {
+        let asked = |row: &&Row| row.seq < rows as u64;
+        let exact = |row: &&Row| asked(row) && row.statement().verdict().is_some_and(|v| v.binding == *binding);
         let counts = |row: &Row| {
             let class = row.statement().class();
             class.is_some_and(|class| trust.counts(&row.evidence.signer(), class))
@@ -68,7 +74,8 @@ impl Ledger {
             return Standing::Untrusted(row, row.evidence.signer());
         }
         let mut other = None;
-        for row in self.proved(target, &binding.arch, binding.numerics).filter(|row| real(row) || counts(row)) {
+        let proved = self.proved(target, &binding.arch, binding.numerics).filter(asked);
+        for row in proved.filter(|row| real(row) || counts(row)) {
             let Some(verdict) = row.statement().verdict() else { continue };
             let differences = verdict.binding.differences(binding);
             if !differences.is_empty() && !differences.contains(&"weights") {

@@ -230,6 +230,29 @@ impl Ledger {
         Ok(files)
     }
 
+    /// [`Ledger::files`] as they were when the ledger had its first `rows` rows (at least one), with a checkpoint that
+    /// `writer` signs: the writers' own checkpoints of those rows are gone.
+    pub fn files_of(&self, rows: usize, writer: &SecretKey) -> Result<Vec<(&'static str, Vec<u8>)>> {
+        let mut files = self.files()?;
+        let chain = self.chain.prefix(rows, proposed_keys(&self.root)?);
+        if !chain.ring.contains_key(&writer.public().id()) {
+            return Err(Error::new(
+                &UNKNOWN_SIGNER,
+                format!("key {} has not joined the ledger by row {}", writer.public().name(), rows - 1),
+            )
+            .expected("the key that wrote these rows")
+            .hint("name it with --key"));
+        }
+        for (name, bytes) in &mut files {
+            match *name {
+                LEDGER_FILE => bytes.truncate(bytes.split_inclusive(|b| *b == b'\n').take(rows).map(<[u8]>::len).sum()),
+                CHECKPOINT_FILE => *bytes = Checkpoint::sign(&chain, writer).into_bytes(),
+                _ => *bytes = Progress::derive(&chain, rows).to_bytes()?,
+            }
+        }
+        Ok(files)
+    }
+
     /// Appends evidence under `writer`'s signature and gives each one's row number; evidence that is there already
     /// keeps its row. A writer that is new here joins first, with a key row of its own.
     pub fn append(&mut self, evidence: &[Evidence], writer: &SecretKey) -> Result<Vec<u64>> {

@@ -1,10 +1,13 @@
 //! Green commits: what may land, what is refused, and what the commit then holds.
 
+use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use assay::history::{self, LandRequest, Landed};
-use assay::ledger::{Binding, Class, ClosureSource, Closures, Config, Digest, Standing, Target, Trust, Verdict};
+use assay::ledger::{
+    Binding, Class, ClosureSource, Closures, Config, Digest, SecretKey, Standing, Target, Trust, Verdict,
+};
 use assay::ops::Node;
 use assay::plan::Numerics;
 use git2::Repository;
@@ -13,9 +16,13 @@ use crate::fixture::Workbench;
 use crate::fixture::{binding, of_class, red, verdict};
 use crate::git::{audit, commit, init};
 
-/// A node per `kernels/<stem>.cu`; its closure is that file and everything in `common/`.
-struct Sources;
-struct Source(Vec<(PathBuf, Vec<u8>)>);
+/// A node per `kernels/<stem>.cu`; its closure is that file and everything in `common/`. Its cases are a
+/// contract's, which is no file of a kernel's.
+#[derive(Default)]
+struct Sources {
+    cases: Cell<u8>,
+}
+struct Source(Vec<(PathBuf, Vec<u8>)>, Digest);
 
 fn read(dir: &Path, below: &Path, out: &mut Vec<(PathBuf, Vec<u8>)>) {
     for entry in fs::read_dir(dir).unwrap().map(|e| e.unwrap()) {
@@ -32,7 +39,7 @@ impl Closures for Sources {
         let mut files = Vec::new();
         read(kernels, Path::new(""), &mut files);
         files.sort();
-        Ok(Box::new(Source(files)))
+        Ok(Box::new(Source(files, Digest([self.cases.get(); 32]))))
     }
 }
 
@@ -49,7 +56,7 @@ impl ClosureSource for Source {
                 all.extend_from_slice(bytes);
             }
         }
-        Ok(Binding { closure: Digest::of(&all), arch: arch.into(), numerics, ..binding(0) })
+        Ok(Binding { closure: Digest::of(&all), arch: arch.into(), numerics, cases: self.1, ..binding(0) })
     }
 
     fn touched(&self, changed: &[PathBuf]) -> Vec<Node> {
@@ -63,17 +70,19 @@ struct Repo {
     bench: Workbench,
     git: Repository,
     trust: Trust,
-    _config: tempfile::TempDir,
+    sources: Sources,
+    config: tempfile::TempDir,
 }
 
 impl Repo {
     fn new() -> Repo {
-        let bench = Workbench::new();
-        let git = init(&bench);
         let config = tempfile::tempdir().unwrap();
+        let key = Config::at(config.path()).new_key("host").unwrap();
+        let bench = Workbench { key, ..Workbench::new() };
+        let git = init(&bench);
         let mut trust = Trust::load(&Config::at(config.path()), None, bench.root()).unwrap();
         trust.trust(bench.key.public().clone(), false).unwrap();
-        let repo = Repo { bench, git, trust, _config: config };
+        let repo = Repo { bench, git, trust, sources: Sources::default(), config };
         fs::create_dir_all(repo.bench.root().join("kernels/common")).unwrap();
         repo.write("README.md", "a workbench");
         repo.write("kernels/common/cuda.cuh", "v1");
@@ -104,16 +113,31 @@ impl Repo {
     /// Records a verdict on `node` as the work tree has it.
     fn record(&self, node: &str, edit: impl Fn(Verdict) -> Verdict) -> u64 {
         let node: Node = node.parse().unwrap();
-        let source = Sources.of(&self.bench.root().join("kernels")).unwrap();
+        let source = self.sources.of(&self.bench.root().join("kernels")).unwrap();
         let binding = source.binding(&node, "sm_90", Numerics::Ds4).unwrap();
         let verdict = Verdict { node: Target::Node(node), binding, ..verdict(1) };
         self.bench.append(edit(verdict))
     }
 
-    fn land(&self, nodes: &[&str]) -> assay::Result<Landed> {
+    /// Lands as the holder of `writer`.
+    fn land_as(
+        &self,
+        nodes: &[&str],
+        what: Option<&str>,
+        trust: &Trust,
+        writer: &dyn Fn() -> assay::Result<SecretKey>,
+    ) -> assay::Result<Vec<Landed>> {
         let nodes: Vec<Node> = nodes.iter().map(|n| n.parse().unwrap()).collect();
-        let request = LandRequest { nodes: &nodes, what: None, numerics: Numerics::Ds4, arch: None };
-        history::land(self.bench.root(), &request, &Sources, &self.trust)
+        let request = LandRequest { nodes: &nodes, what, numerics: Numerics::Ds4, arch: None, writer };
+        history::land(self.bench.root(), &request, &self.sources, trust)
+    }
+
+    /// Lands as someone who holds no key, in one commit.
+    fn land(&self, nodes: &[&str]) -> assay::Result<Landed> {
+        let no_key = || Err(assay::Error::usage("a key was asked for"));
+        let mut landed = self.land_as(nodes, None, &self.trust, &no_key)?;
+        assert_eq!(landed.len(), 1);
+        Ok(landed.pop().unwrap())
     }
 
     fn refused(&self, nodes: &[&str], id: &str, says: &str) {
@@ -163,7 +187,7 @@ fn a_proved_node_lands_with_its_evidence() {
     let report = audit(repo.bench.root()).unwrap();
     assert!(report.findings.is_empty() && report.commits == 2);
     assert_eq!(history::landed(repo.bench.root()).unwrap(), [(digest, head.id().to_string())]);
-    repo.refused(&["matmul[q8_0]"], "land-nothing", "differ from HEAD");
+    repo.refused(&["matmul[q8_0]"], "land-nothing", "proved in HEAD's ledger as staged");
 
     // A faster version later: the message says by how much.
     repo.set("kernels/matmul.q8_0.cu", "faster");
@@ -203,12 +227,7 @@ fn what_is_not_proved_as_staged_does_not_land() {
     repo.record("matmul[q8_0]", |v| Verdict { binding: v.binding.clone(), node: v.node.clone(), ..red(1) });
     repo.refused(&["matmul[q8_0]"], "land-unproved", "red in row");
     repo.record("matmul[q8_0]", |v| v);
-    let untrusting = history::land(
-        repo.bench.root(),
-        &LandRequest { nodes: &[], what: None, numerics: Numerics::Ds4, arch: None },
-        &Sources,
-        &Trust::nobody(),
-    );
+    let untrusting = repo.land_as(&[], None, &Trust::nobody(), &|| unreachable!());
     assert!(untrusting.unwrap_err().to_string().contains("which is not trusted here"));
     // Proved as the work tree has it, but another text is staged.
     repo.set("kernels/matmul.q8_0.cu", "staged");
@@ -285,8 +304,136 @@ fn simulated_lands_only_with_a_trust_file_and_says_so() {
     assert!(landed.message.contains("simulated"), "{}", landed.message);
     assert!(!audit(repo.bench.root()).unwrap().findings.is_empty());
     let ledger = repo.bench.open();
-    let source = Sources.of(&repo.bench.root().join("kernels")).unwrap();
+    let source = repo.sources.of(&repo.bench.root().join("kernels")).unwrap();
     let node: Node = "rms_norm".parse().unwrap();
     let binding = source.binding(&node, "sm_90", Numerics::Ds4).unwrap();
     assert!(matches!(ledger.standing(&Target::Node(node), &binding, &repo.trust), Standing::Simulated(_)));
+}
+
+/// A repository in which both nodes are landed, and whose contracts then ask other cases.
+fn stale() -> Repo {
+    let repo = Repo::new();
+    for node in ["matmul[q8_0]", "rms_norm"] {
+        repo.record(node, |v| v);
+        repo.land(&[node]).unwrap();
+    }
+    repo.sources.cases.set(77);
+    repo
+}
+
+fn tree_of(repo: &Repo, commit: git2::Oid, path: &str) -> Option<git2::Oid> {
+    let tree = repo.git.find_commit(commit).unwrap().tree().unwrap();
+    tree.get_path(Path::new(path)).ok().map(|entry| entry.id())
+}
+
+#[test]
+fn a_stale_node_lands_again_by_its_evidence_alone() {
+    let repo = stale();
+    repo.refused(&["matmul[q8_0]"], "land-unproved", "proved in row 1, but since changed: cases");
+    repo.refused(&[], "land-nothing", "assay status");
+    let row = repo.record("matmul[q8_0]", |v| v);
+    repo.refused(&[], "land-nothing", "assay land 'matmul[q8_0]'");
+    let base = repo.head();
+    let landed = repo.land_as(&["matmul[q8_0]"], Some("asked for longer rows"), &repo.trust, &|| unreachable!());
+    let landed = landed.unwrap();
+    let head = repo.git.head().unwrap().peel_to_commit().unwrap();
+    assert_eq!((landed[0].commit.clone(), head.parent_id(0).unwrap()), (head.id().to_string(), base));
+    assert_eq!(landed[0].nodes, [("matmul[q8_0]".parse().unwrap(), row)]);
+    let digest = repo.bench.open().rows()[row as usize].evidence.digest();
+    assert_eq!(
+        head.message().unwrap(),
+        format!(
+            "matmul: asked for longer rows\n\n\
+             matmul[q8_0]: worst error 3.40e-7 relative RMS, 5.00e-1 absolute; 81.2 µs; NVIDIA H200 (sm_90)\n\
+             matmul[q8_0]: its files in kernels/ are unchanged; changed since row 1: cases\n\n\
+             Assay-Evidence: {digest}\nAssay-Node: matmul[q8_0]\n"
+        )
+    );
+    assert_eq!(tree_of(&repo, head.id(), "kernels"), tree_of(&repo, base, "kernels"));
+    assert_ne!(tree_of(&repo, head.id(), "state"), tree_of(&repo, base, "state"));
+    assert_eq!(repo.git.statuses(None).unwrap().len(), 0);
+    assert!(audit(repo.bench.root()).unwrap().findings.is_empty());
+    repo.refused(&["matmul[q8_0]"], "land-nothing", "nothing to land for matmul[q8_0] (row 3)");
+    repo.refused(&["matmul[q8_0]", "rms_norm"], "land-unproved", "rms_norm: sm_90: proved in row 2, but");
+
+    // Without -w the subject says that it was green before.
+    repo.record("rms_norm", |v| v);
+    assert!(repo.land(&["rms_norm"]).unwrap().message.starts_with("rms_norm: rms_norm green on sm_90 again\n"));
+}
+
+#[test]
+fn a_repeated_proof_of_what_is_landed_has_nothing_to_land() {
+    let repo = Repo::new();
+    repo.record("rms_norm", |v| v);
+    repo.land(&["rms_norm"]).unwrap();
+    repo.record("rms_norm", |mut v| {
+        v.informative.time = "2026-01-01T00:00:00Z".into();
+        v
+    });
+    repo.refused(&["rms_norm"], "land-nothing", "nothing to land for rms_norm");
+}
+
+#[test]
+fn a_stale_node_does_not_land_by_evidence_that_is_red_untrusted_or_emulated() {
+    let repo = stale();
+    repo.record("rms_norm", |v| of_class(v, Class::Emulated));
+    repo.refused(&["rms_norm"], "land-unproved", "since changed: cases");
+    repo.record("rms_norm", |v| v);
+    let untrusting = repo.land_as(&["rms_norm"], None, &Trust::nobody(), &|| unreachable!()).unwrap_err();
+    assert_eq!(untrusting.code().id, "land-unproved");
+    repo.record("rms_norm", |v| Verdict { binding: v.binding.clone(), node: v.node.clone(), ..red(1) });
+    repo.refused(&["rms_norm"], "land-unproved", "red in row");
+    repo.set("README.md", "staged too");
+    repo.refused(&["rms_norm"], "land-outside", "README.md");
+}
+
+#[test]
+fn several_stale_nodes_land_a_commit_each() {
+    let repo = stale();
+    // Both come home before either is landed, in another order than they are named in.
+    let second = repo.record("rms_norm", |v| v);
+    let first = repo.record("rms_norm", |v| Verdict { node: v.node.clone(), binding: v.binding.clone(), ..red(1) });
+    assert_eq!(first, second + 1);
+    let again = repo.record("rms_norm", |mut v| {
+        v.informative.time = "2026-01-01T00:00:00Z".into();
+        v
+    });
+    let last = repo.record("matmul[q8_0]", |v| v);
+    let both = ["matmul[q8_0]", "rms_norm"];
+    repo.refused(&["matmul[q8_0]"], "land-unclaimed", "assay land 'matmul[q8_0]' 'rms_norm'");
+    let key = || Config::at(repo.config.path()).key(None);
+    let stranger = || SecretKey::generate("stranger");
+    let (head, before) = (repo.head(), repo.bench.snapshot());
+    let refused = repo.land_as(&both, None, &repo.trust, &stranger).unwrap_err();
+    assert!(refused.to_string().contains("key stranger has not joined the ledger"), "{refused}");
+    assert_eq!((head, before), (repo.head(), repo.bench.snapshot()));
+
+    let landed = repo.land_as(&both, Some("other cases"), &repo.trust, &key).unwrap();
+    let rows: Vec<_> = landed.iter().flat_map(|l| &l.nodes).map(|(node, row)| (node.to_string(), *row)).collect();
+    assert_eq!(rows, [("rms_norm".into(), again), ("matmul[q8_0]".into(), last)]);
+    assert!(landed[0].message.starts_with("rms_norm: other cases\n"));
+    let tip = repo.git.head().unwrap().peel_to_commit().unwrap();
+    assert_eq!(
+        (tip.id().to_string(), tip.parent_id(0).unwrap().to_string()),
+        (landed[1].commit.clone(), landed[0].commit.clone())
+    );
+    let ledger = tree_of(&repo, tip.parent_id(0).unwrap(), "state/ledger.jsonl").unwrap();
+    let lines = repo.bench.lines()[..last as usize].concat();
+    assert_eq!(repo.git.find_blob(ledger).unwrap().content(), lines, "up to the row before the next commit's");
+    let report = audit(repo.bench.root()).unwrap();
+    assert_eq!((report.commits, report.findings.len()), (5, 0));
+    assert_eq!(repo.git.statuses(None).unwrap().len(), 0);
+}
+
+#[test]
+fn a_landing_leaves_what_proves_other_nodes_to_a_later_one() {
+    let repo = stale();
+    repo.record("rms_norm", |v| v);
+    repo.record("matmul[q8_0]", |v| v);
+    let key = || Config::at(repo.config.path()).key(None);
+    repo.land_as(&["rms_norm"], None, &repo.trust, &key).unwrap();
+    assert_ne!(repo.at_head("state/ledger.jsonl"), repo.bench.bytes("ledger.jsonl"));
+    repo.land(&["matmul[q8_0]"]).unwrap();
+    assert_eq!(repo.at_head("state/ledger.jsonl"), repo.bench.bytes("ledger.jsonl"));
+    assert_eq!(audit(repo.bench.root()).unwrap().commits, 5);
 }
