@@ -89,7 +89,7 @@ impl Class {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    Weights,
+    Weights = 1,
     Source,
     Build,
     Unit,
@@ -100,6 +100,22 @@ pub enum Stage {
 }
 
 impl Stage {
+    pub const ALL: [Stage; 8] = [
+        Stage::Weights,
+        Stage::Source,
+        Stage::Build,
+        Stage::Unit,
+        Stage::Teeth,
+        Stage::Prefill,
+        Stage::Graph,
+        Stage::Sanitizer,
+    ];
+
+    /// Its number in what people read; rows hold its name.
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Stage::Weights => "weights",

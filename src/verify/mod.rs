@@ -18,6 +18,7 @@ pub mod weights;
 
 use serde::Serialize;
 
+pub use crate::ledger::{Class, Stage};
 pub use judge::{Judge, Progress};
 
 use crate::backend::{Device, Module, Placement};
@@ -30,46 +31,6 @@ use compare::FirstBad;
 pub const PROTOCOL: u32 = 1;
 
 pub type Figures = serde_json::Map<String, serde_json::Value>;
-
-/// The stages, in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Stage {
-    Weights = 1,
-    Source,
-    Build,
-    Unit,
-    Teeth,
-    Prefill,
-    Graph,
-    Sanitizer,
-}
-
-impl Stage {
-    pub const ALL: [Stage; 8] = [
-        Stage::Weights,
-        Stage::Source,
-        Stage::Build,
-        Stage::Unit,
-        Stage::Teeth,
-        Stage::Prefill,
-        Stage::Graph,
-        Stage::Sanitizer,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Stage::Weights => "weights",
-            Stage::Source => "source",
-            Stage::Build => "build",
-            Stage::Unit => "unit",
-            Stage::Teeth => "teeth",
-            Stage::Prefill => "prefill",
-            Stage::Graph => "graph",
-            Stage::Sanitizer => "sanitizer",
-        }
-    }
-}
 
 /// How one stage ended.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -99,18 +60,11 @@ pub struct StageReport {
     pub seconds: f64,
 }
 
-/// The class of evidence: only `Device` can be green.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Class {
-    Device,
-    Emulated,
-}
-
 /// What a judge says of a node.
 #[derive(Clone, Debug, Serialize)]
 pub struct Verdict {
     pub node: String,
+    /// A judge never says simulated.
     pub class: Class,
     pub arch: String,
     pub stages: Vec<StageReport>,
@@ -158,7 +112,7 @@ impl Verdict {
         let of = |s: &StageReport| match &s.outcome {
             Outcome::Pass => None,
             Outcome::Red { reason, .. } | Outcome::Indeterminate { reason } | Outcome::NotRun { reason } => {
-                Some(format!("stage {} ({}): {reason}", s.stage as u8, s.stage.name()))
+                Some(format!("stage {} ({}): {reason}", s.stage.number(), s.stage.name()))
             }
         };
         if let Some(red) = self.red() {

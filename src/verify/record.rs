@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Class, Outcome, StageReport, Summary, Verdict};
+use super::{Outcome, StageReport, Summary, Verdict};
 use crate::error::{Error, Result};
 use crate::ledger::{self, Binding, Digest, Evidence, Informative, SecretKey, Statement, Target, clock, figure};
 use crate::ops::Node;
@@ -46,10 +46,7 @@ pub fn statement(verdict: &Verdict, node: &Node, binding: Binding, about: &About
     }
     Ok(ledger::Verdict {
         node: Target::Node(node.clone()),
-        class: match verdict.class {
-            Class::Device => ledger::Class::Device,
-            Class::Emulated => ledger::Class::Emulated,
-        },
+        class: verdict.class,
         outcome: outcome(verdict),
         binding,
         stages,
@@ -72,19 +69,6 @@ pub struct About {
     pub model: String,
 }
 
-fn stage(stage: super::Stage) -> ledger::Stage {
-    match stage {
-        super::Stage::Weights => ledger::Stage::Weights,
-        super::Stage::Source => ledger::Stage::Source,
-        super::Stage::Build => ledger::Stage::Build,
-        super::Stage::Unit => ledger::Stage::Unit,
-        super::Stage::Teeth => ledger::Stage::Teeth,
-        super::Stage::Prefill => ledger::Stage::Prefill,
-        super::Stage::Graph => ledger::Stage::Graph,
-        super::Stage::Sanitizer => ledger::Stage::Sanitizer,
-    }
-}
-
 fn record(report: &StageReport) -> ledger::StageRecord {
     let (figures, mut note) = figure::from_json(&report.figures);
     let (outcome, reason) = match &report.outcome {
@@ -96,7 +80,7 @@ fn record(report: &StageReport) -> ledger::StageRecord {
     if let Some(reason) = reason {
         note = if note.is_empty() { reason.clone() } else { format!("{reason}\n{note}") };
     }
-    ledger::StageRecord { name: stage(report.stage), outcome, figures, note }
+    ledger::StageRecord { name: report.stage, outcome, figures, note }
 }
 
 fn outcome(verdict: &Verdict) -> ledger::Outcome {
@@ -109,7 +93,7 @@ fn outcome(verdict: &Verdict) -> ledger::Outcome {
                 }
                 _ => Default::default(),
             };
-            ledger::Outcome::Red { stage: stage(report.stage), reason, first_bad }
+            ledger::Outcome::Red { stage: report.stage, reason, first_bad }
         }
         _ => ledger::Outcome::Indeterminate { reason: verdict.reason().unwrap_or_default() },
     }

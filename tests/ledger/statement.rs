@@ -98,3 +98,15 @@ fn the_worst_figure_is_that_of_any_stage_or_variant() {
     assert!(v.worst("max_abs").unwrap().is_nan());
     assert_eq!(v.worst("no_such"), None);
 }
+
+#[test]
+fn stages_are_numbered_in_the_order_in_which_they_run_and_written_by_name() {
+    for (number, stage) in (1..).zip(Stage::ALL) {
+        assert_eq!(stage.number(), number);
+        assert_eq!(serde_json::to_value(stage).unwrap(), stage.name());
+    }
+    assert!(Stage::ALL.is_sorted());
+    for class in [Class::Device, Class::Emulated, Class::Simulated] {
+        assert_eq!(serde_json::to_value(class).unwrap(), class.name());
+    }
+}
