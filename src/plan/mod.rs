@@ -15,6 +15,7 @@ pub mod rules;
 pub mod schedule;
 pub mod source;
 mod step;
+pub(crate) mod tokens;
 
 use serde::{Deserialize, Serialize};
 

@@ -2,13 +2,17 @@
 //!
 //! Outside three headers of `common/` there is no inline assembly and nothing that tells the device compiler from the
 //! emulator's, or a kernel could show one body to each. Includes name files of the kernels' folder or headers of the
-//! compiler, by literal relative paths. The text is read as the preprocessor reads it: line splices,
-//! comments, digraphs and raw strings do not hide a token. Confinement of the compiler is the second line of defence,
-//! not this.
+//! compiler, by literal relative paths. The text is read by [`tokens`], the one reader of sources.
+//!
+//! [`check`] is asked twice, on purpose. Stage 2 asks it, so that a verdict can say what is wrong with the text beside
+//! every other fault of it. And every door to a compiler asks it (`Nvrtc::build`, `EmulatorPlace::build`), because
+//! `run`, `compile` and the other nodes of a prefill build kernels that no stage 2 has seen, and a compiler can be made
+//! to read any file. Confinement of the compiler is the next line of defence.
 
 use std::collections::BTreeSet;
 
 use super::source::SourceSet;
+use super::tokens::{Kind, Token, directives, statements, tokens};
 use crate::error::{Error, Result};
 
 crate::codes! {
@@ -93,8 +97,7 @@ fn state_rule(path: &str, tokens: &[Token]) -> Result<()> {
             ));
         }
     }
-    let lines = tokens.split(|t| t.kind == Kind::EndOfLine).filter(|line| line.first().is_none_or(|t| !t.is("#")));
-    let code: Vec<&Token> = lines.flatten().collect();
+    let code = statements(tokens);
     if let Some(token) = code.iter().find(|t| t.is("mutable")) {
         return Err(refuse(path, token, "a `mutable` member", "what is const, const"));
     }
@@ -263,159 +266,6 @@ fn token_rule(path: &str, token: &Token) -> Result<()> {
         true => Err(refuse(path, token, "a macro that differs between compilers", "code that is the same for each")),
         false => Ok(()),
     }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Word,
-    /// String and character literals, with their quotes.
-    Text,
-    Number,
-    Punctuation,
-    EndOfLine,
-}
-
-#[derive(Clone, Debug)]
-struct Token {
-    kind: Kind,
-    text: String,
-    line: u32,
-}
-
-impl Token {
-    fn is(&self, text: &str) -> bool {
-        self.kind != Kind::Text && self.text == text
-    }
-}
-
-/// The preprocessor's lines, without their `#`.
-fn directives(tokens: &[Token]) -> impl Iterator<Item = &[Token]> {
-    tokens.split(|t| t.kind == Kind::EndOfLine).filter_map(|line| match line.first() {
-        Some(first) if first.is("#") && line.len() > 1 => Some(&line[1..]),
-        _ => None,
-    })
-}
-
-/// Preprocessing tokens, as far as the rules need them.
-fn tokens(text: &str) -> Vec<Token> {
-    let chars = splice(text);
-    let mut out = Vec::new();
-    let mut i = 0;
-    while i < chars.len() {
-        let (c, line) = chars[i];
-        let next = chars.get(i + 1).map(|c| c.0);
-        let start = i;
-        let kind = match c {
-            '\n' => {
-                i += 1;
-                Kind::EndOfLine
-            }
-            c if c.is_whitespace() => {
-                i += 1;
-                continue;
-            }
-            '/' if next == Some('/') => {
-                while i < chars.len() && chars[i].0 != '\n' {
-                    i += 1;
-                }
-                continue;
-            }
-            '/' if next == Some('*') => {
-                i += 2;
-                while i < chars.len() && !(chars[i].0 == '*' && chars.get(i + 1).is_some_and(|c| c.0 == '/')) {
-                    i += 1;
-                }
-                i += 2;
-                continue;
-            }
-            '"' | '\'' => {
-                i = quoted(&chars, i, c);
-                Kind::Text
-            }
-            c if c.is_ascii_digit() || (c == '.' && next.is_some_and(|n| n.is_ascii_digit())) => {
-                // A digit separator belongs to the number, or it would open a character literal.
-                while i < chars.len() && (is_word(chars[i].0) || matches!(chars[i].0, '.' | '\'')) {
-                    i += 1;
-                }
-                Kind::Number
-            }
-            c if is_word(c) => {
-                while i < chars.len() && is_word(chars[i].0) {
-                    i += 1;
-                }
-                let word: String = chars[start..i].iter().map(|c| c.0).collect();
-                if matches!(word.as_str(), "R" | "LR" | "uR" | "UR" | "u8R") && chars.get(i).is_some_and(|c| c.0 == '"')
-                {
-                    i = raw(&chars, i);
-                    Kind::Text
-                } else {
-                    Kind::Word
-                }
-            }
-            '#' if next == Some('#') => {
-                i += 2;
-                Kind::Punctuation
-            }
-            '%' if next == Some(':') => {
-                i += 2;
-                let twice = chars.get(i).is_some_and(|c| c.0 == '%') && chars.get(i + 1).is_some_and(|c| c.0 == ':');
-                i += if twice { 2 } else { 0 };
-                let text = if twice { "##" } else { "#" };
-                out.push(Token { kind: Kind::Punctuation, text: text.into(), line });
-                continue;
-            }
-            _ => {
-                i += 1;
-                Kind::Punctuation
-            }
-        };
-        let text = chars[start..i.min(chars.len())].iter().map(|c| c.0).collect();
-        out.push(Token { kind, text, line });
-    }
-    out
-}
-
-/// Characters with their line numbers, lines that end in a backslash joined to the next.
-fn splice(text: &str) -> Vec<(char, u32)> {
-    let mut out = Vec::with_capacity(text.len());
-    for (number, line) in (1u32..).zip(text.lines()) {
-        match line.strip_suffix('\\') {
-            Some(joined) => out.extend(joined.chars().map(|c| (c, number))),
-            None => {
-                out.extend(line.chars().map(|c| (c, number)));
-                out.push(('\n', number));
-            }
-        }
-    }
-    out
-}
-
-fn is_word(c: char) -> bool {
-    c.is_alphanumeric() || c == '_' || c == '$'
-}
-
-/// Past a literal; an unclosed one ends with its line.
-fn quoted(chars: &[(char, u32)], mut i: usize, quote: char) -> usize {
-    i += 1;
-    while i < chars.len() && chars[i].0 != '\n' {
-        match chars[i].0 {
-            '\\' => i += 2,
-            c if c == quote => return i + 1,
-            _ => i += 1,
-        }
-    }
-    i.min(chars.len())
-}
-
-/// Past a raw string whose opening quote is at `i`.
-fn raw(chars: &[(char, u32)], i: usize) -> usize {
-    let Some(open) = chars[i..].iter().position(|c| c.0 == '(') else { return chars.len() };
-    let mut close: Vec<char> = vec![')'];
-    close.extend(chars[i + 1..i + open].iter().map(|c| c.0));
-    close.push('"');
-    let body = i + open + 1;
-    let found = chars[body..].windows(close.len()).position(|w| w.iter().map(|c| c.0).eq(close.iter().copied()));
-    found.map_or(chars.len(), |at| body + at + close.len())
 }
 
 #[cfg(test)]

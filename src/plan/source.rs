@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::tokens::{quoted_includes, tokens};
 use crate::error::{Error, Result};
 
 crate::codes! {
@@ -40,7 +41,7 @@ impl SourceSet {
             }
             let path = resolve(&real_root, &name, from.as_deref())?;
             let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
-            for include in quoted_includes(&text) {
+            for include in quoted_includes(&tokens(&text)) {
                 // As the compilers look it up: beside the including file, then below kernels/.
                 let beside = name.rsplit_once('/').map(|(dir, _)| format!("{dir}/{include}"));
                 let target = match beside {
@@ -97,14 +98,6 @@ fn resolve(root: &Path, name: &str, from: Option<&str>) -> Result<PathBuf> {
         return Err(Error::new(&SOURCE_INCLUDE, whose()).expected("a path below kernels/").found(real.display()));
     }
     Ok(real)
-}
-
-/// The names in `#include "…"` lines.
-fn quoted_includes(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().filter_map(|line| {
-        let rest = line.trim_start().strip_prefix('#')?.trim_start().strip_prefix("include")?.trim_start();
-        rest.strip_prefix('"')?.split('"').next()
-    })
 }
 
 #[cfg(test)]

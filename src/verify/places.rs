@@ -9,6 +9,7 @@ use crate::backend::worker::{DeviceKind, WorkerDevice, WorkerOptions};
 use crate::backend::{Device, Module, Placement};
 use crate::error::{Error, Result};
 use crate::ops::{self, Node};
+use crate::plan::rules;
 use crate::plan::source::SourceSet;
 
 /// The CPU emulator, in a confined worker.
@@ -43,6 +44,7 @@ impl Place for EmulatorPlace {
     }
 
     fn build(&self, source: &SourceSet, entries: &[String]) -> Result<Module> {
+        rules::check(source)?;
         let entries: Vec<&str> = entries.iter().map(String::as_str).collect();
         let module = self.builder.build(source, &entries)?;
         if let Module::SharedObject(path) = &module {

@@ -7,6 +7,7 @@ use crate::ops::{Contract, header};
 use crate::plan::manifest::Manifest;
 use crate::plan::rules;
 use crate::plan::source::SourceSet;
+use crate::plan::tokens::{Kind, Token, statements, tokens};
 
 /// Everything that is wrong with the text, or nothing.
 pub fn faults(source: &SourceSet, manifest: &Manifest, contract: &Contract) -> Vec<String> {
@@ -22,7 +23,8 @@ pub fn faults(source: &SourceSet, manifest: &Manifest, contract: &Contract) -> V
     if let Err(e) = rules::check(source) {
         out.push(e.to_string().replace("\n  ", ", "));
     }
-    let main = strip(source.files.get(&source.main).map_or("", String::as_str));
+    let main = tokens(source.files.get(&source.main).map_or("", String::as_str));
+    let main = statements(&main);
     let struct_name = header::struct_name(contract.op);
     let mut entries: Vec<&str> =
         manifest.variants.iter().flat_map(|v| v.launches.iter().map(|l| l.entry.as_str())).collect();
@@ -41,68 +43,29 @@ pub fn faults(source: &SourceSet, manifest: &Manifest, contract: &Contract) -> V
     out
 }
 
-/// Whether the text defines `extern "C" __global__ void … entry(const Args name)`.
-fn has_entry(code: &str, entry: &str, struct_name: &str) -> bool {
-    let mut from = 0;
-    while let Some(at) = code[from..].find(entry) {
-        let start = from + at;
-        from = start + entry.len();
-        let before_ok = code[..start].chars().next_back().is_none_or(|c| !is_word(c));
-        let rest = code[from..].trim_start();
-        if !before_ok || !rest.starts_with('(') {
-            continue;
-        }
-        let Some(close) = rest.find(')') else { continue };
-        let parameter = rest[1..close].split_whitespace().collect::<Vec<_>>();
-        let fits = matches!(parameter.as_slice(), ["const", s, _] | [s, "const", _] | [s, _] if *s == struct_name);
-        let head = &code[code[..start].rfind([';', '}']).map_or(0, |i| i + 1)..start];
-        if fits && head.contains("__global__") && head.contains("extern \"C\"") {
-            return true;
-        }
-    }
-    false
-}
-
-fn is_word(c: char) -> bool {
-    c.is_ascii_alphanumeric() || c == '_'
-}
-
-/// The text without comments and with continued lines joined, as a preprocessor sees it. String contents are dropped,
-/// except that the quotes of `extern "C"` and of includes stay.
-fn strip(text: &str) -> String {
-    let joined = text.replace("\\\r\n", "").replace("\\\n", "");
-    let mut out = String::with_capacity(joined.len());
-    let mut rest = joined.as_str();
-    while let Some(c) = rest.chars().next() {
-        if let Some(tail) = rest.strip_prefix("//") {
-            rest = tail.find('\n').map_or("", |i| &tail[i..]);
-        } else if let Some(tail) = rest.strip_prefix("/*") {
-            out.push(' ');
-            rest = tail.find("*/").map_or("", |i| &tail[i + 2..]);
-        } else if c == '"' {
-            let end = rest[1..].char_indices().scan(false, |escaped, (i, c)| {
-                let close = c == '"' && !*escaped;
-                *escaped = c == '\\' && !*escaped;
-                Some((i, close))
-            });
-            let close = end.filter(|(_, close)| *close).map(|(i, _)| i + 2).next().unwrap_or(rest.len());
-            let literal = &rest[..close];
-            let line = out.rsplit('\n').next().unwrap_or("").trim_start();
-            let keep = literal == "\"C\"" || (line.starts_with('#') && line.contains("include"));
-            out.push_str(if keep { literal } else { "\"\"" });
-            rest = &rest[close..];
-        } else {
-            out.push(c);
-            rest = &rest[c.len_utf8()..];
-        }
-    }
-    out
+/// Whether the code defines `extern "C" __global__ void … entry(const Args name)`.
+fn has_entry(code: &[&Token], entry: &str, struct_name: &str) -> bool {
+    let named = code.iter().enumerate().filter(|(_, t)| t.kind == Kind::Word && t.text == entry);
+    named.map(|(i, _)| (&code[..i], &code[i + 1..])).any(|(before, after)| {
+        let parameter = match after.split_first() {
+            Some((open, rest)) if open.is("(") => rest.split(|t| t.is(")")).next().unwrap_or_default(),
+            _ => return false,
+        };
+        let words: Vec<&str> = parameter.iter().map(|t| t.text.as_str()).collect();
+        let fits = matches!(words.as_slice(), ["const", s, _] | [s, "const", _] | [s, _] if *s == struct_name);
+        let head = before.rsplit(|t| t.is(";") || t.is("}")).next().unwrap_or_default();
+        let linked = head.windows(2).any(|pair| pair[0].is("extern") && pair[1].text == "\"C\"");
+        fits && linked && head.iter().any(|t| t.is("__global__"))
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::ops;
+    use crate::plan::kernels::KernelTree;
 
     const MANIFEST: &str = "op = \"swiglu\"\n[[variant]]\nname = \"a\"\n[[variant.launch]]\nentry = \"swiglu_f32\"\ngrid = [1, 1, 1]\nblock = [32, 1, 1]\n";
     const GOOD: &str = "#include \"common/cuda.cuh\"\n#include \"args/swiglu.h\"\n// asm is a word\nextern \"C\" __global__ void __launch_bounds__(32)\nswiglu_f32(const SwigluArgs a) { a.h[0] = 1; }\n";
@@ -134,8 +97,31 @@ mod tests {
             let faults = check(&format!("{what}{GOOD}"));
             assert!(faults.iter().any(|f| f.contains(fragment)), "{what}: {faults:?}");
         }
-        assert!(check(&GOOD.replace("SwigluArgs", "OtherArgs"))[0].contains("no entry"));
+        for (from, to) in [
+            ("SwigluArgs", "OtherArgs"),
+            ("extern \"C\" ", ""),
+            ("__global__", "__device__"),
+            ("extern", "/* extern */"),
+            ("extern", "#define NEVER \\\nextern"),
+            ("extern", "const char* s = R\"( extern"),
+        ] {
+            let faults = check(&GOOD.replace(from, to));
+            assert!(faults.iter().any(|f| f.contains("no entry")), "{from} to {to}: {faults:?}");
+        }
         assert!(check(&GOOD.replace("swiglu_f32(", "swiglu_f3(")).iter().any(|f| f.contains("no entry")));
+    }
+
+    #[test]
+    fn every_kernel_of_the_tree_has_its_entries() {
+        let tree = KernelTree::open(&Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels")).unwrap();
+        let mut seen = 0;
+        for (stem, manifest) in tree.manifests() {
+            let contract = ops::find(&manifest.op).unwrap().contract();
+            let set = SourceSet::load(tree.root(), &format!("{stem}.cu")).unwrap();
+            assert_eq!(faults(&set, manifest, contract), Vec::<String>::new(), "{stem}");
+            seen += 1;
+        }
+        assert!(seen > 20);
     }
 
     #[test]
