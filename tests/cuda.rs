@@ -416,7 +416,8 @@ fn device_graph_is_read_back_and_replayed_once() -> Result<Outcome> {
             Launch { shared, ..rig.launch("reverse", x, y, n, 0) },
             rig.launch("count", x, z, n, 0),
         ];
-        let nodes = rig.cuda.replay_graph(&launches)?.expect("a device has graphs");
+        let (graph, nodes) = rig.cuda.record(&launches)?;
+        rig.cuda.replay(graph)?;
         let expected: Vec<Traced> = launches
             .iter()
             .map(|l| Traced { entry: l.entry.clone(), grid: l.grid, block: l.block, shared: l.shared })
@@ -424,7 +425,10 @@ fn device_graph_is_read_back_and_replayed_once() -> Result<Outcome> {
         assert_eq!(nodes, expected);
         assert_eq!(rig.read(z, 1)?, [2.0], "captured without running, replayed once");
         assert_eq!(rig.read(y, 64)?, values.iter().rev().copied().collect::<Vec<_>>());
-        assert_eq!(rig.cuda.replay_graph(&[])?, Some(vec![]));
+        assert!(rig.cuda.replayed_ms()? > 0.0);
+        rig.cuda.forget(graph)?;
+        assert_eq!(code(rig.cuda.replay(graph)), "internal");
+        assert_eq!(rig.cuda.record(&[])?.1, []);
         Ok(())
     })
 }
@@ -484,7 +488,7 @@ fn device_refusals_leave_it_usable() -> Result<Outcome> {
             let error = rig.cuda.launch(launch).unwrap_err();
             assert_eq!(error.code().id, *want, "{error}");
             assert!(*want == "internal" || error.what().contains("test.scale"), "{error}");
-            assert_eq!(code(rig.cuda.replay_graph(std::slice::from_ref(launch))), *want);
+            assert_eq!(code(rig.cuda.record(std::slice::from_ref(launch))), *want);
         }
         let error = rig.cuda.alloc(1 << 50).unwrap_err();
         assert_eq!(error.code().id, "cuda-memory", "{error}");

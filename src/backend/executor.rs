@@ -8,13 +8,13 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::backend::{BufferId, Device, Field, Launch, Module, ModuleId, Placement, Traced};
+use crate::backend::{BufferId, Device, Field, GraphId, Launch, Module, ModuleId, Placement, Traced};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::ops::cases::{Case, OwnedWeight, Values};
 use crate::ops::{Access, Call, Elem, Node, Rounding, Slot, Weight};
 use crate::plan::schedule::Schedule;
-use crate::plan::{BufferIx, Plan, Role, STEP_FIELDS, StepField, StepState};
+use crate::plan::{BufferIx, Guard, Plan, Role, STEP_FIELDS, StepField, StepState};
 
 crate::codes! {
     TRACE: "trace", Integrity, "The launches that the device reports are not those of the schedule. Nothing of such a run counts.";
@@ -41,10 +41,25 @@ struct DeviceSide {
     buffers: Vec<Option<BufferId>>,
     /// Uploaded tensors by (address, length) in the map: aliases are uploaded once.
     weights: HashMap<(usize, usize), BufferId>,
-    /// By schedule and instance.
-    scratch: HashMap<(usize, usize), BufferId>,
+    /// One for all: launches follow one another, and nothing in it may outlive its instance.
+    scratch: Option<(BufferId, u64)>,
     step: BufferId,
     expected: Vec<Traced>,
+    recordings: HashMap<Recordable, Recording>,
+}
+
+/// What one recording serves: a schedule, and which of the plan's guards hold.
+type Recordable = (usize, [bool; 3]);
+
+/// A step whose every instance runs on the device, as one graph. Counts and positions are data of the step, so it
+/// serves every step of its kind.
+struct Recording {
+    graph: GraphId,
+    ran: Arc<[Ran]>,
+    /// Buffers in the order of their first use, with whether what they hold before the step is read.
+    reads: Vec<BufferIx>,
+    writes: Vec<BufferIx>,
+    replays: usize,
 }
 
 impl DeviceSide {
@@ -53,6 +68,27 @@ impl DeviceSide {
         let n = step.get(StepField::NTokens) as usize;
         self.schedules.iter().position(|s| s.tokens >= n).unwrap_or(self.schedules.len() - 1)
     }
+
+    /// Scratch memory for the neediest instance of any schedule.
+    fn scratch(&mut self, plan: &Plan) -> Result<BufferId> {
+        if let Some((id, _)) = self.scratch {
+            return Ok(id);
+        }
+        let bytes = scratch_bytes(plan, &self.schedules)?;
+        let id = self.device.alloc(bytes)?;
+        self.scratch = Some((id, bytes));
+        Ok(id)
+    }
+}
+
+fn scratch_bytes(plan: &Plan, schedules: &[Schedule]) -> Result<u64> {
+    let mut most = 0;
+    for schedule in schedules {
+        for i in 0..plan.instances.len() {
+            most = most.max(schedule.scratch(plan, i)?);
+        }
+    }
+    Ok(most)
 }
 
 /// One entry of a step's trace: every instance that ran, and where.
@@ -71,6 +107,15 @@ pub struct Segment {
     pub nodes_match: bool,
     /// Every buffer that the run changes holds the same bytes.
     pub bytes_match: bool,
+}
+
+/// Copies of all caches: what [`Executor::save`] gives.
+pub struct Saved(Vec<(BufferIx, Copied)>);
+
+enum Copied {
+    Host(Vec<u32>),
+    /// A buffer of the device that was attached then, and its bytes.
+    Device(BufferId, u64),
 }
 
 /// See the module's documentation.
@@ -160,10 +205,17 @@ impl<'m> Executor<'m> {
             }
         }
         let step = device.alloc((STEP_FIELDS * 4) as u64)?;
-        let buffers = vec![None; self.plan.buffers.len()];
-        let (weights, scratch) = (HashMap::new(), HashMap::new());
-        self.side =
-            Some(DeviceSide { device, schedules, modules, buffers, weights, scratch, step, expected: Vec::new() });
+        self.side = Some(DeviceSide {
+            device,
+            schedules,
+            modules,
+            buffers: vec![None; self.plan.buffers.len()],
+            weights: HashMap::new(),
+            scratch: None,
+            step,
+            expected: Vec::new(),
+            recordings: HashMap::new(),
+        });
         Ok(())
     }
 
@@ -189,12 +241,64 @@ impl<'m> Executor<'m> {
     pub fn detach(&mut self) -> Result<Option<Box<dyn Device>>> {
         self.placed.fill(false);
         let Some(mut side) = self.side.take() else { return Ok(None) };
-        let held =
-            side.buffers.iter().flatten().chain(side.weights.values()).chain(side.scratch.values()).chain([&side.step]);
+        for recording in side.recordings.values() {
+            side.device.forget(recording.graph)?;
+        }
+        let scratch = side.scratch.as_ref().map(|(id, _)| id);
+        let held = side.buffers.iter().flatten().chain(side.weights.values()).chain(scratch).chain([&side.step]);
         for id in held {
             side.device.free(*id)?;
         }
         Ok(Some(side.device))
+    }
+
+    /// Copies every cache, where its newest contents are.
+    pub fn save(&mut self) -> Result<Saved> {
+        let plan = self.plan.clone();
+        let mut copies = Vec::new();
+        for (i, buffer) in plan.buffers.iter().enumerate() {
+            if !matches!(buffer.role, Role::Cache { .. }) {
+                continue;
+            }
+            let on_device = self.side.as_mut().filter(|_| self.valid[i].device);
+            let copy = match on_device.and_then(|s| s.buffers[i].map(|id| (s, id))) {
+                None => Copied::Host(self.host[i].clone()),
+                Some((side, id)) => {
+                    let bytes = plan.capacity(BufferIx(i)).max(1) as u64 * Elem::BYTES as u64;
+                    let copy = side.device.alloc(bytes)?;
+                    side.device.copy(id, copy, bytes)?;
+                    Copied::Device(copy, bytes)
+                }
+            };
+            copies.push((BufferIx(i), copy));
+        }
+        Ok(Saved(copies))
+    }
+
+    /// Puts saved caches back.
+    pub fn restore(&mut self, saved: &Saved) -> Result<()> {
+        for (buffer, copy) in &saved.0 {
+            match copy {
+                Copied::Host(words) => self.write_host(*buffer, words),
+                Copied::Device(copy, bytes) => {
+                    let id = self.send(*buffer, false, 0)?;
+                    let side = self.side.as_mut().ok_or_else(|| Error::internal("no device attached"))?;
+                    side.device.copy(*copy, id, *bytes)?;
+                    self.valid[buffer.0] = Valid { host: false, device: true };
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub fn discard(&mut self, saved: Saved) -> Result<()> {
+        let Some(side) = &mut self.side else { return Ok(()) };
+        for (_, copy) in saved.0 {
+            if let Copied::Device(copy, _) = copy {
+                side.device.free(copy)?;
+            }
+        }
+        Ok(())
     }
 
     /// Replaces every instance of a node by one that writes zeros and updates nothing.
@@ -208,9 +312,108 @@ impl<'m> Executor<'m> {
     }
 
     /// Runs a step over `tokens`; they must be as many as the step says, each within the vocabulary.
+    ///
+    /// A step that runs on the device as a whole is launched one by one the first time, and recorded: every later one of
+    /// its kind is a replay of one graph.
     pub fn run(&mut self, step: &StepState, tokens: &[i32]) -> Result<()> {
         self.set_tokens(tokens);
-        self.run_range(step, 0..self.plan.instances.len())
+        let Some(kind) = self.recordable(step) else { return self.run_range(step, 0..self.plan.instances.len()) };
+        if self.side.as_ref().is_some_and(|s| s.recordings.contains_key(&kind)) {
+            return self.replay(step, kind);
+        }
+        self.record(step, kind)
+    }
+
+    /// `None` where an active instance runs on the oracle, or nothing is attached.
+    fn recordable(&self, step: &StepState) -> Option<Recordable> {
+        let side = self.side.as_ref()?;
+        let plan = &self.plan;
+        let whole = self.noop.is_none() && plan.active(step).all(|(i, _)| self.on_device(i, step));
+        let holds = |guard: Guard| guard.holds(step, plan.top_k);
+        let (rows4, rows128) = (Guard::Rows(StepField::Rows4), Guard::Rows(StepField::Rows128));
+        whole.then(|| (side.of(step), [holds(rows4), holds(rows128), holds(Guard::Selecting)]))
+    }
+
+    /// The step's launches, with what they read sent to the device. Results are marked as written.
+    fn launches(&mut self, step: &StepState) -> Result<(Vec<Launch>, Vec<Ran>)> {
+        let plan = self.plan.clone();
+        let (mut all, mut ran) = (Vec::new(), Vec::new());
+        let active: Vec<usize> = plan.active(step).map(|(i, _)| i).collect();
+        for i in active {
+            let (launches, record) = self.prepare(i, step)?;
+            all.extend(launches);
+            ran.push(record);
+        }
+        Ok((all, ran))
+    }
+
+    fn record(&mut self, step: &StepState, kind: Recordable) -> Result<()> {
+        let plan = self.plan.clone();
+        let (mut reads, mut writes) = (Vec::new(), Vec::new());
+        for (_, instance) in plan.active(step) {
+            for (arg, buffer) in instance.contract().args.iter().zip(&instance.args) {
+                let Some(buffer) = *buffer else { continue };
+                let seen = reads.contains(&buffer) || writes.contains(&buffer);
+                if arg.access != Access::Write && !seen {
+                    reads.push(buffer);
+                }
+                if arg.access != Access::Read && !writes.contains(&buffer) {
+                    writes.push(buffer);
+                }
+            }
+        }
+        let before = std::mem::take(&mut self.trace);
+        self.run_range(step, 0..plan.instances.len())?;
+        let ran: Arc<[Ran]> = std::mem::replace(&mut self.trace, before).into();
+        let (launches, _) = self.launches(step)?;
+        let side = self.side.as_mut().ok_or_else(|| Error::internal("no device attached"))?;
+        let (graph, nodes) = side.device.record(&launches)?;
+        let expected: Vec<&Traced> = ran.iter().flat_map(|r| &r.launches).collect();
+        if nodes.iter().ne(expected.iter().copied()) {
+            return Err(Error::new(&TRACE, "the recorded graph holds other kernels than the schedule")
+                .expected(format!("{} launches", expected.len()))
+                .found(format!("{} kernels", nodes.len())));
+        }
+        self.trace.extend(ran.iter().cloned());
+        side.recordings.insert(kind, Recording { graph, ran, reads, writes, replays: 0 });
+        Ok(())
+    }
+
+    fn replay(&mut self, step: &StepState, kind: Recordable) -> Result<()> {
+        let side = self.side.as_mut().ok_or_else(|| Error::internal("no device attached"))?;
+        let mut recording =
+            side.recordings.remove(&kind).ok_or_else(|| Error::internal("a replay of what was not recorded"))?;
+        side.device.write(side.step, 0, bytemuck::cast_slice(&step.0))?;
+        for buffer in &recording.reads {
+            let n = self.extent(*buffer, step);
+            self.send(*buffer, true, n)?;
+        }
+        let side = self.side.as_mut().ok_or_else(|| Error::internal("no device attached"))?;
+        side.device.replay(recording.graph)?;
+        side.device.sync()?;
+        for buffer in &recording.writes {
+            self.valid[buffer.0] = Valid { host: false, device: true };
+        }
+        recording.replays += 1;
+        side.recordings.insert(kind, recording);
+        Ok(())
+    }
+
+    /// What the replays since the last call ran, each with how often.
+    pub fn take_replays(&mut self) -> Vec<(Arc<[Ran]>, usize)> {
+        let Some(side) = &mut self.side else { return Vec::new() };
+        let used = side.recordings.values_mut().filter(|r| r.replays > 0);
+        used.map(|r| (r.ran.clone(), std::mem::take(&mut r.replays))).collect()
+    }
+
+    /// Milliseconds of every active instance of a step, its launches one after the other by the device's clock. The
+    /// step runs twice, so state moves on as it does in no generation.
+    pub fn time_each(&mut self, step: &StepState, tokens: &[i32]) -> Result<Vec<(usize, f64)>> {
+        self.run(step, tokens)?;
+        let (launches, ran) = self.launches(step)?;
+        let side = self.side.as_mut().ok_or_else(|| Error::internal("no device attached"))?;
+        let mut times = side.device.time_each(&launches)?.into_iter().map(f64::from);
+        Ok(ran.iter().map(|r| (r.instance, times.by_ref().take(r.launches.len()).sum())).collect())
     }
 
     pub fn set_tokens(&mut self, tokens: &[i32]) {
@@ -334,6 +537,18 @@ impl<'m> Executor<'m> {
     }
 
     fn launch(&mut self, i: usize, step: &StepState) -> Result<Vec<Launch>> {
+        let (launches, ran) = self.prepare(i, step)?;
+        let side = self.side.as_mut().ok_or_else(|| Error::internal("no device attached"))?;
+        for launch in &launches {
+            side.device.launch(launch)?;
+        }
+        side.expected.extend(ran.launches.iter().cloned());
+        self.trace.push(ran);
+        Ok(launches)
+    }
+
+    /// The launches of instance `i`, with what it reads sent to the device and its results marked as there.
+    fn prepare(&mut self, i: usize, step: &StepState) -> Result<(Vec<Launch>, Ran)> {
         let plan = self.plan.clone();
         let (fields, buffers) = self.fields(i, step)?;
         let instance = &plan.instances[i];
@@ -350,18 +565,13 @@ impl<'m> Executor<'m> {
             traced.push(Traced { entry: g.entry.clone(), grid, block, shared });
             launches.push(Launch { name, module, entry: g.entry, grid, block, shared, args: fields.clone() });
         }
-        for launch in &launches {
-            side.device.launch(launch)?;
-        }
-        side.expected.extend(traced.iter().cloned());
         let placement = side.device.info().placement;
         for (buffer, access) in buffers {
             if access != Access::Read {
                 self.valid[buffer.0] = Valid { host: false, device: true };
             }
         }
-        self.trace.push(Ran { instance: i, placement, launches: traced });
-        Ok(launches)
+        Ok((launches, Ran { instance: i, placement, launches: traced }))
     }
 
     /// The argument struct of instance `i`, with everything that it reads sent to the device.
@@ -398,19 +608,10 @@ impl<'m> Executor<'m> {
             fields.push(Field::Pointer { buffer: side.step, offset: *field as u64 * 4 });
         }
         let at = side.of(step);
-        let scratch = side.schedules[at].scratch(&plan, i)?;
-        fields.push(if scratch == 0 {
+        fields.push(if side.schedules[at].scratch(&plan, i)? == 0 {
             Field::Null
         } else {
-            let id = match side.scratch.get(&(at, i)) {
-                Some(id) => *id,
-                None => {
-                    let id = side.device.alloc(scratch)?;
-                    side.scratch.insert((at, i), id);
-                    id
-                }
-            };
-            Field::Pointer { buffer: id, offset: 0 }
+            Field::Pointer { buffer: side.scratch(&plan)?, offset: 0 }
         });
         for d in &instance.dims {
             let d = i32::try_from(*d).map_err(|_| Error::internal(format!("{}: dimension {d}", instance.label)))?;
@@ -482,6 +683,9 @@ impl<'m> Executor<'m> {
     /// Stage 7 of one maximal run of device launches: runs it launch by launch, puts every buffer that it changed back,
     /// replays it as a captured graph, and compares nodes and bytes. `None` where the device has no graphs.
     pub fn replay_segment(&mut self, step: &StepState, range: Range<usize>) -> Result<Option<Segment>> {
+        if self.side.as_ref().is_none_or(|s| s.device.info().placement != Placement::Device) {
+            return Ok(None);
+        }
         let plan = self.plan.clone();
         let mut launches = Vec::new();
         let mut changed: Vec<BufferIx> = Vec::new();
@@ -513,7 +717,10 @@ impl<'m> Executor<'m> {
         for (id, bytes) in &before {
             side.device.write(*id, 0, bytes)?;
         }
-        let Some(nodes) = side.device.replay_graph(&launches)? else { return Ok(None) };
+        let (graph, nodes) = side.device.record(&launches)?;
+        side.device.replay(graph)?;
+        side.device.sync()?;
+        side.device.forget(graph)?;
         let expected: Vec<Traced> = launches
             .iter()
             .map(|l| Traced { entry: l.entry.clone(), grid: l.grid, block: l.block, shared: l.shared })

@@ -26,6 +26,10 @@ pub struct BufferId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ModuleId(pub u32);
 
+/// A recorded graph, as named by the device that recorded it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct GraphId(pub u32);
+
 /// What kind of place ran a kernel. Only `Device` can turn a node green.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -124,9 +128,20 @@ pub trait Device {
     /// The launches since the last call, as the device saw them.
     fn take_trace(&mut self) -> Result<Vec<Traced>>;
 
-    /// Stage 7: captures `launches` into a graph, reads its kernel nodes back through the driver, replays it once and
-    /// returns the nodes. `None` where there is no such thing (the emulator).
-    fn replay_graph(&mut self, launches: &[Launch]) -> Result<Option<Vec<Traced>>>;
+    /// Keeps `launches` as one graph, to be replayed any number of times, and returns its kernels as the device has
+    /// them: on CUDA, read back from the captured graph through the driver. The emulator keeps the list.
+    fn record(&mut self, launches: &[Launch]) -> Result<(GraphId, Vec<Traced>)>;
+    /// Enqueues a recorded graph. It is no part of the trace: its kernels are known since it was recorded.
+    fn replay(&mut self, graph: GraphId) -> Result<()>;
+    fn forget(&mut self, graph: GraphId) -> Result<()>;
+    /// Milliseconds that every launch took, run one after the other, by the device's own clock.
+    fn time_each(&mut self, launches: &[Launch]) -> Result<Vec<f32>>;
+    /// Milliseconds that the replays took which ended since the last call, by the device's own clock.
+    fn replayed_ms(&mut self) -> Result<f64>;
+    /// Copies the first `bytes` of one buffer over another's.
+    fn copy(&mut self, from: BufferId, to: BufferId, bytes: u64) -> Result<()>;
+    /// Bytes that can be allocated now.
+    fn free_memory(&mut self) -> Result<u64>;
 }
 
 /// Lays out an argument struct as the C compiler does: fields in order, pointers 8-byte and scalars 4-byte aligned,

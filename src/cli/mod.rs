@@ -1,6 +1,7 @@
 //! One file per subcommand; the only place that prints.
 
 mod audit;
+mod bench;
 mod compare;
 mod compile;
 mod completions;
@@ -68,6 +69,8 @@ enum Command {
     Verify(verify::Verify),
     /// Generate text
     Run(run::Run),
+    /// Measure the speed of prefill and decode
+    Bench(bench::Bench),
     /// Compute logits and write them as .npy
     Logits(logits::Logits),
     /// Commit staged kernels with the evidence that proves them
@@ -163,6 +166,7 @@ impl Cli {
             Command::Next(c) => c.run(),
             Command::Status(c) => c.run(),
             Command::Run(c) => c.run(),
+            Command::Bench(c) => c.run(),
             Command::Logits(c) => c.run(),
             Command::Verify(c) => c.run(),
             Command::Land(c) => {

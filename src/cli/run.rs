@@ -103,10 +103,10 @@ impl Run {
         let rest = stream.finish();
         text.push_str(&rest);
         if self.json {
-            output::json("assay.run/1", self.document(&generation, &text, &seat, &session, sampling))?;
+            output::json("assay.run/1", self.document(&generation, &text, &seat, &mut session, sampling))?;
         } else {
             output::println(rest)?;
-            self.account(&generation, &seat, &session, sampling);
+            self.account(&generation, &seat, &mut session, sampling);
         }
         Ok(if generation.stop == Stop::Caller { Kind::Interrupted.exit_code() } else { 0 })
     }
@@ -136,7 +136,7 @@ impl Run {
         g: &Generation,
         text: &str,
         seat: &Seat,
-        session: &Session<'_>,
+        session: &mut Session<'_>,
         sampling: Sampling,
     ) -> serde_json::Value {
         json!({
@@ -155,7 +155,7 @@ impl Run {
     }
 
     /// What is said on stderr when the text is out.
-    fn account(&self, g: &Generation, seat: &Seat, session: &Session<'_>, sampling: Sampling) {
+    fn account(&self, g: &Generation, seat: &Seat, session: &mut Session<'_>, sampling: Sampling) {
         let mut err = anstream::stderr();
         let _ = writeln!(err, "\n{}, {} numerics", seat.sentence(session.tally()), self.numerics.name());
         let _ = writeln!(

@@ -1,6 +1,7 @@
 //! Sessions on top of schedules: prefill in chunks, decode token by token, pick the next token, and say where all of it
 //! ran.
 
+pub mod bench;
 pub mod compare;
 mod generate;
 mod sampler;
@@ -9,5 +10,5 @@ mod tally;
 
 pub use generate::{Generation, Stop, generate};
 pub use sampler::{Sampler, Sampling};
-pub use session::{CODES, Session, SessionOptions, argmax};
+pub use session::{CODES, Saved, Session, SessionOptions, argmax};
 pub use tally::Tally;

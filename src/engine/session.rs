@@ -4,7 +4,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::Tally;
-use crate::backend::executor::{Executor, entries};
+use crate::backend::executor::{self, Executor, entries};
 use crate::backend::{Device, Module};
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -32,6 +32,12 @@ pub struct SessionOptions {
     pub context: usize,
     /// Logits of every position, not of the last alone.
     pub all_logits: bool,
+}
+
+/// A sequence's caches and position, to go back to.
+pub struct Saved {
+    caches: executor::Saved,
+    position: usize,
 }
 
 /// One sequence: its caches and its position.
@@ -78,7 +84,10 @@ impl<'m> Session<'m> {
     }
 
     /// Where everything ran so far.
-    pub fn tally(&self) -> &Tally {
+    pub fn tally(&mut self) -> &Tally {
+        for (ran, times) in self.executor.take_replays() {
+            self.tally.add(self.executor.plan(), &ran, times);
+        }
         &self.tally
     }
 
@@ -130,7 +139,7 @@ impl<'m> Session<'m> {
             let ids: Vec<i32> = chunk.iter().map(|t| *t as i32).collect();
             self.executor.run(&step, &ids)?;
             let ran = self.executor.take_trace();
-            self.tally.add(self.executor.plan(), &ran);
+            self.tally.add(self.executor.plan(), &ran, 1);
             self.position += chunk.len();
             if !self.options.all_logits {
                 all.clear();
@@ -138,6 +147,51 @@ impl<'m> Session<'m> {
             all.extend_from_slice(self.executor.logits(&step)?);
         }
         Ok(all)
+    }
+
+    /// Keeps a copy of the sequence as it is now: its caches, where they are, and its position.
+    pub fn save(&mut self) -> Result<Saved> {
+        Ok(Saved { caches: self.executor.save()?, position: self.position })
+    }
+
+    /// Goes back to a saved sequence, as often as wanted.
+    pub fn restore(&mut self, saved: &Saved) -> Result<()> {
+        self.executor.restore(&saved.caches)?;
+        self.position = saved.position;
+        Ok(())
+    }
+
+    /// Gives a saved sequence's memory back.
+    pub fn discard(&mut self, saved: Saved) -> Result<()> {
+        self.executor.discard(saved.caches)
+    }
+
+    /// Milliseconds that the device was at graphs since the last call; 0 without one.
+    pub fn device_ms(&mut self) -> Result<f64> {
+        self.executor.device_mut().map_or(Ok(0.0), |d| d.replayed_ms())
+    }
+
+    /// Milliseconds of every active instance of one step over `tokens`; the sequence is not to be continued.
+    pub fn time_each(&mut self, tokens: &[u32]) -> Result<Vec<(usize, f64)>> {
+        self.check(tokens)?;
+        let step = self.executor.plan().step(tokens.len(), self.position, 1)?;
+        let ids: Vec<i32> = tokens.iter().map(|t| *t as i32).collect();
+        self.executor.time_each(&step, &ids)
+    }
+
+    /// Most tokens of one step.
+    pub fn chunk(&self) -> usize {
+        self.options.chunk
+    }
+
+    pub fn vocab(&self) -> usize {
+        self.model.config.vocab
+    }
+
+    /// Bytes of a tensor of the model.
+    pub fn tensor_bytes(&self, name: &str) -> Result<usize> {
+        let tensor = self.model.tensor(name).ok_or_else(|| Error::internal(format!("no tensor {name}")))?;
+        Ok(tensor.bytes.len())
     }
 
     /// Sets up one step over all of `tokens`, for callers that then run it instance by instance.

@@ -27,17 +27,18 @@ pub struct Tally {
 }
 
 impl Tally {
-    pub fn add(&mut self, plan: &Plan, ran: &[Ran]) {
+    /// Counts what a step ran, `times` over.
+    pub fn add(&mut self, plan: &Plan, ran: &[Ran], times: usize) {
         for r in ran {
             let node = &plan.instances[r.instance].node;
             let nodes = match r.placement {
                 Placement::Oracle => {
-                    self.oracle += 1;
+                    self.oracle += times;
                     &mut self.oracle_nodes
                 }
                 Placement::Device | Placement::Emulator => {
-                    self.placed += 1;
-                    self.launches += r.launches.len();
+                    self.placed += times;
+                    self.launches += times * r.launches.len();
                     &mut self.nodes
                 }
             };
@@ -46,9 +47,9 @@ impl Tally {
             }
             for launch in &r.launches {
                 match self.entries.get_mut(&launch.entry) {
-                    Some(n) => *n += 1,
+                    Some(n) => *n += times,
                     None => {
-                        self.entries.insert(launch.entry.clone(), 1);
+                        self.entries.insert(launch.entry.clone(), times);
                     }
                 }
             }

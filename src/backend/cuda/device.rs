@@ -15,11 +15,13 @@ use std::{
 
 use super::{
     CUDA_CUBIN, CUDA_DRIVER, CUDA_ENTRY, CUDA_LAUNCH, CUDA_MEMORY, CUDA_TIMEOUT, cubin,
-    driver::{self, CUdevice, CUdeviceptr, CUfunction, CUmodule, CUstream, Driver, attribute, code, function},
+    driver::{self, CUdevice, CUdeviceptr, CUevent, CUfunction, CUmodule, CUstream, Driver, attribute, code, function},
+    graph::Kept,
 };
 use crate::{
     backend::{
-        BufferId, Device, DeviceInfo, Field, Launch, Module, ModuleId, Placement, Traced, emulator::ThreadOrder, pack,
+        BufferId, Device, DeviceInfo, Field, GraphId, Launch, Module, ModuleId, Placement, Traced,
+        emulator::ThreadOrder, pack,
     },
     error::{Code, Error, Result},
 };
@@ -46,6 +48,12 @@ pub struct Cuda {
     /// The graph that runs at present, for messages.
     pub(super) graph: Option<String>,
     trace: Vec<Traced>,
+    /// Recorded graphs; forgotten ones leave a gap.
+    pub(super) graphs: Vec<Option<Kept>>,
+    /// Milliseconds of the replays that have ended.
+    pub(super) replayed: f64,
+    /// The events of the replay that goes on.
+    pub(super) running: Option<(CUevent, CUevent)>,
     deadline: Duration,
     broken: Option<(&'static Code, String)>,
 }
@@ -128,6 +136,9 @@ impl Cuda {
             pending: Vec::new(),
             graph: None,
             trace: Vec::new(),
+            graphs: Vec::new(),
+            replayed: 0.0,
+            running: None,
             deadline: DEADLINE,
             broken: None,
         })
@@ -200,7 +211,7 @@ impl Cuda {
             if result != code::NOT_READY {
                 self.done("cuStreamQuery", result)?;
                 self.pending.clear();
-                return Ok(());
+                return self.end_replay();
             }
             let waited = start.elapsed();
             if deadline.is_some_and(|d| waited > d) {
@@ -516,17 +527,57 @@ impl Device for Cuda {
         Ok(std::mem::take(&mut self.trace))
     }
 
-    fn replay_graph(&mut self, launches: &[Launch]) -> Result<Option<Vec<Traced>>> {
+    fn record(&mut self, launches: &[Launch]) -> Result<(GraphId, Vec<Traced>)> {
         self.settle()?;
-        self.replay(launches).map(Some)
+        self.keep(launches)
+    }
+
+    fn replay(&mut self, graph: GraphId) -> Result<()> {
+        // One at a time: a graph that hangs is then the one that the message names.
+        self.settle()?;
+        self.replay_kept(graph)
+    }
+
+    fn forget(&mut self, graph: GraphId) -> Result<()> {
+        self.settle()?;
+        self.drop_kept(graph)
+    }
+
+    fn time_each(&mut self, launches: &[Launch]) -> Result<Vec<f32>> {
+        self.settle()?;
+        self.time_launches(launches)
+    }
+
+    fn replayed_ms(&mut self) -> Result<f64> {
+        self.settle()?;
+        Ok(std::mem::take(&mut self.replayed))
+    }
+
+    fn copy(&mut self, from: BufferId, to: BufferId, bytes: u64) -> Result<()> {
+        self.usable()?;
+        let length = usize::try_from(bytes).map_err(|_| Error::internal("a copy beyond the address space"))?;
+        let (from, to) = (self.span(from, 0, length)?, self.span(to, 0, length)?);
+        if length == 0 {
+            return Ok(());
+        }
+        // SAFETY: both spans lie in live buffers, and the stream orders the copy with what reads and writes them.
+        let result = unsafe { (self.api.copy)(to, from, length, self.stream) };
+        self.done("cuMemcpyDtoDAsync", result)
+    }
+
+    fn free_memory(&mut self) -> Result<u64> {
+        self.settle()?;
+        Ok(self.memory()?.0)
     }
 }
 
 impl Drop for Cuda {
     fn drop(&mut self) {
         if self.broken.is_some() || self.settle().is_err() {
+            self.graphs.drain(..).flatten().for_each(std::mem::forget);
             return;
         }
+        self.graphs.clear();
         // SAFETY: the stream is idle; every handle is the device's own and is destroyed once. Failures are of no
         // consequence: the process's end frees the same.
         unsafe {

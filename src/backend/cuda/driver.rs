@@ -44,6 +44,7 @@ function_table! {
         host_device_pointer = "cuMemHostGetDevicePointer_v2"(*mut CUdeviceptr, *mut c_void, c_uint) -> c_int;
         upload = "cuMemcpyHtoDAsync_v2"(CUdeviceptr, *const c_void, usize, CUstream) -> c_int;
         download = "cuMemcpyDtoHAsync_v2"(*mut c_void, CUdeviceptr, usize, CUstream) -> c_int;
+        copy = "cuMemcpyDtoDAsync_v2"(CUdeviceptr, CUdeviceptr, usize, CUstream) -> c_int;
         fill32 = "cuMemsetD32Async"(CUdeviceptr, c_uint, usize, CUstream) -> c_int;
 
         module_load = "cuModuleLoadData"(*mut CUmodule, *const c_void) -> c_int;

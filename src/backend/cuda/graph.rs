@@ -9,7 +9,7 @@ use super::{
     driver::{CUDA_KERNEL_NODE_PARAMS, CUevent, CUgraph, CUgraphExec, CUgraphNode, Driver},
 };
 use crate::{
-    backend::{Device, Launch, Traced},
+    backend::{Device, GraphId, Launch, Traced},
     error::{Error, Result},
 };
 
@@ -33,6 +33,40 @@ fn title(launches: &[Launch]) -> String {
         [only] => format!("the graph of the launch `{}`", only.name),
         [first, .., last] => format!("the graph of the launches `{}` to `{}`", first.name, last.name),
         [] => "an empty graph".into(),
+    }
+}
+
+/// A graph that stays: what [`Device::record`] keeps.
+pub(super) struct Kept {
+    captured: Option<Captured>,
+    title: String,
+    clock: Option<Clock>,
+}
+
+/// The events around a graph's replay.
+struct Clock {
+    api: Driver,
+    from: CUevent,
+    to: CUevent,
+}
+
+impl Clock {
+    fn new(cuda: &mut Cuda) -> Result<Clock> {
+        let from = cuda.event()?;
+        let mut clock = Clock { api: cuda.api, from, to: ptr::null_mut() };
+        clock.to = cuda.event()?;
+        Ok(clock)
+    }
+}
+
+impl Drop for Clock {
+    fn drop(&mut self) {
+        for event in [self.from, self.to] {
+            if !event.is_null() {
+                // SAFETY: an own handle, destroyed once.
+                unsafe { (self.api.event_destroy)(event) };
+            }
+        }
     }
 }
 
@@ -71,18 +105,122 @@ impl Drop for Events {
 }
 
 impl Cuda {
-    /// Captures `launches`, reads the graph's kernels back in their order, replays it once and waits.
-    pub(super) fn replay(&mut self, launches: &[Launch]) -> Result<Vec<Traced>> {
-        if launches.is_empty() {
-            return Ok(Vec::new());
+    /// Captures `launches` and reads the graph's kernels back in their order.
+    pub(super) fn keep(&mut self, launches: &[Launch]) -> Result<(GraphId, Vec<Traced>)> {
+        let kept = match launches {
+            // The driver takes no empty capture for a graph.
+            [] => Kept { captured: None, title: title(launches), clock: None },
+            _ => {
+                let captured = self.capture(launches)?;
+                let clock = Clock::new(self)?;
+                Kept { captured: Some(captured), title: title(launches), clock: Some(clock) }
+            }
+        };
+        let traced = match &kept.captured {
+            Some(captured) => self.read_back(captured)?,
+            None => Vec::new(),
+        };
+        let id = match self.graphs.iter().position(Option::is_none) {
+            Some(free) => free,
+            None => {
+                self.graphs.push(None);
+                self.graphs.len() - 1
+            }
+        };
+        self.graphs[id] = Some(kept);
+        Ok((GraphId(id as u32), traced))
+    }
+
+    fn kept(&self, id: GraphId) -> Result<&Kept> {
+        let slot = self.graphs.get(id.0 as usize).and_then(Option::as_ref);
+        slot.ok_or_else(|| Error::internal(format!("CUDA graph {} does not exist or was forgotten", id.0)))
+    }
+
+    /// Enqueues a kept graph between two events. Until the next wait has ended, a failure is this graph's.
+    pub(super) fn replay_kept(&mut self, id: GraphId) -> Result<()> {
+        self.usable()?;
+        let kept = self.kept(id)?;
+        let (Some(captured), Some(clock)) = (&kept.captured, &kept.clock) else { return Ok(()) };
+        let (exec, from, to, title) = (captured.exec, clock.from, clock.to, kept.title.clone());
+        self.graph = Some(title);
+        // SAFETY: an instantiated graph, live events and a live stream; all of them outlive the next wait.
+        unsafe {
+            let result = (self.api.event_record)(from, self.stream);
+            self.done("cuEventRecord", result)?;
+            let result = (self.api.graph_launch)(exec, self.stream);
+            self.done("cuGraphLaunch", result)?;
+            let result = (self.api.event_record)(to, self.stream);
+            self.done("cuEventRecord", result)?;
         }
-        let captured = self.capture(launches)?;
-        let traced = self.read_back(&captured)?;
-        self.graph = Some(title(launches));
-        let ran = self.run(&captured, 1).and_then(|()| self.wait(Some(self.deadline())));
+        self.running = Some((from, to));
+        Ok(())
+    }
+
+    /// After a wait: the replay that went on before it has ended.
+    pub(super) fn end_replay(&mut self) -> Result<()> {
         self.graph = None;
-        self.keep_if_broken(captured);
-        ran.map(|()| traced)
+        let Some((from, to)) = self.running.take() else { return Ok(()) };
+        let mut ms = 0f32;
+        // SAFETY: two recorded events of this context, both complete, and a valid place for a float.
+        let result = unsafe { (self.api.event_elapsed)(&mut ms, from, to) };
+        self.done("cuEventElapsedTime", result)?;
+        self.replayed += f64::from(ms);
+        Ok(())
+    }
+
+    pub(super) fn drop_kept(&mut self, id: GraphId) -> Result<()> {
+        self.kept(id)?;
+        self.graphs[id.0 as usize] = None;
+        Ok(())
+    }
+
+    /// Runs `launches` one after the other with an event between each two.
+    pub(super) fn time_launches(&mut self, launches: &[Launch]) -> Result<Vec<f32>> {
+        let mut out = Vec::with_capacity(launches.len());
+        // Below what the driver's queue holds, so that recording does not wait in the driver without a deadline.
+        for part in launches.chunks(200) {
+            let mut events = Events { api: self.api, list: Vec::new() };
+            self.graph = Some(title(part));
+            let ran = self.time_part(part, &mut events);
+            if self.is_broken() {
+                std::mem::forget(events);
+                ran?;
+                return Err(Error::internal("a broken device without an error"));
+            }
+            ran?;
+            for pair in events.list.windows(2) {
+                let mut ms = 0f32;
+                // SAFETY: two recorded events of this context, both complete, and a valid place for a float.
+                let result = unsafe { (self.api.event_elapsed)(&mut ms, pair[0], pair[1]) };
+                self.done("cuEventElapsedTime", result)?;
+                out.push(ms);
+            }
+        }
+        Ok(out)
+    }
+
+    fn time_part(&mut self, launches: &[Launch], events: &mut Events) -> Result<()> {
+        for _ in 0..=launches.len() {
+            let event = self.event()?;
+            events.list.push(event);
+        }
+        for (i, event) in events.list.iter().enumerate() {
+            if i > 0 {
+                self.enqueue(&launches[i - 1])?;
+            }
+            // SAFETY: a live event and stream.
+            let result = unsafe { (self.api.event_record)(*event, self.stream) };
+            self.done("cuEventRecord", result)?;
+        }
+        self.wait(Some(self.deadline()))
+    }
+
+    fn event(&mut self) -> Result<CUevent> {
+        let mut event = ptr::null_mut();
+        // SAFETY: a valid place for a handle.
+        let result = unsafe { (self.api.event_create)(&mut event, 0) };
+        self.done("cuEventCreate", result)?;
+        Ok(event)
     }
 
     /// Measures replays of `launches` as one graph, after a few unmeasured ones. The device's own clock: no host time
@@ -123,10 +261,7 @@ impl Cuda {
 
     fn run_timed(&mut self, captured: &Captured, events: &mut Events, replays: u32) -> Result<()> {
         for _ in 0..=replays {
-            let mut event = ptr::null_mut();
-            // SAFETY: a valid place for a handle.
-            let result = unsafe { (self.api.event_create)(&mut event, 0) };
-            self.done("cuEventCreate", result)?;
+            let event = self.event()?;
             events.list.push(event);
         }
         self.run(captured, WARM_UP)?;

@@ -27,7 +27,7 @@ mod stuck;
 use std::cell::RefCell;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use build::Builder;
 pub use codes::CODES;
@@ -35,7 +35,7 @@ pub use codes::CODES;
 use self::memory::Memory;
 use self::module::Loaded;
 use self::runner::{Failure, Job, Runner};
-use super::{BufferId, Device, DeviceInfo, Launch, Module, ModuleId, Placement, Traced, pack};
+use super::{BufferId, Device, DeviceInfo, GraphId, Launch, Module, ModuleId, Placement, Traced, pack};
 use crate::error::{Error, Result};
 
 /// In which order the threads of a block, and the blocks of a grid, take their turns. A kernel without races gives the
@@ -75,6 +75,8 @@ pub struct Emulator {
     memory: Memory,
     modules: Vec<Loaded>,
     trace: Vec<Traced>,
+    graphs: Vec<Vec<Launch>>,
+    replayed_ms: f64,
     order: ThreadOrder,
     time_limit: Duration,
     pool: rayon::ThreadPool,
@@ -100,6 +102,8 @@ impl Emulator {
             memory: Memory::default(),
             modules: Vec::new(),
             trace: Vec::new(),
+            graphs: Vec::new(),
+            replayed_ms: 0.0,
             order: ThreadOrder::Forward,
             time_limit: Duration::from_secs(60),
             pool,
@@ -302,8 +306,56 @@ impl Device for Emulator {
         Ok(std::mem::take(&mut self.trace))
     }
 
-    fn replay_graph(&mut self, _launches: &[Launch]) -> Result<Option<Vec<Traced>>> {
-        Ok(None)
+    fn record(&mut self, launches: &[Launch]) -> Result<(GraphId, Vec<Traced>)> {
+        let traced = |l: &Launch| Traced { entry: l.entry.clone(), grid: l.grid, block: l.block, shared: l.shared };
+        self.graphs.push(launches.to_vec());
+        Ok((GraphId(self.graphs.len() as u32 - 1), launches.iter().map(traced).collect()))
+    }
+
+    fn replay(&mut self, graph: GraphId) -> Result<()> {
+        let launches = self.graphs.get(graph.0 as usize).cloned();
+        let launches = launches.ok_or_else(|| Error::internal(format!("graph {} was not recorded", graph.0)))?;
+        let kept = self.trace.len();
+        let started = Instant::now();
+        let ran = launches.iter().try_for_each(|l| self.launch(l));
+        self.replayed_ms += started.elapsed().as_secs_f64() * 1e3;
+        self.trace.truncate(kept);
+        ran
+    }
+
+    fn forget(&mut self, graph: GraphId) -> Result<()> {
+        match self.graphs.get_mut(graph.0 as usize) {
+            Some(launches) => launches.clear(),
+            None => return Err(Error::internal(format!("graph {} was not recorded", graph.0))),
+        }
+        Ok(())
+    }
+
+    fn time_each(&mut self, launches: &[Launch]) -> Result<Vec<f32>> {
+        let kept = self.trace.len();
+        let times = launches
+            .iter()
+            .map(|l| {
+                let started = Instant::now();
+                self.launch(l).map(|()| started.elapsed().as_secs_f32() * 1e3)
+            })
+            .collect();
+        self.trace.truncate(kept);
+        times
+    }
+
+    fn replayed_ms(&mut self) -> Result<f64> {
+        Ok(std::mem::take(&mut self.replayed_ms))
+    }
+
+    fn copy(&mut self, from: BufferId, to: BufferId, bytes: u64) -> Result<()> {
+        let mut contents = vec![0; usize::try_from(bytes).map_err(|_| Error::internal("a copy beyond memory"))?];
+        self.read(from, 0, &mut contents)?;
+        self.write(to, 0, &contents)
+    }
+
+    fn free_memory(&mut self) -> Result<u64> {
+        Ok(self.info.memory)
     }
 }
 

@@ -24,7 +24,7 @@ pub use self::serve::serve;
 use self::child::Child;
 use self::protocol::{Reply, Request};
 use super::emulator::ThreadOrder;
-use super::{BufferId, Device, DeviceInfo, Launch, Module, ModuleId, Traced};
+use super::{BufferId, Device, DeviceInfo, GraphId, Launch, Module, ModuleId, Traced};
 use crate::error::{Error, Result};
 
 /// Which device a worker hosts.
@@ -192,9 +192,42 @@ impl Device for WorkerDevice {
         }
     }
 
-    fn replay_graph(&mut self, launches: &[Launch]) -> Result<Option<Vec<Traced>>> {
-        match self.call(&Request::ReplayGraph(launches.to_vec()))? {
-            Reply::Graph(nodes) => Ok(nodes),
+    fn record(&mut self, launches: &[Launch]) -> Result<(GraphId, Vec<Traced>)> {
+        match self.call(&Request::Record(launches.to_vec()))? {
+            Reply::Graph(graph, nodes) => Ok((graph, nodes)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn replay(&mut self, graph: GraphId) -> Result<()> {
+        self.done(&Request::Replay(graph))
+    }
+
+    fn forget(&mut self, graph: GraphId) -> Result<()> {
+        self.done(&Request::Forget(graph))
+    }
+
+    fn time_each(&mut self, launches: &[Launch]) -> Result<Vec<f32>> {
+        match self.call(&Request::TimeEach(launches.to_vec()))? {
+            Reply::Times(times) => Ok(times),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn replayed_ms(&mut self) -> Result<f64> {
+        match self.call(&Request::ReplayedMs)? {
+            Reply::Ms(ms) => Ok(ms),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn copy(&mut self, from: BufferId, to: BufferId, bytes: u64) -> Result<()> {
+        self.done(&Request::Copy { from, to, bytes })
+    }
+
+    fn free_memory(&mut self) -> Result<u64> {
+        match self.call(&Request::FreeMemory)? {
+            Reply::Bytes(bytes) => Ok(bytes),
             other => Err(unexpected(&other)),
         }
     }

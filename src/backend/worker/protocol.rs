@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::{CHUNK, DeviceKind, Sandbox, codes};
 use crate::backend::cuda;
 use crate::backend::emulator::{self, ThreadOrder};
-use crate::backend::{BufferId, DeviceInfo, Launch, Module, ModuleId, Traced};
+use crate::backend::{BufferId, DeviceInfo, GraphId, Launch, Module, ModuleId, Traced};
 use crate::error::{self, Error};
 use crate::plan::source;
 
@@ -50,7 +50,17 @@ pub enum Request {
     Launch(Launch),
     Sync,
     TakeTrace,
-    ReplayGraph(Vec<Launch>),
+    Record(Vec<Launch>),
+    Replay(GraphId),
+    Forget(GraphId),
+    TimeEach(Vec<Launch>),
+    ReplayedMs,
+    Copy {
+        from: BufferId,
+        to: BufferId,
+        bytes: u64,
+    },
+    FreeMemory,
     SetOrder(ThreadOrder),
     SetTimeLimit(Duration),
 }
@@ -62,7 +72,10 @@ pub enum Reply {
     Buffer(BufferId),
     Module(ModuleId),
     Trace(Vec<Traced>),
-    Graph(Option<Vec<Traced>>),
+    Graph(GraphId, Vec<Traced>),
+    Times(Vec<f32>),
+    Ms(f64),
+    Bytes(u64),
     Failed(WireError),
 }
 

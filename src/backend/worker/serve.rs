@@ -102,7 +102,16 @@ fn answer(device: &mut dyn Device, request: Request, bytes: &mut Vec<u8>) -> Res
         Request::Launch(launch) => done(device.launch(&launch))?,
         Request::Sync => done(device.sync())?,
         Request::TakeTrace => Reply::Trace(device.take_trace()?),
-        Request::ReplayGraph(launches) => Reply::Graph(device.replay_graph(&launches)?),
+        Request::Record(launches) => {
+            let (graph, nodes) = device.record(&launches)?;
+            Reply::Graph(graph, nodes)
+        }
+        Request::Replay(graph) => done(device.replay(graph))?,
+        Request::Forget(graph) => done(device.forget(graph))?,
+        Request::TimeEach(launches) => Reply::Times(device.time_each(&launches)?),
+        Request::ReplayedMs => Reply::Ms(device.replayed_ms()?),
+        Request::Copy { from, to, bytes } => done(device.copy(from, to, bytes))?,
+        Request::FreeMemory => Reply::Bytes(device.free_memory()?),
         Request::SetOrder(order) => done(device.set_thread_order(order))?,
         Request::SetTimeLimit(limit) => done(device.set_time_limit(limit))?,
     })
