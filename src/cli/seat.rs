@@ -1,4 +1,4 @@
-//! `--backend`, for the commands that run a model: where its kernels run, and what is said of that.
+//! `--backend`: where kernels run. For the commands that run a model, also what is said of that.
 
 use serde_json::{Value, json};
 
@@ -14,13 +14,13 @@ use crate::workbench::{WORKBENCH_MISSING, Workbench};
 /// Where to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Backend {
-    /// A CUDA device if there is one and kernels for it, else the oracle
+    /// A CUDA device if there is one; else the oracle, or, to judge, the emulator
     Auto,
-    /// Every node that has a kernel on a CUDA device, the others on the oracle
+    /// A CUDA device for every node that has a kernel, or nothing
     Device,
-    /// Every node that has a kernel on the CPU emulator, the others on the oracle; slow
+    /// The CPU emulator for every node that has a kernel; slow
     Emulator,
-    /// Everything in plain Rust
+    /// Plain Rust alone, which kernels are judged by: it is not judged itself
     Oracle,
 }
 

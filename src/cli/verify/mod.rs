@@ -1,39 +1,38 @@
-use std::path::{Path, PathBuf};
+//! `assay verify`.
+
+mod replay;
+mod report;
+mod sign;
+
+pub use replay::{CODES, Replay};
+
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use owo_colors::OwoColorize;
-use serde_json::json;
 
-use super::{ModelArg, ledger, output, standing};
+use report::{Run, print_verdict};
+use sign::Signer;
+
+use super::seat::Backend;
+use super::{ModelArg, output, standing};
 use crate::backend::Placement;
 use crate::backend::executor::Executor;
 use crate::error::{Error, Result};
-use crate::history;
-use crate::ledger::{self as records, ClosureSource, bundle};
+use crate::ledger as records;
 use crate::model::Model;
 use crate::ops::{self, Node};
 use crate::plan::graph::Graph;
 use crate::plan::kernels::KernelTree;
-use crate::plan::manifest::EMULATOR;
 use crate::plan::schedule::canonical;
 use crate::plan::{Numerics, Plan, PlanOptions};
-use crate::verify::binding::{Tree, Workshop, nodes_of};
+use crate::verify::binding::nodes_of;
 use crate::verify::places::{CudaPlace, EmulatorPlace, NvrtcCompilers};
 use crate::verify::prefill::Baselines;
-use crate::verify::{Compilers, Judge, Outcome, Place, Progress, Stage, Summary, Verdict, record, sanitize};
+use crate::verify::{Compilers, Judge, Place, Progress, Stage, Verdict, sanitize};
 use crate::workbench::Workbench;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum Backend {
-    Auto,
-    Device,
-    Emulator,
-    /// Refused: the oracle is what kernels are judged by
-    Oracle,
-}
 
 /// Judges kernels: every node that has one, or the nodes named.
 #[derive(clap::Args)]
@@ -172,6 +171,7 @@ impl Verify {
             }
         }
         let summary = Run {
+            all: self.all,
             wanted,
             plan_nodes,
             verdicts,
@@ -180,7 +180,7 @@ impl Verify {
             seconds: started.elapsed(),
             place: place.map(|p| p.placement()),
         };
-        self.report(&summary, &tree, &model)
+        summary.report(self.json, &tree, &model)
     }
 
     /// The plain sentence that comes before anything else.
@@ -256,140 +256,11 @@ impl Verify {
             }
         }
     }
-
-    fn report(&self, run: &Run, tree: &KernelTree, model: &Model) -> Result<u8> {
-        let red = run.verdicts.iter().filter(|v| v.summary() == Summary::Red).count();
-        let weak = run.verdicts.iter().filter(|v| v.summary() == Summary::Indeterminate).count();
-        let passed = run.verdicts.len() - red - weak;
-        let missing: Vec<&Node> = run.plan_nodes.iter().filter(|n| tree.kernel(n).is_none()).collect();
-        let green = run.verdicts.iter().filter(|v| v.is_green()).count();
-        let gates = run.plan_nodes.len() - green;
-        let no = red > 0 || weak > 0 || (self.all && gates > 0) || run.prefill.as_ref().is_some_and(|p| !p.finite);
-        if self.json {
-            output::json(
-                "assay.verify/1",
-                json!({
-                    "model": model.path(),
-                    "placement": run.place,
-                    "verdicts": run.verdicts.iter().map(|v| {
-                        let mut value = serde_json::to_value(v).unwrap_or_default();
-                        value["summary"] = json!(v.summary());
-                        value["reason"] = json!(v.reason());
-                        value
-                    }).collect::<Vec<_>>(),
-                    "without_kernel": missing.iter().map(|n| n.to_string()).collect::<Vec<_>>(),
-                    "left_out": run.left_out,
-                    "prefill": run.prefill.as_ref().map(|p| {
-                        json!({ "tokens": p.tokens, "placement": "oracle", "finite": p.finite })
-                    }),
-                    "seconds": run.seconds.as_secs_f64(),
-                }),
-            )?;
-            return Ok(u8::from(no));
-        }
-        let place = match run.place {
-            Some(Placement::Device) => "on this CUDA device",
-            Some(_) => "on the CPU emulator",
-            None => "",
-        };
-        let mut text = String::from("\n");
-        text += &match run.place {
-            None => format!(
-                "No kernel could be judged here; {} of {} nodes have one.",
-                run.wanted.len(),
-                run.plan_nodes.len()
-            ),
-            Some(_) => format!("{passed} of {} nodes pass {place}.", run.plan_nodes.len()),
-        };
-        if red + weak > 0 {
-            text += &format!(" {red} are red, {weak} indeterminate.");
-        }
-        if let Some(p) = &run.prefill {
-            text += &format!(
-                " One prefill of {} tokens ran on the oracle in {:.1} s; its logits are {}.",
-                p.tokens,
-                p.seconds,
-                if p.finite { "finite" } else { "NOT finite" }
-            );
-        }
-        text.push('\n');
-        if run.place == Some(Placement::Emulator) {
-            text += "A pass on the emulator is never green: green needs a device.\n";
-        }
-        if self.all && gates > 0 {
-            text += &format!(
-                "--all: {gates} of {} nodes are not green on a device; prefill_working is not claimed.\n",
-                run.plan_nodes.len()
-            );
-        }
-        if !missing.is_empty() {
-            text += &format!(
-                "\nNo kernel yet ({}): {}\n",
-                missing.len(),
-                missing.iter().map(|n| n.to_string()).collect::<Vec<_>>().join(" ")
-            );
-        }
-        if !run.left_out.is_empty() {
-            text += "\nCould not run here:\n";
-            for l in &run.left_out {
-                text += &format!("  {l}\n");
-            }
-        }
-        text += &format!("\n{:.0} s. Next: assay status\n", run.seconds.as_secs_f64());
-        output::print(text)?;
-        Ok(u8::from(no))
-    }
 }
 
 fn parse_seed(hex: &str) -> Result<[u8; 32]> {
     let seed = hex.to_ascii_lowercase().parse::<records::Seed>();
     seed.map(|s| s.0).map_err(|_| Error::usage("--seed is no seed").expected("64 hexadecimal digits").found(hex))
-}
-
-/// Signs each verdict once, as it comes, and files them where the command line says.
-struct Signer<'m> {
-    key: records::SecretKey,
-    tree: Tree<'m>,
-    numerics: Numerics,
-    about: record::About,
-    evidence: Vec<records::Evidence>,
-}
-
-impl<'m> Signer<'m> {
-    fn new(verify: &Verify, bench: &Workbench, model: &'m Model) -> Result<Signer<'m>> {
-        Ok(Signer {
-            key: ledger::writer(&bench.root, verify.key.as_deref())?,
-            tree: Workshop::new(model)?.tree(&bench.kernels())?,
-            // A verdict over both numerics is the production numerics' word.
-            numerics: verify.numerics.unwrap_or(Numerics::Ds4),
-            about: about(bench, model),
-            evidence: Vec::new(),
-        })
-    }
-
-    fn sign(&mut self, node: &Node, verdict: &Verdict) -> Result<()> {
-        // What has no usable kernel binds nothing.
-        let Ok(binding) = self.tree.binding(node, &verdict.arch, self.numerics) else { return Ok(()) };
-        let statement = record::statement(verdict, node, binding, &self.about)?;
-        self.evidence.push(record::evidence(statement, &self.key)?);
-        Ok(())
-    }
-
-    fn write(&self, path: &Path) -> Result<()> {
-        std::fs::write(path, bundle(&self.key, &self.evidence)?).map_err(|e| Error::io(path, e))
-    }
-
-    /// Appends the verdicts to the ledger; red ones are kept as attempts too.
-    fn record(&self, root: &Path) -> Result<Vec<u64>> {
-        for e in &self.evidence {
-            if let Some(v) = e.statement().verdict()
-                && let (records::Target::Node(node), records::Outcome::Red { .. }) = (&v.node, &v.outcome)
-            {
-                history::record_attempt(root, node, e)?;
-            }
-        }
-        ledger::open(root)?.append(&self.evidence, &self.key)
-    }
 }
 
 /// The child that compute-sanitizer watches.
@@ -404,87 +275,6 @@ impl SanitizeRun {
         sanitize::child(&Workbench::find(".".as_ref())?.kernels(), &self.node, parse_seed(&self.seed)?)?;
         Ok(0)
     }
-}
-
-/// Where verdicts are made, for the informative part of their rows.
-fn about(bench: &Workbench, model: &Model) -> record::About {
-    let file = model.path().file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());
-    let note = model.weights_note().map_or(String::new(), |n| format!(", weights {n}"));
-    let commit = history::Repo::find(&bench.root).ok().flatten().and_then(|r| r.head_id().ok().flatten());
-    record::About {
-        commit: commit.unwrap_or_default(),
-        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-        model: format!("{file}{note}"),
-    }
-}
-
-/// Judges again for `assay audit --replay`, in this workbench and on what this machine has.
-pub struct Replay;
-
-impl records::Judge for Replay {
-    fn judge(&self, request: &records::Request) -> Result<records::Verdict> {
-        let records::Target::Node(node) = &request.node else {
-            return Err(Error::new(&NO_REPLAY, "a whole schedule is judged by `assay verify --all`"));
-        };
-        let bench = Workbench::find(".".as_ref())?;
-        let model = bench.open_model()?;
-        let tree = KernelTree::open(&bench.kernels())?;
-        let place: Box<dyn Place> = if request.binding.arch == EMULATOR {
-            Box::new(EmulatorPlace::new()?)
-        } else {
-            Box::new(CudaPlace::new(&bench.settings.architectures)?)
-        };
-        let mine =
-            Workshop::new(&model)?.tree(&bench.kernels())?.binding(node, place.arch(), request.binding.numerics)?;
-        let differences = mine.differences(&request.binding);
-        if !differences.is_empty() {
-            return Err(Error::new(&NO_REPLAY, format!("the row binds another {}", differences.join(", ")))
-                .hint("check out the commit that landed it, and replay there"));
-        }
-        let seed = match &request.seed {
-            Some(seed) => seed.0,
-            None => records::Seed::random()?.0,
-        };
-        let (stop, baselines) = (AtomicBool::new(false), Baselines::new(&model, seed));
-        let nvrtc = NvrtcCompilers::new(&bench.settings.architectures);
-        let judge = Judge {
-            model: &model,
-            tree: &tree,
-            place: &*place,
-            compilers: nvrtc.as_ref().ok().map(|c| c as &dyn Compilers),
-            baselines: &baselines,
-            numerics: vec![Numerics::Exact, Numerics::Ds4],
-            thorough: false,
-            seed,
-            stop: &stop,
-            progress: &Silent,
-            sanitize: None,
-        };
-        let verdict = judge.judge(node, &[])?;
-        record::statement(&verdict, node, mine, &about(&bench, &model))
-    }
-}
-
-struct Silent;
-
-impl Progress for Silent {
-    fn stage(&self, _: &Node, _: Stage) {}
-    fn tick(&self, _: usize, _: usize) {}
-}
-
-crate::codes! {
-    NO_REPLAY: "no-replay", CouldNotRun, "A recorded verdict cannot be judged again here: the kernels, the model or the device that it \
-        binds are not at hand.";
-}
-
-struct Run {
-    wanted: Vec<Node>,
-    plan_nodes: Vec<Node>,
-    verdicts: Vec<Verdict>,
-    left_out: Vec<String>,
-    prefill: Option<OnePrefill>,
-    seconds: Duration,
-    place: Option<Placement>,
 }
 
 struct OnePrefill {
@@ -507,34 +297,4 @@ fn one_prefill(model: &Model) -> Result<OnePrefill> {
     executor.run(&step, &ids)?;
     let finite = executor.logits(&step)?.iter().all(|v| v.is_finite());
     Ok(OnePrefill { tokens, seconds: started.elapsed().as_secs_f64(), finite })
-}
-
-fn print_verdict(v: &Verdict) -> Result<()> {
-    let mark = match v.summary() {
-        Summary::Pass if v.is_green() => "green".green().to_string(),
-        Summary::Pass => "pass ".green().to_string(),
-        Summary::Red => "RED  ".red().bold().to_string(),
-        Summary::Indeterminate => "?    ".yellow().to_string(),
-    };
-    let mut line = format!("{mark} {:<28} {:>5.1} s", v.node, v.seconds);
-    let unit = v.stages.iter().find(|s| s.stage == Stage::Unit);
-    let worst = unit
-        .into_iter()
-        .flat_map(|s| s.figures.values())
-        .filter_map(|f| f.get("relative_rms")?.as_f64())
-        .fold(0.0, f64::max);
-    let cases: u64 = unit.into_iter().flat_map(|s| s.figures.values()).filter_map(|f| f.get("cases")?.as_u64()).sum();
-    if cases > 0 {
-        line += &format!("  {cases} cases, relative RMS {worst:.1e}");
-    }
-    if let Some(reason) = v.reason() {
-        line += &format!("\n      {}", reason.replace('\n', "\n      "));
-    }
-    if let Some(Outcome::Red { first_bad: Some(bad), .. }) = v.red().map(|s| &s.outcome) {
-        line += &format!("\n      first bad: {bad}");
-    }
-    if v.summary() == Summary::Red {
-        line += &format!("\n      again: assay verify '{}' --seed {}", v.node, v.seed);
-    }
-    output::println(line)
 }

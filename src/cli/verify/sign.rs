@@ -1,0 +1,73 @@
+//! `verify --record` and `--evidence`: verdicts become evidence.
+
+use std::path::Path;
+
+use super::super::ledger;
+use super::Verify;
+use crate::error::{Error, Result};
+use crate::history;
+use crate::ledger::{self as records, ClosureSource, bundle};
+use crate::model::Model;
+use crate::ops::Node;
+use crate::plan::Numerics;
+use crate::verify::binding::{Tree, Workshop};
+use crate::verify::{Verdict, record};
+use crate::workbench::Workbench;
+
+/// Signs each verdict once, as it comes, and files them where the command line says.
+pub(super) struct Signer<'m> {
+    key: records::SecretKey,
+    tree: Tree<'m>,
+    numerics: Numerics,
+    about: record::About,
+    evidence: Vec<records::Evidence>,
+}
+
+impl<'m> Signer<'m> {
+    pub fn new(verify: &Verify, bench: &Workbench, model: &'m Model) -> Result<Signer<'m>> {
+        Ok(Signer {
+            key: ledger::writer(&bench.root, verify.key.as_deref())?,
+            tree: Workshop::new(model)?.tree(&bench.kernels())?,
+            // A verdict over both numerics is the production numerics' word.
+            numerics: verify.numerics.unwrap_or(Numerics::Ds4),
+            about: about(bench, model),
+            evidence: Vec::new(),
+        })
+    }
+
+    pub fn sign(&mut self, node: &Node, verdict: &Verdict) -> Result<()> {
+        // What has no usable kernel binds nothing.
+        let Ok(binding) = self.tree.binding(node, &verdict.arch, self.numerics) else { return Ok(()) };
+        let statement = record::statement(verdict, node, binding, &self.about)?;
+        self.evidence.push(record::evidence(statement, &self.key)?);
+        Ok(())
+    }
+
+    pub fn write(&self, path: &Path) -> Result<()> {
+        std::fs::write(path, bundle(&self.key, &self.evidence)?).map_err(|e| Error::io(path, e))
+    }
+
+    /// Appends the verdicts to the ledger; red ones are kept as attempts too.
+    pub fn record(&self, root: &Path) -> Result<Vec<u64>> {
+        for e in &self.evidence {
+            if let Some(v) = e.statement().verdict()
+                && let (records::Target::Node(node), records::Outcome::Red { .. }) = (&v.node, &v.outcome)
+            {
+                history::record_attempt(root, node, e)?;
+            }
+        }
+        ledger::open(root)?.append(&self.evidence, &self.key)
+    }
+}
+
+/// Where verdicts are made, for the informative part of their rows.
+pub(super) fn about(bench: &Workbench, model: &Model) -> record::About {
+    let file = model.path().file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());
+    let note = model.weights_note().map_or(String::new(), |n| format!(", weights {n}"));
+    let commit = history::Repo::find(&bench.root).ok().flatten().and_then(|r| r.head_id().ok().flatten());
+    record::About {
+        commit: commit.unwrap_or_default(),
+        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        model: format!("{file}{note}"),
+    }
+}
