@@ -1,5 +1,6 @@
 //! `assay audit`: does everything hold together, and who says it?
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -74,10 +75,14 @@ impl Audit {
         for row in &report.replayed {
             output::println(format_args!("row {row} judged again: it comes out as recorded"))?;
         }
+        let mut unable: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
         for (row, why) in &report.not_replayed {
-            output::println(format_args!("row {row} cannot be replayed here: {why}"))?;
+            unable.entry(why).or_default().push(*row);
         }
-        if report.replayed.len() < self.replay {
+        for (why, rows) in unable {
+            output::println(format_args!("not judged again: {}, {why}", ranges(rows)))?;
+        }
+        if self.replay > 0 {
             output::println(format_args!("{} of {} rows were replayed", report.replayed.len(), self.replay))?;
         }
         for finding in &report.findings {
@@ -85,4 +90,15 @@ impl Audit {
         }
         Ok(())
     }
+}
+
+/// `3 rows (4, 7 to 8)`.
+fn ranges(mut rows: Vec<u64>) -> String {
+    rows.sort_unstable();
+    let runs = rows.chunk_by(|a, b| a + 1 == *b).map(|run| match run {
+        [first, .., last] => format!("{first} to {last}"),
+        rest => rest.iter().map(u64::to_string).collect(),
+    });
+    let runs = runs.collect::<Vec<_>>().join(", ");
+    format!("{} row{} ({runs})", rows.len(), if rows.len() == 1 { "" } else { "s" })
 }

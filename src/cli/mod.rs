@@ -187,7 +187,7 @@ impl Cli {
             Command::Show(c) => c.run(&root()?),
             Command::Diff(c) => c.run(&root()?),
             Command::History(c) => c.run(&root()?),
-            Command::Audit(c) => c.run(&root()?, Some(&verify::Replay)),
+            Command::Audit(c) => c.run(&root()?, Some(&verify::Replay::default())),
             // Keys are the user's: they can be made before there is a workbench.
             Command::Key(c) => c.run(&root().unwrap_or_else(|_| ".".into())),
             Command::Ledger(c) => c.run(&root()?),

@@ -2,8 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Seed;
-use super::statement::{Binding, Target, Verdict};
+use super::statement::{Binding, Verdict};
 use crate::error::Result;
 use crate::ops::Node;
 use crate::plan::Numerics;
@@ -26,18 +25,9 @@ pub trait Closures {
     fn of(&self, kernels: &Path) -> Result<Box<dyn ClosureSource + '_>>;
 }
 
-/// What is to be judged again.
-#[derive(Clone, Debug)]
-pub struct Request {
-    pub node: Target,
-    pub binding: Binding,
-    /// Draw the cases from this seed; `None` draws a fresh one.
-    pub seed: Option<Seed>,
-}
-
-/// Judges on what this machine has.
+/// Judges recorded verdicts again on what this machine has.
 pub trait Judge {
-    /// The verdict, or an error of kind "could not run" where this machine lacks the architecture, the weights or the
-    /// kernels that the request binds.
-    fn judge(&self, request: &Request) -> Result<Verdict>;
+    /// A verdict on what `recorded` binds, from its seed and with the thoroughness that it was made with; or an error of
+    /// kind "could not run" where this machine lacks the architecture, the weights or the kernels that it binds.
+    fn judge_again(&self, recorded: &Verdict) -> Result<Verdict>;
 }

@@ -28,7 +28,7 @@ pub use digest::{Digest, Seed};
 pub use evidence::Evidence;
 pub use figure::Figure;
 pub use import::{CODES as IMPORT_CODES, bundle, read_evidence};
-pub use judge::{ClosureSource, Closures, Judge, Request};
+pub use judge::{ClosureSource, Closures, Judge};
 pub use keys::{CODES as KEY_CODES, Config, KeyId, KeyRing, PublicKey, SecretKey};
 pub use progress::{Head, Progress, Proof};
 pub use standing::Standing;

@@ -118,11 +118,11 @@ pub struct CudaPlace {
 }
 
 impl CudaPlace {
-    /// Errors: `no-device`, `nvrtc-missing`.
+    /// Errors: `no-device`, then `nvrtc-missing`: a compiler would not help a machine without a device.
     pub fn new(architectures: &[String]) -> Result<CudaPlace> {
-        let compilers = NvrtcCompilers::new(architectures)?;
         let options = WorkerOptions::new(DeviceKind::Cuda)?;
         let device = WorkerDevice::start(&options)?;
+        let compilers = NvrtcCompilers::new(architectures)?;
         let info = device.info().clone();
         let mut figures = Figures::new();
         figures.insert("sandbox".into(), sandbox(&device)?);

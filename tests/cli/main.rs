@@ -7,4 +7,5 @@ mod doors;
 mod explain;
 mod graph;
 mod next;
+mod replay;
 mod status;

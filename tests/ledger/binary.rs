@@ -69,7 +69,7 @@ fn evidence_travels_from_a_host_to_a_workbench() {
     }
     says(&run(&["show", "9"]), 2, "there is no row 9");
     says(&run(&["show", "zzzzzz"]), 2, "is no row");
-    says(&run(&["audit", "--replay", "1"]), 3, "cannot be replayed here");
+    says(&run(&["audit", "--replay", "1"]), 3, "not judged again: 2 rows (2 to 3)");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use assay::history::{self, AuditOptions, Report};
-use assay::ledger::{Class, Evidence, Judge, Request, SecretKey, Trust, Verdict};
+use assay::ledger::{Class, Evidence, Judge, SecretKey, Trust, Verdict};
 use git2::{IndexAddOption, Oid, Repository, Signature};
 
 use crate::fixture::*;
@@ -244,9 +244,9 @@ fn an_audit_from_a_checkpoint_that_was_kept() {
 struct Again<F>(Vec<Verdict>, F);
 
 impl<F: Fn(&mut Verdict) -> assay::Result<()>> Judge for Again<F> {
-    fn judge(&self, request: &Request) -> assay::Result<Verdict> {
-        let mut verdict = self.0.iter().find(|v| v.binding == request.binding).unwrap().clone();
-        verdict.seed = request.seed.unwrap();
+    fn judge_again(&self, recorded: &Verdict) -> assay::Result<Verdict> {
+        let mut verdict = self.0.iter().find(|v| v.binding == recorded.binding).unwrap().clone();
+        verdict.seed = recorded.seed;
         self.1(&mut verdict).map(|()| verdict)
     }
 }

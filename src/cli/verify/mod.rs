@@ -242,8 +242,7 @@ impl Verify {
                 Ok(place) => return Ok(Some(Box::new(place))),
                 Err(e) if self.backend == Backend::Device => return Err(e),
                 Err(e) => {
-                    left_out
-                        .push(format!("stages 7 and 8, and every green: could not run: no CUDA device ({})", e.what()));
+                    left_out.push(format!("stages 7 and 8, and every green: could not run: {}", e.what()));
                 }
             }
         }
