@@ -24,6 +24,7 @@ pub mod ops;
 pub mod plan;
 pub mod report;
 pub mod verify;
+pub mod words;
 pub mod workbench;
 
 pub use error::{Error, Result};

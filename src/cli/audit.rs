@@ -10,6 +10,7 @@ use super::output;
 use crate::error::{Kind, Result};
 use crate::history::{self, AuditOptions, Report};
 use crate::ledger::Judge;
+use crate::words::{agree, count};
 
 /// Checks the ledger, its checkpoint and progress, and every commit's ledger against its parents'.
 ///
@@ -52,10 +53,10 @@ impl Audit {
     fn print(&self, report: &Report) -> Result<()> {
         let history = match (report.commits, report.shallow) {
             (0, _) => "no commits".into(),
-            (1, shallow) => format!("1 commit{}", if shallow { ", where the shallow clone ends" } else { "" }),
-            (n, shallow) => format!("{n} commits{}", if shallow { ", as far as the shallow clone goes" } else { "" }),
+            (n, false) => count(n, "commit"),
+            (n, true) => format!("{}, as far as the shallow clone goes", count(n, "commit")),
         };
-        output::println(format_args!("the ledger holds together: {} rows, {history}", report.rows))?;
+        output::println(format_args!("the ledger holds together: {}, {history}", count(report.rows, "row")))?;
         for note in &report.notes {
             output::println(format_args!("note: {note}"))?;
         }
@@ -65,11 +66,11 @@ impl Audit {
                 false => format!("not trusted here: assay key trust {}", signer.id.short()),
             };
             output::println(format_args!(
-                "key {} ({}): {} verdicts and benches, {} rows; {trusted}",
+                "key {} ({}): signed {} and wrote {}; {trusted}",
                 signer.name,
                 signer.id.short(),
-                signer.evidence,
-                signer.rows
+                count(signer.evidence, "piece of evidence"),
+                count(signer.rows, "row")
             ))?;
         }
         for row in &report.replayed {
@@ -83,7 +84,12 @@ impl Audit {
             output::println(format_args!("not judged again: {}, {why}", ranges(rows)))?;
         }
         if self.replay > 0 {
-            output::println(format_args!("{} of {} rows were replayed", report.replayed.len(), self.replay))?;
+            output::println(format_args!(
+                "{} of {} {} replayed",
+                report.replayed.len(),
+                count(self.replay, "row"),
+                agree(report.replayed.len(), "was", "were")
+            ))?;
         }
         for finding in &report.findings {
             output::println(format_args!("FAILED: {finding}"))?;

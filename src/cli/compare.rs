@@ -13,6 +13,7 @@ use crate::engine::{Session, SessionOptions};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::plan::Numerics;
+use crate::words::count;
 
 pub struct Compare {
     a: Backend,
@@ -59,9 +60,9 @@ impl Compare {
             return Ok(0);
         }
         output::println(format_args!(
-            "prefill of {} tokens, {} numerics: a = {} ({}), b = {} ({})\n\
+            "prefill of {}, {} numerics: a = {} ({}), b = {} ({})\n\
              drift: a against b, each on what its own earlier ops gave. alone: a against the oracle on a's own inputs.\n",
-            tokens.len(),
+            count(tokens.len(), "token"),
             numerics.name(),
             self.a.name(),
             place(seat_a.placement()),

@@ -9,6 +9,7 @@ use crate::plan::graph::{Graph as PlanGraph, Section, Span, layer_list, leaf};
 use crate::plan::{self, Numerics, PlanOptions, StepState};
 use crate::report::graph::{Drawing, dot, mermaid, svg};
 use crate::report::status::Status;
+use crate::words::count;
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Format {
@@ -74,7 +75,7 @@ impl Graph {
     fn step(&self, plan: &plan::Plan, n: usize) -> Result<(String, Option<StepState>)> {
         Ok(match (self.decode, self.prompt_len) {
             (true, _) => (format!("decode of 1 token at position {n}"), Some(plan.step(1, n, 1)?)),
-            (false, Some(_)) => (format!("prefill of {n} tokens"), Some(plan.step(n, 0, 1)?)),
+            (false, Some(_)) => (format!("prefill of {}", count(n, "token")), Some(plan.step(n, 0, 1)?)),
             (false, None) => ("prefill of any length".into(), None),
         })
     }
@@ -82,7 +83,7 @@ impl Graph {
 
 fn text(graph: &PlanGraph<'_>, title: &str, status: Option<&Status>) -> String {
     let instances: usize = graph.nodes.iter().map(|n| n.instances.len()).sum();
-    let mut out = format!("{title}\n{} nodes, {instances} op instances\n", graph.nodes.len());
+    let mut out = format!("{title}\n{}, {}\n", count(graph.nodes.len(), "node"), count(instances, "op instance"));
     for section in &graph.sections {
         let layers = match section.layers.as_slice() {
             [] => String::new(),

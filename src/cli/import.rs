@@ -8,6 +8,7 @@ use super::ledger::{self, TrustArgs, answer, summary};
 use super::{ModelArg, output};
 use crate::error::Result;
 use crate::ledger::{ClosureSource, Row, Statement, Target, read_evidence};
+use crate::words::{agree, count};
 
 /// Rows evidence that another host signed, if you trust its key.
 ///
@@ -60,7 +61,12 @@ impl Import {
                 .collect();
             return answer("assay.import/1", json!({ "read": total, "rows": rows }));
         }
-        output::println(format_args!("{} of {total} pieces of evidence were new", new.len()))?;
+        output::println(format_args!(
+            "{} of {} {} new",
+            new.len(),
+            count(total, "piece of evidence"),
+            agree(new.len(), "was", "were")
+        ))?;
         for (row, counts) in rows {
             let said = match counts {
                 Some(true) => "  (this tree)",

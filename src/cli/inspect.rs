@@ -10,6 +10,7 @@ use super::output;
 use crate::Result;
 use crate::model::census::Census;
 use crate::model::{FileKind, Gguf, Survey, Tokenizer, weights_note};
+use crate::words::count;
 
 /// Print a model file's config, tensor types and bytes by role, and every misfit at once
 ///
@@ -68,11 +69,11 @@ fn as_text(s: &Survey, census: &Census, fits: bool) -> String {
     let _ = writeln!(out, "{}: {}", s.gguf.path().display(), verdict(s, fits));
     let _ = writeln!(
         out,
-        "GGUF v{}, {}, alignment {}, {} tensors{}",
+        "GGUF v{}, {}, alignment {}, {}{}",
         s.gguf.version(),
         size(s.gguf.file_len()),
         s.gguf.alignment(),
-        census.tensors,
+        count(census.tensors, "tensor"),
         weights_note(&s.gguf).map_or(String::new(), |n| format!(", weights {n}")),
     );
     match &s.config {
@@ -89,7 +90,8 @@ fn as_text(s: &Survey, census: &Census, fits: bool) -> String {
         let groups = s.gguf.aliases().len();
         let _ = writeln!(
             out,
-            "\nAliases: {aliased} tensors share their bytes in {groups} groups; {} of {} are stored",
+            "\nAliases: {aliased} tensors share their bytes in {}; {} of {} are stored",
+            count(groups, "group"),
             size(census.stored),
             size(census.bytes),
         );
@@ -100,7 +102,7 @@ fn as_text(s: &Survey, census: &Census, fits: bool) -> String {
             let _ = writeln!(out, "  {}{more}", first.join(", "));
         }
         if groups > 8 {
-            let _ = writeln!(out, "  … {} more groups (--json lists all)", groups - 8);
+            let _ = writeln!(out, "  … and {} (--json lists all)", count(groups - 8, "more group"));
         }
     }
     for note in &s.notes {
@@ -116,10 +118,7 @@ fn as_text(s: &Survey, census: &Census, fits: bool) -> String {
 }
 
 fn verdict(s: &Survey, fits: bool) -> String {
-    let misfits = match s.misfits.len() {
-        1 => "1 misfit".into(),
-        n => format!("{n} misfits"),
-    };
+    let misfits = count(s.misfits.len(), "misfit");
     match s.kind {
         FileKind::Model if fits => "a deepseek4 model that fits".into(),
         FileKind::Model => format!("a deepseek4 model that does not fit: {misfits}"),

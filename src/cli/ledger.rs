@@ -8,6 +8,7 @@ use super::output;
 use crate::error::{Error, Result};
 use crate::history;
 use crate::ledger::{Class, Config, Ledger, Outcome, Row, SecretKey, Statement, Trust};
+use crate::words::{agree, count};
 
 /// Brings the evidence of another branch's ledger into this one.
 ///
@@ -49,9 +50,11 @@ impl LedgerCommand {
             );
         }
         output::println(format_args!(
-            "{} of {total} pieces of evidence were new: the ledger went from {before} to {} rows",
+            "{} of {} {} new: the ledger went from {before} to {}",
             new.len(),
-            ledger.rows().len()
+            count(total, "piece of evidence"),
+            agree(new.len(), "was", "were"),
+            count(ledger.rows().len(), "row")
         ))?;
         Ok(0)
     }

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::model::tokenizer::Special;
 use crate::model::{Model, Tokenizer};
 use crate::plan::Numerics;
+use crate::words::count;
 
 /// Computes logits of a token sequence.
 ///
@@ -129,8 +130,8 @@ impl Logits {
         } else {
             let best = best.map_or("none: there are NaNs".into(), |b| format!("{b} ({})", last[b]));
             output::println(format_args!(
-                "{} tokens, {} numerics; argmax of the last position: {best}\n{}\n{}",
-                tokens.len(),
+                "{}, {} numerics; argmax of the last position: {best}\n{}\n{}",
+                count(tokens.len(), "token"),
                 self.numerics.name(),
                 seat.sentence(tally),
                 verified(tally)

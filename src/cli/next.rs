@@ -13,6 +13,7 @@ use crate::plan::schedule::canonical;
 use crate::plan::{Numerics, Plan};
 use crate::report::proof::State;
 use crate::report::status::{NodeStatus, Status, first_line, verify};
+use crate::words::{agree, count};
 use crate::workbench::Workbench;
 
 /// Say which nodes to work on next, and why
@@ -97,8 +98,8 @@ fn sentence(status: &Status, model: &str) -> String {
         State::Emulated => format!("verify {node} on a device"),
         _ => format!("verify {node}"),
     };
-    let verb = if gates.len() == 1 { "is" } else { "are" };
-    format!("{} of the {total} nodes that a prefill of {model} needs {verb} not green; next, {act}.", gates.len())
+    let (nodes, are) = (count(total, "node"), agree(gates.len(), "is", "are"));
+    format!("{} of the {nodes} that a prefill of {model} needs {are} not green; next, {act}.", gates.len())
 }
 
 fn gate<'s>(bench: &Workbench, graph: &Graph<'_>, status: &'s NodeStatus) -> Result<Gate<'s>> {
@@ -110,17 +111,16 @@ fn gate<'s>(bench: &Workbench, graph: &Graph<'_>, status: &'s NodeStatus) -> Res
         Some(when) if usage.long_prompt_only => format!("only {when}: stops such a prefill"),
         Some(when) => format!("stops a prefill {when}"),
     };
-    let instances = match (usage.instances.len(), usage.layers.len()) {
-        (1, _) => "1 instance".to_string(),
-        (n, 0) => format!("{n} instances"),
-        (n, 1) => format!("{n} instances in 1 layer"),
-        (n, l) => format!("{n} instances in {l} layers"),
-    };
+    let mut instances = count(usage.instances.len(), "instance");
+    if usage.instances.len() > 1 && !usage.layers.is_empty() {
+        instances += &format!(" in {}", count(usage.layers.len(), "layer"));
+    }
     let first = usage.first();
     let reason = format!(
-        "{stops} at op {first} ({}), {} later ops wait for it; {instances}",
+        "{stops} at op {first} ({}), {} {} for it; {instances}",
         graph.plan.instances[first].label,
-        graph.waiting(first),
+        count(graph.waiting(first), "later op"),
+        agree(graph.waiting(first), "waits", "wait"),
     );
     let upstream = port::read(&bench.root.join("reference/port"), &usage.node, contract)?;
     Ok(Gate { status, reason, summary: contract.summary, upstream })
@@ -150,7 +150,7 @@ fn text(rank: usize, gate: &Gate<'_>) -> String {
         Some(found) => {
             for (i, u) in found.iter().enumerate() {
                 let note = u.note.as_ref().map_or(String::new(), |n| format!(" ({n})"));
-                let arguments = if u.arguments == 1 { "1 argument" } else { &format!("{} arguments", u.arguments) };
+                let arguments = count(u.arguments, "argument");
                 line(if i == 0 { "upstream" } else { "" }, &format!("{:<11} {}, {arguments}{note}", u.file, u.symbol));
             }
         }

@@ -3,6 +3,7 @@ use serde_json::json;
 use super::output;
 use crate::error::{Error, Result};
 use crate::ops::{OPS, header};
+use crate::words::count;
 use crate::workbench::Workbench;
 
 #[derive(clap::Args)]
@@ -24,7 +25,7 @@ impl Ops {
                 let path = dir.join(format!("{}.h", op.contract().op));
                 std::fs::write(&path, header::generate(op.contract())).map_err(|e| Error::io(&path, e))?;
             }
-            output::println(format_args!("{} headers in {}", OPS.len(), dir.display()))?;
+            output::println(format_args!("{} in {}", count(OPS.len(), "header"), dir.display()))?;
             return Ok(0);
         }
         if self.json {

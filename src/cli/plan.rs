@@ -3,6 +3,7 @@ use serde_json::json;
 use super::{ModelArg, output};
 use crate::error::Result;
 use crate::plan::{self, Numerics, PlanOptions};
+use crate::words::count;
 
 /// Shows the ordered op instances of a prefill or a decode step.
 #[derive(clap::Args)]
@@ -45,13 +46,16 @@ impl Plan {
             )?;
             return Ok(0);
         }
-        let what =
-            if self.decode { format!("decode of 1 token at position {n}") } else { format!("prefill of {n} tokens") };
+        let what = if self.decode {
+            format!("decode of 1 token at position {n}")
+        } else {
+            format!("prefill of {}", count(n, "token"))
+        };
         output::println(format_args!(
-            "{what}, {} numerics: {} op instances of {} nodes\n",
+            "{what}, {} numerics: {} of {}\n",
             self.numerics.name(),
-            active.len(),
-            active.iter().map(|(_, i)| &i.node).collect::<std::collections::BTreeSet<_>>().len(),
+            count(active.len(), "op instance"),
+            count(active.iter().map(|(_, i)| &i.node).collect::<std::collections::BTreeSet<_>>().len(), "node"),
         ))?;
         let mut table = output::table(&["#", "instance", "node", "dims", "weights"]);
         for (i, instance) in active {

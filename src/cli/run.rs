@@ -14,6 +14,7 @@ use crate::error::{Error, Kind, Result};
 use crate::model::chat::{Conversation, Thinking};
 use crate::model::{Model, Tokenizer};
 use crate::plan::Numerics;
+use crate::words::count;
 
 /// Generates text: the prompt goes in as a user's turn, the answer streams to stdout, everything else to stderr.
 ///
@@ -160,10 +161,10 @@ impl Run {
         let _ = writeln!(err, "\n{}, {} numerics", seat.sentence(session.tally()), self.numerics.name());
         let _ = writeln!(
             err,
-            "prefill {} tokens, {}; decode {} steps, {}; stopped: {}",
-            g.prompt,
+            "prefill {}, {}; decode {}, {}; stopped: {}",
+            count(g.prompt, "token"),
             rate(g.prompt, g.prefill),
-            g.steps,
+            count(g.steps, "step"),
             rate(g.steps, g.decode),
             g.stop.describe()
         );

@@ -9,6 +9,7 @@ use crate::error::{Error, Kind, Result};
 use crate::plan::kernels::KernelTree;
 use crate::verify::Place;
 use crate::verify::places::{CudaPlace, EmulatorPlace};
+use crate::words::count;
 use crate::workbench::{WORKBENCH_MISSING, Workbench};
 
 /// Where to run.
@@ -123,7 +124,7 @@ pub fn verified(tally: &Tally) -> String {
         return "UNVERIFIED: no kernel took part".into();
     }
     if !tally.oracle_nodes.is_empty() {
-        return format!("UNVERIFIED: {} nodes ran on the oracle", tally.oracle_nodes.len());
+        return format!("UNVERIFIED: {} ran on the oracle", count(tally.oracle_nodes.len(), "node"));
     }
     "UNVERIFIED: no row of the ledger says prefill_working for this file, architecture and schedule".into()
 }

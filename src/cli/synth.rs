@@ -12,6 +12,7 @@ use super::inspect::size;
 use super::output;
 use crate::model::DType;
 use crate::model::synth::{self, Bias, Data, Shape, Spec, TypeRule};
+use crate::words::count;
 use crate::{Error, Result};
 
 /// Write a model file of any shape with random weights, the same bytes on every machine
@@ -133,9 +134,9 @@ impl Synth {
             output::json("assay.synth/1", body)?;
         } else {
             output::println(format_args!(
-                "{}: {} tensors, {}, {} of weights made from seed {}",
+                "{}: {}, {}, {} of weights made from seed {}",
                 self.out.display(),
-                summary.tensors,
+                count(summary.tensors, "tensor"),
                 size(summary.bytes),
                 size(summary.made),
                 spec.seed,

@@ -6,6 +6,7 @@ use crate::backend::Placement;
 use crate::backend::executor::Ran;
 use crate::ops::Node;
 use crate::plan::Plan;
+use crate::words::count;
 
 /// Where a session's op instances ran, counted from the executor's trace and not from what was asked for.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -62,18 +63,20 @@ impl Tally {
             Some(arch) if self.placed > 0 => {
                 let all = self.nodes.union(&self.oracle_nodes).count();
                 let mut text = format!(
-                    "{} of {all} nodes on {} ({} op instances, {} launches)",
+                    "{} of {} on {} ({}, {})",
                     self.nodes.len(),
+                    count(all, "node"),
                     if arch == crate::plan::manifest::EMULATOR { "the emulator" } else { arch },
-                    self.placed,
-                    self.launches
+                    count(self.placed, "op instance"),
+                    count(self.launches, "launch"),
                 );
                 if self.oracle > 0 {
-                    text += &format!(", {} on the oracle ({} op instances)", self.oracle_nodes.len(), self.oracle);
+                    text +=
+                        &format!(", {} on the oracle ({})", self.oracle_nodes.len(), count(self.oracle, "op instance"));
                 }
                 text
             }
-            _ => format!("everything on the oracle ({} op instances)", self.oracle),
+            _ => format!("everything on the oracle ({})", count(self.oracle, "op instance")),
         }
     }
 }

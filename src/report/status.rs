@@ -15,6 +15,7 @@ use crate::plan::Plan;
 use crate::plan::coverage::{self, Broken, Unreachable, Written};
 use crate::plan::graph::{Graph, NodeUse};
 use crate::plan::kernels::KernelTree;
+use crate::words::{agree, count};
 use crate::{Error, Result};
 
 /// The device of this machine.
@@ -167,11 +168,11 @@ impl Status {
 
     /// The one plain sentence that `status` and `verify` lead with.
     pub fn sentence(&self) -> String {
-        let count = |state: State| self.nodes.iter().filter(|n| n.state == state).count();
-        let are = |n: usize| if n == 1 { "is" } else { "are" };
+        let of_state = |state: State| self.nodes.iter().filter(|n| n.state == state).count();
+        let are = |n: usize| agree(n, "is", "are");
         let mut parts = Vec::new();
         for (n, _) in self.proved(Class::Emulated).values() {
-            parts.push(format!("{n} {} here on the CPU emulator", if *n == 1 { "passes" } else { "pass" }));
+            parts.push(format!("{n} {} here on the CPU emulator", agree(*n, "passes", "pass")));
         }
         for (arch, (n, devices)) in self.proved(Class::Device) {
             let devices: Vec<_> = devices.into_iter().collect();
@@ -181,13 +182,13 @@ impl Status {
         for (arch, (n, _)) in self.proved(Class::Simulated) {
             parts.push(format!("{n} {} simulated on {arch}, which is no evidence of a device", are(n)));
         }
-        let untrusted = count(State::Untrusted);
+        let untrusted = of_state(State::Untrusted);
         if untrusted > 0 {
             parts.push(format!("{untrusted} {} proven by a key that is not trusted here", are(untrusted)));
         }
         let proved = !parts.is_empty();
         for (state, word) in [(State::Red, "red"), (State::Stale, "stale"), (State::Broken, "broken")] {
-            match count(state) {
+            match of_state(state) {
                 0 => {}
                 n => parts.push(format!("{n} {} {word}", are(n))),
             }
@@ -195,14 +196,12 @@ impl Status {
         let total = self.nodes.len();
         if !proved {
             let written = self.nodes.iter().filter(|n| n.written != Written::Absent).count();
-            let kernels = match written {
-                0 => format!("none of the {total} nodes that this file needs has a kernel"),
-                1 => format!("1 of the {total} nodes that this file needs has a kernel"),
-                n => format!("{n} of the {total} nodes that this file needs have a kernel"),
-            };
-            parts.insert(0, format!("Nothing is proved: {kernels}"));
+            let some = if written == 0 { "none".into() } else { written.to_string() };
+            let have = if written == 0 { "has" } else { agree(written, "has", "have") };
+            let nodes = count(total, "node");
+            parts.insert(0, format!("Nothing is proved: {some} of the {nodes} that this file needs {have} a kernel"));
         } else if let Some((n, rest)) = parts[0].split_once(' ') {
-            parts[0] = format!("{n} of {total} nodes {rest}");
+            parts[0] = format!("{n} of {} {rest}", count(total, "node"));
         }
         let works = self.prefill_works();
         parts.push(if works.is_empty() {
@@ -235,9 +234,9 @@ impl Status {
         match gates {
             0 => format!("no: no gate is left{on}, but the whole schedule has not passed (assay verify --all)"),
             n => format!(
-                "no: {n} of {} nodes {} not green{on} (assay next)",
-                self.nodes.len(),
-                if n == 1 { "is" } else { "are" }
+                "no: {n} of {} {} not green{on} (assay next)",
+                count(self.nodes.len(), "node"),
+                agree(n, "is", "are")
             ),
         }
     }

@@ -9,3 +9,4 @@ mod graph;
 mod next;
 mod replay;
 mod status;
+mod words;

@@ -32,6 +32,7 @@ use crate::verify::binding::nodes_of;
 use crate::verify::places::{CudaPlace, EmulatorPlace, NvrtcCompilers};
 use crate::verify::prefill::Baselines;
 use crate::verify::{Compilers, Judge, Place, Progress, Stage, Verdict, sanitize};
+use crate::words::count;
 use crate::workbench::Workbench;
 
 /// Judges kernels: every node that has one, or the nodes named.
@@ -189,8 +190,10 @@ impl Verify {
         let status = standing::status(bench, model, &Graph::of(&plan, None), Numerics::Ds4)?;
         let here = match place.map(|p| (p.placement(), p.arch())) {
             None => "No kernel can run here.".to_string(),
-            Some((Placement::Device, arch)) => format!("Judging {nodes} nodes on this machine's {arch}."),
-            Some(_) => format!("Judging {nodes} nodes on the CPU emulator, where a pass is never green."),
+            Some((Placement::Device, arch)) => format!("Judging {} on this machine's {arch}.", count(nodes, "node")),
+            Some(_) => {
+                format!("Judging {} on the CPU emulator, where a pass is never green.", count(nodes, "node"))
+            }
         };
         output::println(format_args!("{}\n{here}\n", status.sentence()))
     }
