@@ -21,13 +21,30 @@ pub struct FirstBad {
     pub case: String,
     /// `y[t=3, n=17]`
     pub at: String,
-    pub expected: f64,
-    pub found: f64,
+    pub expected: Number,
+    pub found: Number,
+}
+
+/// One element of an output, in the type that the output has: an id is 3, not 3.0.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Number {
+    Int(i32),
+    Float(f64),
+}
+
+impl std::fmt::Display for Number {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Number::Int(n) => n.fmt(f),
+            Number::Float(x) => write!(f, "{x:.6e}"),
+        }
+    }
 }
 
 impl std::fmt::Display for FirstBad {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}: {} should be {:.6e} and is {:.6e}", self.case, self.at, self.expected, self.found)
+        write!(f, "{}: {} should be {} and is {}", self.case, self.at, self.expected, self.found)
     }
 }
 
@@ -85,24 +102,25 @@ impl Pool {
         let contract = case.contract();
         for (i, arg) in contract.args.iter().enumerate() {
             let (Some(expected), Some(found)) = (&reference.outputs[i], &found[i]) else { continue };
-            let bad = |at: usize, e: f64, f: f64| FirstBad {
+            let bad = |at: usize, e: Number, f: Number| FirstBad {
                 case: case.label.clone(),
                 at: coordinate(case, arg.name, arg.shape, expected.len(), at),
                 expected: e,
                 found: f,
             };
+            let float = |at, e, f| bad(at, Number::Float(e), Number::Float(f));
             match (expected, found) {
                 (Values::I32(e), Values::I32(f)) => {
                     self.outputs += e.len() as u64;
                     if let Some(at) = (0..e.len()).find(|k| e[*k] != f[*k]) {
-                        return Some(bad(at, f64::from(e[at]), f64::from(f[at])));
+                        return Some(bad(at, Number::Int(e[at]), Number::Int(f[at])));
                     }
                 }
                 (Values::F32(e), Values::F32(f)) if reference.comparison == Comparison::Exact => {
                     self.outputs += e.len() as u64;
                     // −0 and 0 are the same value; every NaN is a mistake.
                     if let Some(at) = (0..e.len()).find(|k| !(e[*k] == f[*k])) {
-                        return Some(bad(at, f64::from(e[at]), f64::from(f[at])));
+                        return Some(float(at, f64::from(e[at]), f64::from(f[at])));
                     }
                 }
                 (Values::F32(e), Values::F32(f)) => {
@@ -110,11 +128,11 @@ impl Pool {
                         Some(Values::F32(h)) => Some(h.as_slice()),
                         _ => None,
                     };
-                    if let Some((at, e, f)) = self.add_f32(e, honest, f, &bad) {
-                        return Some(bad(at, e, f));
+                    if let Some((at, e, f)) = self.add_f32(e, honest, f, &float) {
+                        return Some(float(at, e, f));
                     }
                 }
-                _ => return Some(bad(0, f64::NAN, f64::NAN)),
+                _ => return Some(float(0, f64::NAN, f64::NAN)),
             }
         }
         None
@@ -198,9 +216,12 @@ pub fn unwritten(values: &Values, word: u32) -> usize {
 }
 
 /// Whether a value that was found bad may be `word`, as a float or as an integer.
-pub fn is_word(found: f64, word: u32) -> bool {
+pub fn is_word(found: Number, word: u32) -> bool {
     let float = f64::from(f32::from_bits(word));
-    found == float || (found.is_nan() && float.is_nan()) || found == f64::from(word as i32)
+    match found {
+        Number::Int(found) => found == word as i32,
+        Number::Float(found) => found == float || (found.is_nan() && float.is_nan()),
+    }
 }
 
 /// `y[T=3, N=17]`, from a flat index.

@@ -21,16 +21,28 @@ fn repository() -> &'static Path {
 
 /// Runs `assay` in `dir`. No GPU is visible and nothing is coloured, so that every machine prints the same.
 pub fn assay(dir: &Path, args: &[&str]) -> Output {
+    assay_with(dir, args, &[])
+}
+
+/// The same with variables of the environment.
+pub fn assay_with(dir: &Path, args: &[&str], variables: &[(&str, &Path)]) -> Output {
     let out = assert_cmd::Command::cargo_bin("assay")
         .unwrap()
         .current_dir(dir)
         .env("CUDA_VISIBLE_DEVICES", "")
         .env("NO_COLOR", "1")
+        .envs(variables.iter().copied())
         .args(args)
+        // What hangs has failed.
+        .timeout(std::time::Duration::from_secs(300))
         .output()
         .unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    Output { code: out.status.code().unwrap(), stdout: machineless(&text(out.stdout)), stderr: text(out.stderr) }
+    Output {
+        code: out.status.code().unwrap_or_else(|| panic!("{args:?} was killed")),
+        stdout: machineless(&text(out.stdout)),
+        stderr: text(out.stderr),
+    }
 }
 
 /// Whether a driver is installed is the one thing that differs without a GPU.
@@ -66,6 +78,30 @@ impl Bench {
 
     pub fn run(&self, args: &[&str]) -> Output {
         assay(self.dir.path(), args)
+    }
+
+    /// A file or a folder of the repository, copied.
+    pub fn copy(&self, name: &str) {
+        fn all(from: &Path, to: &Path) {
+            if !from.is_dir() {
+                std::fs::copy(from, to).unwrap();
+                return;
+            }
+            std::fs::create_dir_all(to).unwrap();
+            for entry in std::fs::read_dir(from).unwrap().flatten() {
+                all(&entry.path(), &to.join(entry.file_name()));
+            }
+        }
+        all(&repository().join(name), &self.path(name));
+    }
+
+    /// The repository's own ledger, and the keys that wrote it.
+    pub fn ledger(&self) {
+        self.copy("state");
+        let settings = std::fs::read_to_string(repository().join("assay.toml")).unwrap();
+        let verifiers = &settings[settings.find("verifiers = [").unwrap()..];
+        let own = std::fs::read_to_string(self.path("assay.toml")).unwrap();
+        self.write("assay.toml", &format!("{own}{verifiers}"));
     }
 
     /// Output of a command that must succeed.

@@ -9,4 +9,5 @@ mod graph;
 mod next;
 mod replay;
 mod status;
+mod verify;
 mod words;
