@@ -6,16 +6,17 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::ledger::{self, answer, find_row, summary};
-use super::output;
+use super::{fields as telling, output};
 use crate::error::Result;
 use crate::ledger::{Row, Statement};
 
-/// Compares two rows field by field. Figures also get their ratio.
+/// Compare two rows of the ledger field by field; figures also get their ratio
 #[derive(clap::Args)]
 pub struct Diff {
     /// Row number, or the first digits of a digest.
     old: String,
     new: String,
+    /// Print one JSON object (schema assay.diff/1)
     #[arg(long)]
     json: bool,
 }
@@ -40,26 +41,68 @@ impl Diff {
                 }),
             );
         }
-        output::println(format_args!("- row {}  {}", old.seq, summary(old)))?;
-        output::println(format_args!("+ row {}  {}", new.seq, summary(new)))?;
-        for name in names {
-            let show = |value: Option<&Value>| match value {
-                None => "–".to_string(),
-                Some(Value::String(s)) => s.clone(),
-                Some(other) => other.to_string(),
-            };
-            let (b, a) = (before.get(name), after.get(name));
-            let number = |value: Option<&Value>| match value? {
-                Value::String(s) => s.parse::<f64>().ok(),
-                value => value.as_f64(),
-            };
-            let ratio = match (number(b), number(a)) {
-                (Some(b), Some(a)) if name.contains(".figures.") && b != 0.0 => format!("  (×{:.3})", a / b),
-                _ => String::new(),
-            };
-            output::println(format_args!("  {name}: {} → {}{ratio}", show(b), show(a)))?;
-        }
+        output::print(format_args!(
+            "- row {}  {}\n+ row {}  {}\n{}",
+            old.seq,
+            summary(old),
+            new.seq,
+            summary(new),
+            text(&before, &after)
+        ))?;
         Ok(0)
+    }
+}
+
+/// The widest that a column of old values becomes; what is longer stands out of it.
+const WIDEST: usize = 32;
+
+/// A line for every field that differs.
+fn text(before: &BTreeMap<String, Value>, after: &BTreeMap<String, Value>) -> String {
+    let (before, after) = (told(before), told(after));
+    let mut names: Vec<&String> = before.keys().chain(after.keys()).collect();
+    names.sort();
+    names.dedup();
+    names.retain(|name| before.get(*name) != after.get(*name));
+    let show = |value: Option<&String>| value.map_or("–".into(), |text| digits(text));
+    let lines: Vec<_> = names.iter().map(|n| (n, show(before.get(*n)), show(after.get(*n)))).collect();
+    let width = |len: &dyn Fn(&(&&String, String, String)) -> usize| lines.iter().map(len).max().unwrap_or(0);
+    let wide = width(&|(name, ..)| name.chars().count());
+    let old_wide = width(&|(_, old, _)| old.chars().count()).min(WIDEST);
+    let mut out = String::new();
+    if lines.is_empty() {
+        out.push_str("  no field differs\n");
+    }
+    for (name, old, new) in &lines {
+        let ratio = match (old.parse::<f64>(), new.parse::<f64>()) {
+            (Ok(b), Ok(a)) if name.contains(".figures.") && b != 0.0 => format!("  (×{:.3})", a / b),
+            _ => String::new(),
+        };
+        out.push_str(&format!("  {name:<wide$}  {old:<old_wide$} → {new}{ratio}\n"));
+    }
+    out
+}
+
+/// Fields as people read them: notes are taken apart.
+fn told(fields: &BTreeMap<String, Value>) -> BTreeMap<String, String> {
+    let mut out = Vec::new();
+    for (name, value) in fields {
+        match (value, name.strip_suffix(".note")) {
+            (Value::String(text), Some(stage)) => {
+                let mut note = Vec::new();
+                telling::note(text, &mut note);
+                out.extend(note.into_iter().map(|(field, text)| (format!("{stage}.{field}"), text)));
+            }
+            _ => telling::flatten(name, value, &mut out),
+        }
+    }
+    out.into_iter().collect()
+}
+
+/// The first digits of a digest, which tell as much to people as all 64; `assay show` prints them all.
+fn digits(text: &str) -> String {
+    match text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit()) {
+        true => format!("{}…", &text[..12]),
+        false => text.to_string(),
     }
 }
 

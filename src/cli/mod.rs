@@ -8,6 +8,7 @@ mod completions;
 mod diff;
 mod doctor;
 mod explain;
+mod fields;
 mod graph;
 mod history;
 mod import;

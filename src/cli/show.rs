@@ -5,17 +5,19 @@ use std::path::Path;
 use serde_json::json;
 
 use super::ledger::{self, TrustArgs, answer, find_row, signer, summary};
-use super::output;
+use super::{fields, output};
 use crate::error::Result;
 use crate::ledger::{Bench, Binding, Informative, Ledger, Outcome, Row, StageOutcome, Statement, Trust, Verdict};
+use crate::words::count;
 
-/// Shows a row of the ledger: verdict, figures, digests, who signed.
+/// Show everything that one row of the ledger says
 #[derive(clap::Args)]
 pub struct Show {
     /// Row number, or the first digits of the row's or its evidence's digest.
     row: String,
     #[command(flatten)]
     trust: TrustArgs,
+    /// Print one JSON object (schema assay.show/1)
     #[arg(long)]
     json: bool,
 }
@@ -48,7 +50,7 @@ fn text(ledger: &Ledger, row: &Row, trust: &Trust) -> String {
     let mut out = format!("row {}  {}\n", row.seq, summary(row));
     let mut line = |name: &str, value: String| {
         if !value.is_empty() {
-            out.push_str(&format!("  {name:<16} {value}\n"));
+            out.push_str(&format!("  {name:<16} {}\n", value.trim_end_matches('\n')));
         }
     };
     line("signed by", signer(ledger, row, trust));
@@ -86,19 +88,18 @@ fn verdict(line: &mut impl FnMut(&str, String), v: &Verdict) {
             StageOutcome::Indeterminate => "indeterminate",
             StageOutcome::NotRun => "not run",
         };
-        let figures: Vec<_> = stage.figures.iter().map(|(name, figure)| format!("{name} {figure}")).collect();
-        let parts = [outcome.to_string(), figures.join(", "), stage.note.replace('\n', " ")];
-        let parts: Vec<_> = parts.into_iter().filter(|p| !p.is_empty()).collect();
-        line(stage.name.name(), parts.join("; "));
+        let mut below: Vec<_> = stage.figures.iter().map(|(name, figure)| (name.clone(), figure.to_string())).collect();
+        fields::note(&stage.note, &mut below);
+        line(stage.name.name(), format!("{outcome}\n{}", fields::lines(&below)));
     }
-    line("outputs", format!("{} digests", v.outputs.len()));
+    line("outputs", count(v.outputs.len(), "digest"));
     line("seed", v.seed.to_string());
 }
 
 fn bench(line: &mut impl FnMut(&str, String), b: &Bench) {
     for (name, figures) in &b.runs {
-        let figures: Vec<_> = figures.iter().map(|(name, figure)| format!("{name} {figure}")).collect();
-        line(name, figures.join(", "));
+        let figures: Vec<_> = figures.iter().map(|(name, figure)| (name.clone(), figure.to_string())).collect();
+        line(name, format!("\n{}", fields::lines(&figures)));
     }
 }
 
@@ -125,7 +126,7 @@ fn informative(line: &mut impl FnMut(&str, String), i: &Informative) {
         ("assay", &i.assay),
         ("time", &i.time),
     ] {
-        line(name, value.clone());
+        line(name, fields::recorded(value));
     }
     for (name, digest) in &i.cubins {
         line("cubin", format!("{name} {digest}"));

@@ -8,6 +8,7 @@ mod explain;
 mod graph;
 mod next;
 mod replay;
+mod rows;
 mod status;
 mod verify;
 mod words;

@@ -51,7 +51,7 @@ fn evidence_travels_from_a_host_to_a_workbench() {
         said.contains("gpu-host") && said.contains("trusted here") && said.contains("rowed by         me"),
         "{said}"
     );
-    says(&run(&["diff", "2", "3"]), 0, "outcome.verdict: pass → red");
+    says(&run(&["diff", "2", "3"]), 0, "outcome.verdict               pass          → red\n");
     says(&run(&["audit"]), 0, "the ledger holds together: 4 rows");
     says(&run(&["key", "untrust", "gpu-host"]), 0, "not trusted here");
     says(&run(&["audit"]), 0, "not trusted here: assay key trust");
