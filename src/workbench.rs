@@ -43,9 +43,10 @@ impl Workbench {
     pub fn find(start: &Path) -> Result<Workbench> {
         let start = start.canonicalize().map_err(|e| Error::io(start, e))?;
         let root = start.ancestors().find(|d| d.join(Self::FILE).is_file()).ok_or_else(|| {
-            Error::new(&WORKBENCH_MISSING, format!("no assay.toml in {} or above it", start.display()))
-                .expected("a workbench: a clone of the assay repository, for instance")
-                .hint("cd into a clone of the repository, or name one with -C DIR")
+            Error::new(&WORKBENCH_MISSING, "there is no workbench here")
+                .expected(format!("a clone of the assay repository: a folder with {}, kernels/ and state/", Self::FILE))
+                .found(format!("no {} in {} or in any folder above it", Self::FILE, start.display()))
+                .hint("cd into a clone, or name one: assay -C CLONE …")
         })?;
         Workbench::open(root)
     }

@@ -12,7 +12,7 @@ use crate::history::{self, AuditOptions, Report};
 use crate::ledger::Judge;
 use crate::words::{agree, count};
 
-/// Checks the ledger, its checkpoint and progress, and every commit's ledger against its parents'.
+/// Check ledger, checkpoint, progress and every commit's ledger
 ///
 /// Integrity is judged under the keys that the tree proposes; whose word you do not take is said and no failure.
 #[derive(clap::Args)]
@@ -25,6 +25,7 @@ pub struct Audit {
     from: Option<PathBuf>,
     #[command(flatten)]
     trust: TrustArgs,
+    /// Print one JSON object (schema assay.audit/1)
     #[arg(long)]
     json: bool,
 }

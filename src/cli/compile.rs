@@ -18,7 +18,7 @@ use crate::{
     workbench::Workbench,
 };
 
-/// Compiles kernels for CUDA devices and says what each entry costs.
+/// Compile kernels for CUDA devices and say what each entry costs; needs NVRTC, no GPU
 #[derive(clap::Args)]
 pub struct Compile {
     /// Kernel sources [default: kernels/*.cu of the workbench]
@@ -29,6 +29,7 @@ pub struct Compile {
     /// Also write the compiled code: `--emit ptx DIR` or `--emit cubin DIR`
     #[arg(long, num_args = 2, value_names = ["KIND", "DIR"])]
     emit: Vec<String>,
+    /// Print one JSON object (schema assay.compile/1)
     #[arg(long)]
     json: bool,
 }
@@ -138,7 +139,11 @@ impl Compile {
 }
 
 fn missing(e: &Error) -> Error {
-    Error::new(e.code(), e.what().to_owned()).hint("name files and --arch, or `cd` into a workbench")
+    let error = Error::new(e.code(), e.what()).hint("name files and --arch, or cd into a clone");
+    match e.found_text() {
+        Some(found) => error.found(found),
+        None => error,
+    }
 }
 
 /// The kernels' folder and the path below it. A file outside the workbench is its own folder's.

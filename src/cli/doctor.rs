@@ -17,9 +17,10 @@ use crate::{
     ledger::Config,
 };
 
-/// Says what this machine has: device, compilers, sanitizer, cache.
+/// Say what this machine has, and how to install what is missing
 #[derive(clap::Args)]
 pub struct Doctor {
+    /// Print one JSON object (schema assay.doctor/1)
     #[arg(long)]
     json: bool,
 }

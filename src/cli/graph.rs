@@ -12,7 +12,7 @@ use crate::report::status::Status;
 use crate::words::count;
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
+pub(super) enum Format {
     Text,
     Mermaid,
     Dot,
@@ -31,11 +31,12 @@ pub struct Graph {
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
     /// Only what acts in a prefill of N tokens
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = super::plan::prompt_len, allow_negative_numbers = true)]
     prompt_len: Option<usize>,
     /// Only what acts in the decode step behind the prompt (of 512 tokens, unless --prompt-len says otherwise)
     #[arg(long)]
     decode: bool,
+    /// Which of the model's own roundings are applied
     #[arg(long, value_enum, default_value_t = Numerics::Ds4)]
     numerics: Numerics,
     /// The same as --format json (schema assay.graph/1)

@@ -7,24 +7,30 @@ use serde_json::json;
 
 use super::ledger::{self, TrustArgs, answer, signer, summary};
 use super::output;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::history;
 use crate::ledger::{Digest, Row, Target};
-use crate::ops::Node;
+use crate::ops::{self, Node};
 
-/// Lists rows in order, the commits that landed them, and the attempts that came to nothing.
+/// List the ledger's rows, the commits that landed them, and failed attempts
 #[derive(clap::Args)]
 pub struct History {
     /// Only this node; `*` for whole schedules.
     node: Option<Target>,
     #[command(flatten)]
     trust: TrustArgs,
+    /// Print one JSON object (schema assay.history/1)
     #[arg(long)]
     json: bool,
 }
 
 impl History {
     pub fn run(&self, root: &Path) -> Result<u8> {
+        if let Some(Target::Node(node)) = &self.node
+            && ops::find(&node.op).is_none()
+        {
+            return Err(Error::usage(format!("there is no op `{}`", node.op)).hint("assay ops lists them"));
+        }
         let ledger = ledger::open(root)?;
         let trust = self.trust.load(root)?;
         let landed: HashMap<Digest, String> = history::landed(root)?.into_iter().collect();

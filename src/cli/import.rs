@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::ledger::{ClosureSource, Row, Statement, Target, read_evidence};
 use crate::words::{agree, count};
 
-/// Rows evidence that another host signed, if you trust its key.
+/// Bring in evidence that other hosts signed, if you trust their keys
 ///
 /// It is filed under its own weights and closures: it counts for this tree only where they match.
 #[derive(clap::Args)]
@@ -26,6 +26,7 @@ pub struct Import {
     /// Private key to sign the rows with.
     #[arg(long, value_name = "NAME")]
     key: Option<String>,
+    /// Print one JSON object (schema assay.import/1)
     #[arg(long)]
     json: bool,
 }

@@ -6,28 +6,35 @@ use std::path::PathBuf;
 use comfy_table::{CellAlignment, Table};
 use serde_json::json;
 
-use super::output;
+use super::{ModelArg, output};
 use crate::Result;
 use crate::model::census::Census;
 use crate::model::{FileKind, Gguf, Survey, Tokenizer, weights_note};
 use crate::words::count;
 
-/// Print a model file's config, tensor types and bytes by role, and every misfit at once
+/// Print a model file's config, tensor types and bytes by role, and every misfit
 ///
 /// Exits with 0 if the model can be run, 1 if the file is well-formed but holds something else or does not fit, and 3
 /// if it is malformed or cannot be read.
-#[derive(clap::Args, Debug)]
+#[derive(clap::Args)]
 pub struct Inspect {
-    /// A GGUF file
-    pub model: PathBuf,
+    /// A GGUF file [default: the model of assay.toml]
+    #[arg(value_name = "MODEL", conflicts_with = "model")]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelArg,
     /// Print one JSON object (schema assay.inspect/1)
     #[arg(long)]
-    pub json: bool,
+    json: bool,
 }
 
 impl Inspect {
     pub fn run(&self) -> Result<u8> {
-        let mut survey = Survey::of(Gguf::open(&self.model)?)?;
+        let path = match &self.file {
+            Some(path) => path.clone(),
+            None => self.model.path()?,
+        };
+        let mut survey = Survey::of(Gguf::open(&path)?)?;
         if survey.kind == FileKind::Model
             && let Ok(tokenizer) = Tokenizer::from_gguf(&survey.gguf)
         {

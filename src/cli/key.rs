@@ -9,11 +9,14 @@ use super::output;
 use crate::error::{Error, Result};
 use crate::ledger::{Config, Evidence, KeyId, PublicKey, TRUST_UNKNOWN, Trust};
 
-/// Makes keys and says whom to trust. Both are kept in your config directory, outside every workbench.
+/// Make keys and say whom to trust
+///
+/// Both are kept in your config directory, outside every workbench.
 #[derive(clap::Args)]
 pub struct Key {
     #[command(subcommand)]
     action: Action,
+    /// Print one JSON object
     #[arg(long, global = true)]
     json: bool,
 }

@@ -10,7 +10,7 @@ use crate::history;
 use crate::ledger::{Class, Config, Ledger, Outcome, Row, SecretKey, Statement, Trust};
 use crate::words::{agree, count};
 
-/// Brings the evidence of another branch's ledger into this one.
+/// Bring another branch's evidence into this ledger
 ///
 /// In a merge, resolve state/ to your own side (git checkout --ours state/), then run this with the other branch.
 #[derive(clap::Args)]
@@ -20,6 +20,7 @@ pub struct LedgerCommand {
     /// Private key to sign rows with.
     #[arg(long, global = true, value_name = "NAME")]
     key: Option<String>,
+    /// Print one JSON object (schema assay.ledger-merge/1)
     #[arg(long, global = true)]
     json: bool,
 }
@@ -70,7 +71,21 @@ pub struct TrustArgs {
 
 impl TrustArgs {
     pub fn load(&self, root: &Path) -> Result<Trust> {
-        Trust::load(&Config::of_user()?, self.trust.as_deref(), root)
+        trust(root, self.trust.as_deref())
+    }
+}
+
+/// `--trust FILE` if given, else the user's own trust. Where there is no place for that nobody is trusted, which is
+/// said: a ledger can be looked at without a home.
+pub fn trust(root: &Path, file: Option<&Path>) -> Result<Trust> {
+    match (Config::of_user(), file) {
+        (Ok(config), file) => Trust::load(&config, file, root),
+        (Err(_), Some(file)) => Trust::load(&Config::at(root), Some(file), root),
+        (Err(e), None) => {
+            let hint = e.hint_text().map_or(String::new(), |hint| format!(" ({hint})"));
+            anstream::eprintln!("note: {}{hint}, so no key is trusted here", e.what());
+            Ok(Trust::nobody())
+        }
     }
 }
 

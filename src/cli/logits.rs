@@ -1,9 +1,12 @@
-use std::io::Write;
-use std::path::PathBuf;
+use std::fs::{self, File, Permissions};
+use std::io::{BufWriter, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use npyz::WriterBuilder;
 use serde_json::json;
 
+use super::interrupt::{Interrupt, interrupted};
 use super::seat::{Backend, Seat, verified};
 use super::{ModelArg, output};
 use crate::engine::{Session, SessionOptions, argmax};
@@ -13,7 +16,7 @@ use crate::model::{Model, Tokenizer};
 use crate::plan::Numerics;
 use crate::words::count;
 
-/// Computes logits of a token sequence.
+/// Compute logits of a token sequence and write them as .npy
 ///
 /// The default numerics, `exact`, leave out the model's own roundings, so that the numbers can be compared with those of
 /// other implementations in f32.
@@ -23,15 +26,17 @@ pub struct Logits {
     model: ModelArg,
     #[command(flatten)]
     input: Input,
+    /// Which of the model's own roundings are applied
     #[arg(long, value_enum, default_value_t = Numerics::Exact)]
     numerics: Numerics,
+    /// Where to run
     #[arg(long, value_enum, default_value_t = Backend::Auto)]
     backend: Backend,
     /// Logits of every position, not of the last alone
     #[arg(long)]
     all: bool,
     /// Most tokens of one step; the rest follows in further chunks
-    #[arg(long, default_value_t = 2048, value_name = "N")]
+    #[arg(long, default_value_t = 2048, value_name = "N", value_parser = super::run::chunk)]
     chunk: usize,
     /// Feed the last K tokens one by one, as decoding does
     #[arg(long, default_value_t = 0, value_name = "K")]
@@ -39,6 +44,7 @@ pub struct Logits {
     /// Where the f32 array goes: [vocab], or [n, vocab] with --all
     #[arg(long, value_name = "FILE.npy", required_unless_present = "json")]
     out: Option<PathBuf>,
+    /// Print one JSON object (schema assay.logits/1)
     #[arg(long)]
     json: bool,
 }
@@ -82,16 +88,19 @@ impl Input {
 
 impl Logits {
     pub fn run(&self) -> Result<u8> {
+        let interrupt = Interrupt::watch(self.json);
         let model = self.model.open()?;
         let tokens = self.input.tokens(&model)?;
-        let seat = Seat::take(self.backend)?;
         if self.decode_last >= tokens.len().max(1) {
             return Err(Error::usage("--decode-last leaves no token for the prefill")
                 .expected(format!("less than {}", tokens.len())));
         }
+        // Before minutes of work that could not be written.
+        let out = self.out.as_deref().map(Destination::of).transpose()?;
+        let seat = Seat::take(self.backend)?;
         let options = SessionOptions {
             numerics: self.numerics,
-            chunk: self.chunk.clamp(1, tokens.len().max(1)),
+            chunk: self.chunk.min(tokens.len().max(1)),
             context: tokens.len().max(1),
             all_logits: self.all,
         };
@@ -103,17 +112,12 @@ impl Logits {
             let next = session.feed(std::slice::from_ref(token))?;
             if self.all { logits.extend(next) } else { logits = next }
         }
+        interrupt.hold();
         let vocab = model.config.vocab;
-        if let Some(path) = &self.out {
+        if let Some(out) = out {
             let rows = (logits.len() / vocab) as u64;
             let shape: Vec<u64> = if self.all { vec![rows, vocab as u64] } else { vec![vocab as u64] };
-            let io = |e: std::io::Error| Error::io(path, e);
-            let mut file = std::io::BufWriter::new(std::fs::File::create(path).map_err(io)?);
-            let mut npy =
-                npyz::WriteOptions::new().default_dtype().shape(&shape).writer(&mut file).begin_nd().map_err(io)?;
-            npy.extend(logits.iter().copied()).map_err(io)?;
-            npy.finish().map_err(io)?;
-            file.flush().map_err(io)?;
+            out.write(&logits, &shape, vocab, &interrupt)?;
         }
         let last = &logits[logits.len() - vocab..];
         let best = argmax(last);
@@ -138,5 +142,67 @@ impl Logits {
             ))?;
         }
         Ok(u8::from(best.is_none()))
+    }
+}
+
+/// Where the array goes. A file is replaced once the new one is whole; a pipe or a device gets the bytes as they come.
+enum Destination {
+    File { path: PathBuf, folder: PathBuf, permissions: Permissions },
+    Stream(PathBuf),
+}
+
+impl Destination {
+    /// Refuses what cannot be written to.
+    fn of(path: &Path) -> Result<Destination> {
+        let (path, permissions) = match fs::metadata(path) {
+            Ok(found) if found.is_dir() => {
+                return Err(Error::usage(format!("{} is a directory", path.display()))
+                    .expected("a file to write the logits to")
+                    .hint(format!("--out {}", path.join("logits.npy").display())));
+            }
+            Ok(found) if found.permissions().readonly() => {
+                return Err(Error::io(path, std::io::ErrorKind::PermissionDenied.into()));
+            }
+            Ok(found) if !found.is_file() => return Ok(Destination::Stream(path.into())),
+            // Where a link leads, so that the link stays.
+            Ok(found) => (path.canonicalize().map_err(|e| Error::io(path, e))?, found.permissions()),
+            Err(_) => (path.into(), Permissions::from_mode(0o666)),
+        };
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_path_buf();
+        let out = Destination::File { path, folder, permissions };
+        out.temporary()?;
+        Ok(out)
+    }
+
+    fn temporary(&self) -> Result<Option<tempfile::NamedTempFile>> {
+        let Destination::File { path, folder, permissions } = self else { return Ok(None) };
+        let made = tempfile::Builder::new().permissions(permissions.clone()).tempfile_in(folder);
+        made.map(Some).map_err(|e| Error::io(path, e))
+    }
+
+    fn write(self, logits: &[f32], shape: &[u64], vocab: usize, interrupt: &Interrupt) -> Result<()> {
+        let temporary = self.temporary()?;
+        let path = match &self {
+            Destination::File { path, .. } | Destination::Stream(path) => path,
+        };
+        let io = |e: std::io::Error| Error::io(path, e);
+        let mut file = match &temporary {
+            Some(temporary) => BufWriter::new(temporary.as_file().try_clone().map_err(io)?),
+            None => BufWriter::new(File::options().write(true).open(path).map_err(io)?),
+        };
+        let mut npy =
+            npyz::WriteOptions::new().default_dtype().shape(shape).writer(&mut file).begin_nd().map_err(io)?;
+        for row in logits.chunks(vocab) {
+            if interrupt.came() {
+                return Err(interrupted(&format!("interrupted: {} is not written", path.display())));
+            }
+            npy.extend(row.iter().copied()).map_err(io)?;
+        }
+        npy.finish().map_err(io)?;
+        file.flush().map_err(io)?;
+        match temporary {
+            Some(temporary) => temporary.persist(path).map(drop).map_err(|e| io(e.error)),
+            None => Ok(()),
+        }
     }
 }

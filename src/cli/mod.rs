@@ -13,6 +13,7 @@ mod graph;
 mod history;
 mod import;
 mod inspect;
+mod interrupt;
 mod key;
 mod land;
 mod ledger;
@@ -34,12 +35,12 @@ pub use verify::CODES as VERIFY_CODES;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::error::{Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::model::Model;
 use crate::verify::binding::Workshop;
-use crate::workbench::Workbench;
+use crate::workbench::{WORKBENCH_MISSING, Workbench};
 
 /// A workbench for porting GPU kernels that counts only what it has measured.
 #[derive(Parser)]
@@ -52,49 +53,36 @@ struct Cli {
     command: Command,
 }
 
+/// A command's help is what stands above its struct, so that it has more to say than a line.
 #[derive(Subcommand)]
 enum Command {
-    /// Print a model file's config, tensor types and bytes by role, and every misfit
     Inspect(inspect::Inspect),
-    /// List every op: contract, OPS ids, upstream names
     Ops(ops::Ops),
-    /// Show the ordered op instances of a step
     Plan(plan::Plan),
-    /// Show what a step is made of: nodes, layer kinds, and what waits for what
     Graph(graph::Graph),
-    /// Say which nodes to work on next, and why
     Next(next::Next),
-    /// Say what is proved of the model's nodes, where, and what has become stale because of what
     Status(status::Status),
     /// Judge kernels, every node that has one or the nodes named
     Verify(verify::Verify),
-    /// Generate text
     Run(run::Run),
     /// Measure the speed of prefill and decode
     Bench(bench::Bench),
     /// Compute logits and write them as .npy
     Logits(logits::Logits),
     /// Commit staged kernels with the evidence that proves them
+    ///
+    /// Every node that the staged change touches must be proved as it is staged; nodes that are not are named and nothing
+    /// is committed.
     Land(land::Land),
-    /// Bring in evidence that other hosts signed
     Import(import::Import),
-    /// Show everything that one row of the ledger says
     Show(show::Show),
-    /// Compare two rows of the ledger
     Diff(diff::Diff),
-    /// List the ledger's rows, the commits that landed them, and failed attempts
     History(history::History),
-    /// Check ledger, checkpoint, progress and every commit's ledger
     Audit(audit::Audit),
-    /// Make keys and say whom to trust
     Key(key::Key),
-    /// Bring another branch's evidence into this ledger
     Ledger(ledger::LedgerCommand),
-    /// Write a model file of any shape with random weights, the same bytes on every machine
     Synth(synth::Synth),
-    /// Compile kernels for CUDA devices; needs NVRTC, no GPU
     Compile(compile::Compile),
-    /// Say what this machine has, and how to install what is missing
     Doctor(doctor::Doctor),
     /// Run a node's cases in this process, for compute-sanitizer to watch
     #[command(hide = true)]
@@ -102,9 +90,7 @@ enum Command {
     /// Host a device for another assay process; not for use by hand
     #[command(hide = true)]
     Worker,
-    /// Explain an error code, or list all of them
     Explain(explain::Explain),
-    /// Print shell completions
     Completions(completions::Completions),
 }
 
@@ -120,7 +106,12 @@ impl ModelArg {
     fn path(&self) -> Result<PathBuf> {
         match &self.model {
             Some(path) => Ok(path.clone()),
-            None => Ok(Workbench::find(".".as_ref())?.model()),
+            None => match Workbench::find(".".as_ref()) {
+                Err(e) if e.code().id == WORKBENCH_MISSING.id => {
+                    Err(e.hint("name a model with -m FILE, or cd into a clone, which has one"))
+                }
+                found => found.map(|bench| bench.model()),
+            },
         }
     }
 
@@ -130,11 +121,25 @@ impl ModelArg {
 }
 
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let parsed = Cli::command().try_get_matches().and_then(|m| Ok((Cli::from_arg_matches(&m)?, wants_json(&m))));
+    let (cli, json) = match parsed {
+        Ok(parsed) => parsed,
         Err(e) => {
             let _ = e.print();
-            return ExitCode::from(if e.use_stderr() { Kind::Usage.exit_code() } else { 0 });
+            if !e.use_stderr() {
+                return ExitCode::SUCCESS;
+            }
+            // What cannot be parsed still says how it wants to be answered.
+            if std::env::args_os().any(|arg| arg == "--json") {
+                let text = e.render().to_string();
+                // The message alone, without the usage lines that clap puts below it.
+                let what = ["\n\nUsage:", "\n\nFor more information"]
+                    .iter()
+                    .fold(&*text, |t, end| t.split(end).next().unwrap_or_default());
+                let what = what.trim().strip_prefix("error: ").unwrap_or(what.trim());
+                output::json_error(&Error::usage(what).hint("assay help COMMAND"));
+            }
+            return ExitCode::from(Kind::Usage.exit_code());
         }
     };
     std::panic::set_hook(Box::new(|info| {
@@ -144,10 +149,25 @@ pub fn main() -> ExitCode {
         Ok(Ok(code)) => ExitCode::from(code),
         Ok(Err(error)) => {
             output::error(&error);
+            if json {
+                output::json_error(&error);
+            }
             ExitCode::from(error.kind().exit_code())
         }
-        Err(_) => ExitCode::from(Kind::Internal.exit_code()),
+        Err(_) => {
+            if json {
+                output::json_error(&Error::internal("assay panicked; stderr says where"));
+            }
+            ExitCode::from(Kind::Internal.exit_code())
+        }
     }
+}
+
+/// Whether the command was given `--json`, or a format that is the same.
+fn wants_json(matches: &clap::ArgMatches) -> bool {
+    let flag = matches!(matches.try_get_one::<bool>("json"), Ok(Some(true)));
+    let format = matches!(matches.try_get_one::<graph::Format>("format"), Ok(Some(graph::Format::Json)));
+    flag || format || matches.subcommand().is_some_and(|(_, inner)| wants_json(inner))
 }
 
 fn root() -> Result<PathBuf> {
@@ -157,7 +177,7 @@ fn root() -> Result<PathBuf> {
 impl Cli {
     fn run(&self) -> Result<u8> {
         if let Some(dir) = &self.directory {
-            std::env::set_current_dir(dir).map_err(|e| crate::Error::io(dir, e))?;
+            std::env::set_current_dir(dir).map_err(|e| Error::io(dir, e).hint("-C names the folder to work in"))?;
         }
         match &self.command {
             Command::Inspect(c) => c.run(),

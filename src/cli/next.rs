@@ -27,6 +27,7 @@ pub struct Next {
     /// How many gates to list
     #[arg(short = 'n', value_name = "K", default_value_t = 5)]
     count: usize,
+    /// Which of the model's own roundings are applied
     #[arg(long, value_enum, default_value_t = Numerics::Ds4)]
     numerics: Numerics,
     /// Print one JSON object (schema assay.next/1)
@@ -44,7 +45,7 @@ struct Gate<'s> {
 
 impl Next {
     pub fn run(&self) -> Result<u8> {
-        let bench = Workbench::find(".".as_ref())?;
+        let bench = standing::ledgered()?;
         let model = self.model.open()?;
         let plan = Plan::build(&model, canonical(self.numerics))?;
         let graph = Graph::of(&plan, None);

@@ -6,6 +6,7 @@ use crate::ops::{OPS, header};
 use crate::words::count;
 use crate::workbench::Workbench;
 
+/// List every op: contract, OPS ids, upstream names
 #[derive(clap::Args)]
 pub struct Ops {
     /// Print the contracts as JSON
@@ -51,7 +52,7 @@ impl Ops {
                 c.typed_slots().map(|(_, s)| s.types.iter().map(|t| t.name()).collect::<Vec<_>>().join("|")).collect();
             table.add_row([c.op.to_string(), c.ops_ids.join(" "), types.join(" "), c.summary.into()]);
         }
-        output::println(table)?;
+        output::print(output::rows(&table))?;
         Ok(0)
     }
 }

@@ -42,6 +42,16 @@ pub fn json(schema: &str, body: serde_json::Value) -> Result<()> {
     println(text)
 }
 
+/// The answer of a command with `--json` that failed (schema assay.error/1). People read the same on stderr.
+pub fn json_error(e: &Error) {
+    let mut body = e.to_json();
+    if let Some(map) = body.as_object_mut() {
+        map.insert("exit_code".into(), e.kind().exit_code().into());
+    }
+    // Where stdout cannot be written either, stderr has said it.
+    let _ = json("assay.error/1", body);
+}
+
 /// A table in the project's one style: no frame, two spaces between columns.
 pub fn table(header: &[&str]) -> comfy_table::Table {
     let mut table = comfy_table::Table::new();

@@ -5,21 +5,34 @@ use crate::error::Result;
 use crate::plan::{self, Numerics, PlanOptions};
 use crate::words::count;
 
-/// Shows the ordered op instances of a prefill or a decode step.
+/// Show the ordered op instances of a prefill or a decode step
 #[derive(clap::Args)]
 pub struct Plan {
     #[command(flatten)]
     model: ModelArg,
     /// Tokens of the prefill
-    #[arg(long, default_value_t = 512, value_name = "N")]
+    #[arg(long, default_value_t = 512, value_name = "N", value_parser = prompt_len, allow_negative_numbers = true)]
     prompt_len: usize,
     /// One token behind the prompt instead of the prompt
     #[arg(long)]
     decode: bool,
+    /// Which of the model's own roundings are applied
     #[arg(long, value_enum, default_value_t = Numerics::Ds4)]
     numerics: Numerics,
+    /// Print one JSON object (schema assay.plan/1)
     #[arg(long)]
     json: bool,
+}
+
+/// Tokens of a prompt that a plan can be made for, with the one that may follow it.
+pub fn prompt_len(text: &str) -> Result<usize, String> {
+    const MOST: usize = (1 << 20) - 1;
+    match text.parse() {
+        Ok(0) => Err("a prompt has at least 1 token".into()),
+        Ok(n) if n <= MOST => Ok(n),
+        Ok(_) => Err(format!("a plan is for at most {MOST} tokens")),
+        Err(_) => Err(format!("expected a number of tokens, 1 to {MOST}")),
+    }
 }
 
 impl Plan {
@@ -70,7 +83,7 @@ impl Plan {
                 weights.join(" "),
             ]);
         }
-        output::println(table)?;
+        output::print(output::rows(&table))?;
         Ok(0)
     }
 }

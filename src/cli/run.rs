@@ -1,12 +1,11 @@
 use std::io::Write;
 use std::ops::ControlFlow;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
 
 use super::compare::Compare;
+use super::interrupt::Interrupt;
 use super::seat::{Backend, Seat, verified};
 use super::{ModelArg, output};
 use crate::engine::{Generation, Sampler, Sampling, Session, SessionOptions, Stop, generate};
@@ -16,7 +15,9 @@ use crate::model::{Model, Tokenizer};
 use crate::plan::Numerics;
 use crate::words::count;
 
-/// Generates text: the prompt goes in as a user's turn, the answer streams to stdout, everything else to stderr.
+/// Generate text
+///
+/// The prompt goes in as a user's turn, the answer streams to stdout, everything else to stderr.
 ///
 /// The likeliest token is taken unless a temperature is given, so that the same command gives the same text. Upstream's
 /// own defaults are --temperature 1 --top-p 1 --min-p 0.05.
@@ -40,20 +41,22 @@ pub struct Run {
     #[arg(long, value_name = "N")]
     ctx: Option<usize>,
     /// Most tokens of one step of the prefill
-    #[arg(long, default_value_t = 2048, value_name = "N")]
+    #[arg(long, default_value_t = 2048, value_name = "N", value_parser = chunk)]
     chunk: usize,
+    /// Where to run
     #[arg(long, value_enum, default_value_t = Backend::Auto)]
     backend: Backend,
+    /// Which of the model's own roundings are applied
     #[arg(long, value_enum, default_value_t = Numerics::Ds4)]
     pub numerics: Numerics,
     /// 0 takes the likeliest token every time
-    #[arg(long, default_value_t = 0.0, value_name = "T")]
+    #[arg(long, default_value_t = 0.0, value_name = "T", allow_negative_numbers = true)]
     temperature: f64,
     /// Draw from the likeliest tokens that together have this probability
-    #[arg(long, default_value_t = 1.0, value_name = "P")]
+    #[arg(long, default_value_t = 1.0, value_name = "P", allow_negative_numbers = true)]
     top_p: f64,
     /// Leave out tokens less likely than this times the likeliest
-    #[arg(long, default_value_t = 0.0, value_name = "P")]
+    #[arg(long, default_value_t = 0.0, value_name = "P", allow_negative_numbers = true)]
     min_p: f64,
     /// Seed of the draws; the same seed gives the same text [default: random, and printed]
     #[arg(long, value_name = "N")]
@@ -64,13 +67,27 @@ pub struct Run {
     /// With --compare: the layers to compare, e.g. 0-2 or 5 [default: all, with embedding and head]
     #[arg(long, value_name = "FIRST-LAST", requires = "compare")]
     layers: Option<String>,
-    /// Print one JSON document when all is done
+    /// Print one JSON object when all is done (schema assay.run/1)
     #[arg(long)]
     pub json: bool,
 }
 
+/// Most tokens of one step.
+pub fn chunk(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("a step takes at least 1 token".into()),
+        Ok(n) => Ok(n),
+        Err(_) => Err("expected a number of tokens, 1 or more".into()),
+    }
+}
+
 impl Run {
     pub fn run(&self) -> Result<u8> {
+        if self.prompt.trim().is_empty() {
+            return Err(Error::usage("the prompt is empty")
+                .expected("-p TEXT, what the user says")
+                .hint("assay logits -p '' computes what follows no text at all"));
+        }
         let model = self.model.open()?;
         let tokenizer = Tokenizer::from_gguf(&model.gguf)?;
         let mut conversation = Conversation::ask(&self.prompt);
@@ -82,16 +99,16 @@ impl Run {
         }
         let seat = Seat::take(self.backend)?;
         let context = self.context(&model, prompt.len())?;
-        let chunk = self.chunk.clamp(1, prompt.len());
+        let chunk = self.chunk.min(prompt.len());
         let options = SessionOptions { numerics: self.numerics, chunk, context, all_logits: false };
         let mut session = Session::new(&model, options)?;
         let sampling = self.sampling()?;
         let mut sampler = Sampler::new(sampling)?;
         seat.attach(&mut session)?;
-        let interrupt = Interrupt::watch();
+        let interrupt = Interrupt::watch(self.json);
         let (mut stream, mut text) = (tokenizer.decode_stream(), String::new());
         let mut emit = |token: u32| {
-            interrupt.decoding();
+            interrupt.hold();
             let piece = stream.push(token);
             text.push_str(&piece);
             if !self.json {
@@ -158,7 +175,7 @@ impl Run {
     /// What is said on stderr when the text is out.
     fn account(&self, g: &Generation, seat: &Seat, session: &mut Session<'_>, sampling: Sampling) {
         let mut err = anstream::stderr();
-        let _ = writeln!(err, "\n{}, {} numerics", seat.sentence(session.tally()), self.numerics.name());
+        let _ = writeln!(err, "\n{} numerics, {}", self.numerics.name(), seat.sentence(session.tally()));
         let _ = writeln!(
             err,
             "prefill {}, {}; decode {}, {}; stopped: {}",
@@ -177,34 +194,4 @@ impl Run {
 
 fn rate(tokens: usize, time: Duration) -> String {
     format!("{:.2} s, {:.1} tokens/s", time.as_secs_f64(), tokens as f64 / time.as_secs_f64().max(1e-9))
-}
-
-/// Ctrl-C: while text streams, the run ends after the current token and says what it did; before that, or the second
-/// time, at once.
-struct Interrupt(Arc<AtomicU8>);
-
-const PREFILL: u8 = 0;
-const DECODING: u8 = 1;
-const CAME: u8 = 2;
-
-impl Interrupt {
-    fn watch() -> Interrupt {
-        let state = Arc::new(AtomicU8::new(PREFILL));
-        let seen = state.clone();
-        // Without a handler the signal ends the process, which is as well.
-        let _ = ctrlc::set_handler(move || {
-            if seen.compare_exchange(DECODING, CAME, Ordering::Relaxed, Ordering::Relaxed).is_err() {
-                std::process::exit(i32::from(Kind::Interrupted.exit_code()));
-            }
-        });
-        Interrupt(state)
-    }
-
-    fn decoding(&self) {
-        let _ = self.0.compare_exchange(PREFILL, DECODING, Ordering::Relaxed, Ordering::Relaxed);
-    }
-
-    fn came(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == CAME
-    }
 }

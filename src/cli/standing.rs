@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::backend::Device;
 use crate::backend::cuda::Cuda;
 use crate::error::Result;
-use crate::ledger::{Binding, ClosureSource, Config, Ledger, Outcome, Standing, Target, Trust};
+use crate::ledger::{Binding, ClosureSource, Ledger, Outcome, Standing, Target, Trust};
 use crate::model::Model;
 use crate::ops::Node;
 use crate::plan::Numerics;
@@ -23,6 +23,17 @@ pub fn workbench() -> Result<Option<Workbench>> {
         Err(e) if e.code().id == WORKBENCH_MISSING.id => Ok(None),
         found => found.map(Some),
     }
+}
+
+/// The same for commands that answer from its ledger: without one they have nothing to say of any model.
+pub fn ledgered() -> Result<Workbench> {
+    Workbench::find(".".as_ref()).map_err(|e| match e.code().id == WORKBENCH_MISSING.id {
+        true => e.hint(
+            "cd into a clone, or name one: assay -C CLONE …; what a file alone can tell: assay inspect FILE, assay \
+             plan -m FILE",
+        ),
+        false => e,
+    })
 }
 
 pub fn status(bench: &Workbench, model: &Model, graph: &Graph<'_>, numerics: Numerics) -> Result<Status> {
@@ -45,7 +56,7 @@ fn proofs(bench: &Workbench, model: &Model, numerics: Numerics) -> Result<Vec<Pr
         );
         return Ok(Vec::new());
     }
-    let trust = Trust::load(&Config::of_user()?, None, &bench.root)?;
+    let trust = super::ledger::trust(&bench.root, None)?;
     let tree = Workshop::new(model)?.tree(&bench.kernels())?;
     let mut architectures: Vec<&str> =
         ledger.rows().iter().filter_map(|r| r.statement().verdict()).map(|v| v.binding.arch.as_str()).collect();

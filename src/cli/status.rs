@@ -7,13 +7,13 @@ use crate::plan::graph::Graph;
 use crate::plan::schedule::canonical;
 use crate::plan::{Numerics, Plan};
 use crate::report::status::{Status as Report, first_line};
-use crate::workbench::Workbench;
 
 /// Say what is proved of the model's nodes, where, and what has become stale because of what
 #[derive(clap::Args)]
 pub struct Status {
     #[command(flatten)]
     model: ModelArg,
+    /// Which of the model's own roundings are applied
     #[arg(long, value_enum, default_value_t = Numerics::Ds4)]
     numerics: Numerics,
     /// Print one JSON object (schema assay.status/1)
@@ -23,7 +23,7 @@ pub struct Status {
 
 impl Status {
     pub fn run(&self) -> Result<u8> {
-        let bench = Workbench::find(".".as_ref())?;
+        let bench = standing::ledgered()?;
         let model = self.model.open()?;
         let plan = Plan::build(&model, canonical(self.numerics))?;
         let graph = Graph::of(&plan, None);

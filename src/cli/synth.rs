@@ -1,6 +1,7 @@
 //! `assay synth OUT`: our own model files.
 
 use std::io::IsTerminal;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -9,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::inspect::size;
+use super::interrupt::Interrupt;
 use super::output;
 use crate::model::DType;
 use crate::model::synth::{self, Bias, Data, Shape, Spec, TypeRule};
@@ -18,7 +20,8 @@ use crate::{Error, Result};
 /// Write a model file of any shape with random weights, the same bytes on every machine
 ///
 /// Without options: DeepSeek V4 Flash's shape in the types of the published 2-bit files, with the layers' tensors
-/// sharing their bytes, about 4 GB. A forward pass over it reads as many bytes as over the real file.
+/// sharing their bytes, 3.6 GB (86.7 GB with --data full). A forward pass over it reads as many bytes as over the real
+/// file.
 #[derive(clap::Args, Debug)]
 pub struct Synth {
     /// Where to write; an existing file is replaced once the new one is whole
@@ -95,7 +98,7 @@ pub struct Synth {
 enum BaseShape {
     /// DeepSeek V4 Flash
     Flash,
-    /// Four layers at the smallest widths, about 6 MB
+    /// Four layers at the smallest widths, 3.2 MB
     Small,
 }
 
@@ -117,9 +120,12 @@ impl Synth {
     pub fn run(&self) -> Result<u8> {
         let spec = self.spec()?;
         let bar = progress_bar();
+        let interrupt = Interrupt::watch(self.json);
+        interrupt.hold();
         let summary = synth::write(&spec, &self.out, &mut |done, total| {
             bar.set_length(total);
             bar.set_position(done);
+            if interrupt.came() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
         bar.finish_and_clear();
         if self.json {

@@ -4,6 +4,7 @@
 
 mod bench;
 mod doors;
+mod errors;
 mod explain;
 mod graph;
 mod next;

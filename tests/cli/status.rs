@@ -1,6 +1,6 @@
 use serde_json::Value;
 
-use crate::bench::Bench;
+use crate::bench::{Bench, assay_with};
 
 #[test]
 fn a_fresh_workbench_says_plainly_that_nothing_is_proved() {
@@ -196,10 +196,24 @@ fn a_ledger_is_never_taken_for_no_ledger() {
     assert_ne!(bench.run(&["status"]).code, 0);
 }
 
+/// To hash 87 GB takes minutes: `next` and `status` say that it is not done, and those that judge do it.
 #[test]
-fn outside_of_a_workbench_it_says_what_to_do() {
-    let dir = tempfile::tempdir().unwrap();
-    let out = crate::bench::assay(dir.path(), &["status"]);
-    assert_eq!(out.code, 3);
-    assert!(out.stderr.contains("[workbench-missing]") && out.stderr.contains("next:"), "{}", out.stderr);
+fn a_huge_file_is_not_hashed_for_a_look_at_the_ledger() {
+    let bench = Bench::new();
+    bench.ledger();
+    bench.synth("huge.gguf", &["--data", "sparse"]);
+    assert!(std::fs::metadata(bench.path("huge.gguf")).unwrap().len() > assay::verify::weights::HASHED_AT_ONCE);
+    let cache = tempfile::tempdir().unwrap();
+    let start = std::time::Instant::now();
+    for args in [&["status", "-m", "huge.gguf"][..], &["next", "-m", "huge.gguf"], &["graph", "-m", "huge.gguf"]] {
+        let out = assay_with(&bench.path(""), args, &[("ASSAY_CACHE_DIR", cache.path())]);
+        assert_eq!(out.code, 0, "{}", out.stderr);
+        assert!(
+            out.stderr.contains("note: the weights of ") && out.stderr.contains("not hashed yet"),
+            "{}",
+            out.stderr
+        );
+    }
+    assert!(!cache.path().join("weights").exists(), "a digest was kept, so the file was hashed");
+    assert!(start.elapsed().as_secs() < 60, "three looks took {:?}", start.elapsed());
 }

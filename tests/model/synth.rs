@@ -1,5 +1,6 @@
 //! Synthetic files: the same bytes everywhere, the shapes and types asked for, full length in no time.
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use assay::model::synth::{self, Bias, Data, Shape, Spec, TypeRule};
@@ -17,7 +18,11 @@ fn the_digest_is_pinned() {
         let path = dir.path().join("small.gguf");
         let mut last = (0, 0);
         let spec = Spec::new(Shape::small());
-        let summary = pool.install(|| synth::write(&spec, &path, &mut |done, total| last = (done, total))).unwrap();
+        let mut progress = |done, total| {
+            last = (done, total);
+            ControlFlow::Continue(())
+        };
+        let summary = pool.install(|| synth::write(&spec, &path, &mut progress)).unwrap();
         assert_eq!(last, (summary.made, summary.made));
         let bytes = std::fs::read(&path).unwrap();
         assert_eq!(bytes.len() as u64, summary.bytes);
@@ -106,7 +111,7 @@ fn a_file_of_full_length_opens_in_no_time() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("flash.gguf");
     let spec = Spec { data: Data::Sparse, ..Spec::new(Shape::flash()) };
-    let summary = synth::write(&spec, &path, &mut |_, _| {}).unwrap();
+    let summary = synth::write(&spec, &path, &mut |_, _| ControlFlow::Continue(())).unwrap();
     assert!(summary.bytes > 81_000_000_000, "{} bytes", summary.bytes);
     let start = Instant::now();
     let model = Model::open(&path).unwrap();

@@ -71,10 +71,16 @@ fn a_seed_repeats_a_draw() {
 
 #[test]
 fn a_named_backend_that_cannot_run_is_no_other() {
-    for command in [&["run", "-p", "hi"][..], &["logits", "--tokens", "1", "--json"]] {
-        let out = assay(&[command, &["--backend", "device"]].concat());
-        assert_eq!((out.code, out.stdout.as_str()), (3, ""), "{}", out.stderr);
-    }
+    let out = assay(&["run", "-p", "hi", "--backend", "device"]);
+    assert_eq!((out.code, out.stdout.as_str()), (3, ""), "{}", out.stderr);
+    let out = assay(&["logits", "--tokens", "1", "--json", "--backend", "device"]);
+    let doc: Value = serde_json::from_str(&out.stdout).unwrap();
+    assert_eq!(
+        (out.code, &doc["schema"], &doc["exit_code"]),
+        (3, &"assay.error/1".into(), &3.into()),
+        "{}",
+        out.stderr
+    );
 }
 
 #[test]
@@ -94,7 +100,8 @@ fn nonsense_is_a_usage_error() {
     ] {
         let out = assay(args);
         assert_eq!(out.code, 2, "{args:?}: {}", out.stderr);
-        assert!(!out.stderr.is_empty() && out.stdout.is_empty());
+        let json = args.contains(&"--json");
+        assert!(!out.stderr.is_empty() && out.stdout.starts_with('{') == json && (json || out.stdout.is_empty()));
     }
 }
 
@@ -177,4 +184,70 @@ fn an_interrupt_is_130() {
     let stderr = String::from_utf8(out.stderr).unwrap();
     assert_eq!(out.status.code(), Some(130), "{stderr}");
     assert!(stderr.contains("stopped: interrupted"), "{stderr}");
+}
+
+/// Waits until a process handles Ctrl-C, which it does not from its first moment on.
+#[cfg(target_os = "linux")]
+fn handles_interrupts(child: &std::process::Child) {
+    let status = format!("/proc/{}/status", child.id());
+    for _ in 0..600 {
+        let text = std::fs::read_to_string(&status).unwrap();
+        let caught = text.lines().find_map(|l| l.strip_prefix("SigCgt:")).unwrap().trim();
+        if u64::from_str_radix(caught, 16).unwrap() & (1 << 1) != 0 {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    panic!("no handler after 12 s");
+}
+
+/// Ctrl-C while logits are computed: at once, and the file of an earlier run stays what it was.
+#[cfg(target_os = "linux")]
+#[test]
+fn interrupted_logits_leave_no_file_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("x.npy");
+    std::fs::write(&out, "of before").unwrap();
+    let tokens = vec!["5"; 20_000].join(",");
+    std::fs::write(dir.path().join("tokens"), tokens).unwrap();
+    let child = Command::new(assert_cmd::cargo::cargo_bin("assay"))
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["logits", "--backend", "oracle", "--all", "--json", "--out", out.to_str().unwrap()])
+        .args(["--tokens-file", dir.path().join("tokens").to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    handles_interrupts(&child);
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::INT).unwrap();
+    let done = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(done.stderr).unwrap();
+    assert_eq!(done.status.code(), Some(130), "{stderr}");
+    assert!(stderr.contains("[interrupted]"), "{stderr}");
+    let doc: Value = serde_json::from_slice(&done.stdout).unwrap();
+    assert_eq!((&doc["schema"], &doc["exit_code"]), (&"assay.error/1".into(), &130.into()));
+    assert_eq!(std::fs::read(&out).unwrap(), b"of before");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "something was left behind");
+}
+
+#[test]
+fn logits_go_where_they_can_be_written_or_nothing_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
+    let logits = |out: &str| assay(&["logits", "--tokens", "1,2", "--backend", "oracle", "--out", out]);
+    for (out, code, said) in [(path(""), 2, "is a directory"), (path("no/x.npy"), 3, "[io]")] {
+        let got = logits(&out);
+        assert_eq!(got.code, code, "{}", got.stderr);
+        assert!(got.stderr.contains(said), "{}", got.stderr);
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    std::os::unix::fs::symlink(path("real.npy"), path("link.npy")).unwrap();
+    std::fs::write(path("real.npy"), "").unwrap();
+    assert_eq!(logits(&path("link.npy")).code, 0);
+    assert!(std::fs::symlink_metadata(path("link.npy")).unwrap().is_symlink(), "the link is to stay");
+    let read = |name: &str| npyz::NpyFile::new(&std::fs::read(path(name)).unwrap()[..]).unwrap().shape().to_vec();
+    assert_eq!(read("real.npy"), [512]);
+    assert_eq!(logits("/dev/null").code, 0);
+    assert!(!std::fs::metadata("/dev/null").unwrap().is_file(), "/dev/null is a device and stays one");
 }

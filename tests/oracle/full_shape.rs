@@ -12,7 +12,7 @@ use crate::{arbitrary, session};
 fn write(spec: &Spec) -> (tempfile::TempDir, Model) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("flash.gguf");
-    synth::write(spec, &path, &mut |_, _| {}).unwrap();
+    synth::write(spec, &path, &mut |_, _| std::ops::ControlFlow::Continue(())).unwrap();
     let model = Model::open(&path).unwrap();
     (dir, model)
 }

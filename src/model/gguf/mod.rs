@@ -40,6 +40,22 @@ pub struct Gguf {
     by_name: HashMap<String, usize>,
 }
 
+/// A folder was named: say which files in it may have been meant.
+fn directory(path: &Path) -> Error {
+    let names = std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut models: Vec<PathBuf> = names.filter(|p| p.extension().is_some_and(|e| e == "gguf")).collect();
+    models.sort();
+    let error = Error::new(&GGUF_MAGIC, format!("{} is a directory", path.display())).expected("a GGUF file");
+    match models.as_slice() {
+        [] => error.found("a directory without any .gguf file in it").hint("name the file itself"),
+        [one] => error.found("a directory").hint(format!("name the file in it: {}", one.display())),
+        [one, ..] => {
+            let n = crate::words::count(models.len(), ".gguf file");
+            error.found(format!("a directory with {n} in it")).hint(format!("name one of them: {}", one.display()))
+        }
+    }
+}
+
 /// Where the bytes live. A map for files; a vector for tests, fuzzing and files built in memory.
 enum Bytes {
     Map(memmap2::Mmap),
@@ -68,13 +84,19 @@ impl Gguf {
     ///
     /// Errors: `io` (the file cannot be opened or mapped) and the `gguf-*` codes, all of kind `CouldNotRun`.
     pub fn open(path: &Path) -> Result<Gguf> {
+        // Before it is opened: to open a pipe is to wait for its writer.
+        let meta = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
+        if meta.is_dir() {
+            return Err(directory(path));
+        }
+        if !meta.is_file() {
+            return Err(Error::new(&GGUF_MAGIC, format!("{} is no regular file", path.display()))
+                .expected("a GGUF file, which can be mapped into memory")
+                .found("a pipe, a socket or a device")
+                .hint("write it to a file first, and name that"));
+        }
         let file = File::open(path).map_err(|e| Error::io(path, e))?;
         let meta = file.metadata().map_err(|e| Error::io(path, e))?;
-        if meta.is_dir() {
-            return Err(Error::new(&GGUF_MAGIC, format!("{} is a directory", path.display()))
-                .expected("a GGUF file")
-                .found("a directory"));
-        }
         if meta.len() == 0 {
             // mmap refuses an empty range with a message about arguments; say what is wrong instead.
             return Self::build(path, Bytes::Owned(Vec::new()));
