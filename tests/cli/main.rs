@@ -9,6 +9,7 @@ mod explain;
 mod graph;
 mod next;
 mod replay;
+mod readme;
 mod rows;
 mod status;
 mod verify;
