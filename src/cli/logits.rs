@@ -177,7 +177,8 @@ impl Destination {
     fn temporary(&self) -> Result<Option<tempfile::NamedTempFile>> {
         let Destination::File { path, folder, permissions } = self else { return Ok(None) };
         let made = tempfile::Builder::new().permissions(permissions.clone()).tempfile_in(folder);
-        made.map(Some).map_err(|e| Error::io(path, e))
+        // By its kind: the error itself names the temporary file.
+        made.map(Some).map_err(|e| Error::io(path, e.kind().into()))
     }
 
     fn write(self, logits: &[f32], shape: &[u64], vocab: usize, interrupt: &Interrupt) -> Result<()> {

@@ -210,3 +210,22 @@ fn the_ledger_can_be_looked_at_without_a_home() {
     assert_eq!(code, Some(3), "{said}");
     assert!(said.contains("ASSAY_CONFIG_DIR"), "{said}");
 }
+
+/// A write that was refused named a temporary file that nobody had asked for.
+#[test]
+fn a_folder_that_is_read_only_is_said_plainly() {
+    let bench = Bench::new();
+    bench.write("closed/.keep", "");
+    let closed = bench.path("closed");
+    std::fs::set_permissions(&closed, std::os::unix::fs::PermissionsExt::from_mode(0o555)).unwrap();
+    if std::fs::write(closed.join("probe"), "").is_ok() {
+        return println!("could not run: root writes everywhere");
+    }
+    for args in
+        [&["synth", "closed/m.gguf", "--shape", "small"][..], &["logits", "--tokens", "1", "--out", "closed/m.npy"]]
+    {
+        let out = bench.run(args);
+        assert_eq!(out.code, 3, "{}", out.stderr);
+        assert!(out.stderr.contains("closed/m.") && !out.stderr.contains(".tmp"), "{}", out.stderr);
+    }
+}

@@ -195,7 +195,7 @@ pub type Progress<'a> = dyn FnMut(u64, u64) -> ControlFlow<()> + 'a;
 pub fn write(spec: &Spec, out: &Path, progress: &mut Progress) -> Result<Summary> {
     let draft = Draft::of(spec)?;
     let folder = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::io(folder, e))?;
+    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::io(out, e.kind().into()))?;
     let io = |e| Error::io(out, e);
     file.write_all(&draft.header).map_err(io)?;
     file.as_file().set_len(draft.file_len()).map_err(io)?;
