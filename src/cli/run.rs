@@ -88,6 +88,7 @@ impl Run {
                 .expected("-p TEXT, what the user says")
                 .hint("assay logits -p '' computes what follows no text at all"));
         }
+        let interrupt = Interrupt::watch(self.json);
         let model = self.model.open()?;
         let tokenizer = Tokenizer::from_gguf(&model.gguf)?;
         let mut conversation = Conversation::ask(&self.prompt);
@@ -105,7 +106,6 @@ impl Run {
         let sampling = self.sampling()?;
         let mut sampler = Sampler::new(sampling)?;
         seat.attach(&mut session)?;
-        let interrupt = Interrupt::watch(self.json);
         let (mut stream, mut text) = (tokenizer.decode_stream(), String::new());
         let mut emit = |token: u32| {
             interrupt.hold();
