@@ -2,7 +2,7 @@
 
 pub enum Expected {
     Pass,
-    /// The stage that is red, and a piece of its reason.
+    /// The stage that is red (`a or b` where it depends on the machine), and a piece of its reason.
     Red(&'static str, &'static str),
 }
 use Expected::{Pass, Red};
@@ -150,7 +150,8 @@ pub const EXHIBITS: &[Exhibit] = &[
     swiglu("detects_the_second_run", Red("source", "from launch to launch")),
     swiglu("right_for_a_while", Red("source", "from launch to launch")),
     swiglu("counts_in_a_function", Red("source", "from launch to launch")),
-    swiglu("const_in_name_only", Red("unit", "")),
+    // On PTX where there is an NVRTC, by the write where there is none.
+    swiglu("const_in_name_only", Red("source or unit", "")),
     swiglu("looks_for_the_judge", Red("unit", "h is wrong")),
     rms_norm("scratch_taken_as_ones", Red("unit", "what outputs or scratch held before")).files(
         "rms_norm",

@@ -65,6 +65,8 @@ crate::codes! {
     PTX_STUB: "ptx-stub", No, "A kernel has no reachable store that could write an output argument: it is a stub.";
     PTX_ASM: "ptx-asm", No, "Inline assembly does more than compute: a directive other than .reg, or braces that close \
         what they did not open. It could define code or data that no check sees.";
+    PTX_VARIABLE: "ptx-variable", No, "The compiled kernel can write to a variable that keeps its value from launch to \
+        launch. Scratch memory is what a kernel may keep values in, and nothing in it may outlive the call.";
     CACHE_DIR: "cache-dir", CouldNotRun, "assay found no folder to keep compiled kernels in, or cannot use it. Set \
         ASSAY_CACHE_DIR to a writable folder.";
     SANITIZER: "sanitizer", CouldNotRun, "compute-sanitizer is not installed, or could not watch the device. What it \

@@ -21,13 +21,16 @@ pub struct Origins {
     loaded: bool,
     /// A variable of the module or of the function.
     variable: bool,
+    /// One in global memory, which keeps its value from launch to launch.
+    lasting: bool,
     unknown: bool,
 }
 
 impl Origins {
-    const LOADED: Origins = Origins { parameters: 0, loaded: true, variable: false, unknown: false };
-    const VARIABLE: Origins = Origins { parameters: 0, loaded: false, variable: true, unknown: false };
-    const UNKNOWN: Origins = Origins { parameters: 0, loaded: false, variable: false, unknown: true };
+    const NONE: Origins = Origins { parameters: 0, loaded: false, variable: false, lasting: false, unknown: false };
+    const LOADED: Origins = Origins { loaded: true, ..Origins::NONE };
+    const VARIABLE: Origins = Origins { variable: true, ..Origins::NONE };
+    const UNKNOWN: Origins = Origins { unknown: true, ..Origins::NONE };
 
     fn parameter(offset: u64) -> Origins {
         match offset < TRACKED {
@@ -41,6 +44,7 @@ impl Origins {
         self.parameters |= other.parameters;
         self.loaded |= other.loaded;
         self.variable |= other.variable;
+        self.lasting |= other.lasting;
         self.unknown |= other.unknown;
         before != *self
     }
@@ -49,6 +53,11 @@ impl Origins {
     pub fn offsets(&self) -> impl Iterator<Item = u32> {
         let bits = self.parameters;
         (0..128).filter(move |i| bits >> i & 1 == 1).map(|i| i * 4)
+    }
+
+    /// Whether it may be the address of a variable that outlives a launch.
+    pub fn is_lasting(&self) -> bool {
+        self.lasting
     }
 
     /// Whether the pointer itself may be one that the analysis lost sight of. A value read from memory beside a known
@@ -65,14 +74,16 @@ pub struct Store {
     pub address: Origins,
 }
 
-/// The stores of function `name`, with those of the functions that it calls.
-pub fn stores(functions: &BTreeMap<String, Function>, name: &str) -> Vec<Store> {
+/// The stores of function `name`, with those of the functions that it calls. `globals` are the module's variables in
+/// global memory.
+pub fn stores(functions: &BTreeMap<String, Function>, globals: &BTreeSet<String>, name: &str) -> Vec<Store> {
     let Some(function) = functions.get(name) else { return Vec::new() };
-    Flow::new(functions, function, name).run()
+    Flow::new(functions, globals, function, name).run()
 }
 
 struct Flow<'a> {
     functions: &'a BTreeMap<String, Function>,
+    globals: &'a BTreeSet<String>,
     function: &'a Function,
     /// Functions whose calls are being followed, against recursion.
     name: &'a str,
@@ -83,9 +94,14 @@ struct Flow<'a> {
 }
 
 impl<'a> Flow<'a> {
-    fn new(functions: &'a BTreeMap<String, Function>, function: &'a Function, name: &'a str) -> Self {
+    fn new(
+        functions: &'a BTreeMap<String, Function>,
+        globals: &'a BTreeSet<String>,
+        function: &'a Function,
+        name: &'a str,
+    ) -> Self {
         let none = Origins::default();
-        Flow { functions, function, name, registers: BTreeMap::new(), kept: none, passed: none }
+        Flow { functions, globals, function, name, registers: BTreeMap::new(), kept: none, passed: none }
     }
 
     fn run(mut self) -> Vec<Store> {
@@ -190,7 +206,7 @@ impl<'a> Flow<'a> {
                 match self.registers.get(word) {
                     Some(register) => *register,
                     None if self.function.parameters.iter().any(|p| p == word) => Origins::UNKNOWN,
-                    None => Origins::VARIABLE,
+                    None => Origins { lasting: self.globals.contains(word), ..Origins::VARIABLE },
                 }
             }
             _ => Origins::default(),
@@ -217,18 +233,26 @@ impl<'a> Flow<'a> {
         let known: Vec<&String> = words.clone().filter(|w| self.functions.contains_key(*w)).collect();
         let indirect = i.operands.iter().any(|o| o.words.iter().any(|w| w.starts_with('%')));
         let mut seen = BTreeSet::from([self.name]);
-        let may_store = indirect || known.iter().any(|callee| calls_store(self.functions, callee, &mut seen));
+        let may_store =
+            indirect || known.iter().any(|callee| calls_store(self.functions, self.globals, callee, &mut seen));
         may_store.then_some(Store { line: i.line, address: self.passed })
     }
 }
 
-fn calls_store<'a>(functions: &'a BTreeMap<String, Function>, name: &'a str, seen: &mut BTreeSet<&'a str>) -> bool {
+fn calls_store<'a>(
+    functions: &'a BTreeMap<String, Function>,
+    globals: &'a BTreeSet<String>,
+    name: &'a str,
+    seen: &mut BTreeSet<&'a str>,
+) -> bool {
     let Some(function) = functions.get(name).filter(|_| seen.insert(name)) else { return false };
-    let flow = Flow::new(functions, function, name);
+    let flow = Flow::new(functions, globals, function, name);
     reachable(function).into_iter().map(|i| &function.body[i]).any(|i| match i.name() {
-        "call" => {
-            i.operands.iter().flat_map(|o| &o.words).any(|w| w.starts_with('%') || calls_store(functions, w, seen))
-        }
+        "call" => i
+            .operands
+            .iter()
+            .flat_map(|o| &o.words)
+            .any(|w| w.starts_with('%') || calls_store(functions, globals, w, seen)),
         _ => flow.store(i).is_some(),
     })
 }

@@ -9,7 +9,7 @@ mod parse;
 
 use std::collections::BTreeSet;
 
-use super::{PTX_ASM, PTX_STUB, PTX_SYNTAX};
+use super::{PTX_ASM, PTX_STUB, PTX_SYNTAX, PTX_VARIABLE};
 use crate::{
     error::{Error, Result},
     ops::{Access, Contract},
@@ -40,7 +40,7 @@ pub fn entry_stores(ptx: &str, entry: &str) -> Result<EntryStores> {
     if !functions.get(entry).is_some_and(|f| f.entry) {
         return Err(Error::new(&PTX_SYNTAX, format!("the PTX has no entry `{entry}`")));
     }
-    let stores = flow::stores(&functions, entry);
+    let stores = flow::stores(&functions, &parse::globals(ptx), entry);
     Ok(EntryStores {
         count: stores.len(),
         members: stores.iter().flat_map(|s| s.address.offsets()).collect(),
@@ -87,6 +87,24 @@ pub fn check_stub(contract: &Contract, ptx: &str, entries: &[String]) -> Result<
             return Err(Error::new(&PTX_STUB, format!("no entry of {} can write its output `{name}`", contract.op))
                 .expected(format!("a reachable store to `{name}`"))
                 .found(format!("none in {}", entries.join(", "))));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a store, by any function, to a variable in global memory: it keeps its value from launch to launch, so a
+/// kernel could count its calls or remember their results. The source rules refuse such variables unless they are
+/// const, and a cast takes that off. A function's pointer parameters are not followed to its callers.
+pub fn check_variables(ptx: &str) -> Result<()> {
+    let (functions, globals) = (parse::parse(ptx)?, parse::globals(ptx));
+    for name in functions.keys() {
+        if let Some(store) = flow::stores(&functions, &globals, name).iter().find(|s| s.address.is_lasting()) {
+            return Err(Error::new(
+                &PTX_VARIABLE,
+                format!("`{name}` can write to a variable, at PTX line {}", store.line),
+            )
+            .expected("stores to outputs, scratch and block-local memory; tables that stay what they are")
+            .found(globals.iter().cloned().collect::<Vec<_>>().join(", ")));
         }
     }
     Ok(())

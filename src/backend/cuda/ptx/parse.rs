@@ -1,6 +1,6 @@
 //! PTX text to functions and instructions: only the structure, no meaning.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::PTX_SYNTAX;
 use crate::error::{Error, Result};
@@ -81,6 +81,16 @@ pub fn parse(ptx: &str) -> Result<BTreeMap<String, Function>> {
         }
     }
     Ok(out)
+}
+
+/// Names of the variables in global memory: they live as long as the module.
+pub fn globals(ptx: &str) -> BTreeSet<String> {
+    let tokens = tokens(ptx);
+    let name = |i: usize| {
+        let mut rest = tokens[i + 1..].iter().take_while(|t| !matches!(t.text.as_str(), ";" | "=" | "{"));
+        rest.find(|t| t.text.starts_with(|c: char| c.is_alphabetic() || c == '_' || c == '$'))
+    };
+    (0..tokens.len()).filter(|i| tokens[*i].is(".global")).filter_map(name).map(|t| t.text.clone()).collect()
 }
 
 struct Parser {

@@ -129,3 +129,27 @@ fn damaged_text_is_an_error_not_a_panic() {
         assert!(entry_stores(text, "k").is_err(), "{text}");
     }
 }
+
+#[test]
+fn a_store_to_a_variable_of_the_module_is_refused() {
+    let error = check_variables(GOLDEN).unwrap_err();
+    assert!(error.what().contains("to_variable"), "{error}");
+    // What NVRTC makes of `++*const_cast<int*>(&launches)` on a `__device__ const int`, and of reading it.
+    let kernel = |body: &str| {
+        format!(
+            ".visible .global .align 4 .u32 launches = 1;\n.visible .entry k(\n.param .align 8 .b8 k_param_0[40]\n)\n{{\n\
+             ld.param.u64 %rd1, [k_param_0+8];\n{body}\nret;\n}}"
+        )
+    };
+    let reads = "mov.u64 %rd2, launches; ld.global.u32 %r1, [%rd2]; st.global.u32 [%rd1], %r1;";
+    check_variables(&kernel(reads)).unwrap();
+    let writes = [
+        "st.global.u32 [launches], 2;",
+        "mov.u64 %rd2, launches; add.s64 %rd3, %rd2, 4; st.u32 [%rd3], 2;",
+        "atom.global.add.u32 %r1, [launches], 1; st.global.u32 [%rd1], %r1;",
+        "red.global.add.u32 [launches], 1;",
+    ];
+    for body in writes {
+        assert_eq!(check_variables(&kernel(body)).unwrap_err().code().id, "ptx-variable", "{body}");
+    }
+}
