@@ -130,7 +130,7 @@ impl<'m> Judge<'_, 'm> {
             match compilers.stubs(&source, &entries, node) {
                 Ok(stubs) => {
                     judged = "ptx";
-                    faults.extend(stubs.iter().map(|s| format!("stub: {s}")));
+                    faults.extend(stubs);
                 }
                 // What does not compile is stage 3's finding.
                 Err(e) if is_kernels_fault(&e) => {}

@@ -102,10 +102,9 @@ impl Compilers for NvrtcCompilers {
     fn stubs(&self, source: &SourceSet, entries: &[String], node: &Node) -> Result<Vec<String>> {
         let op = ops::find(&node.op).ok_or_else(|| Error::internal(format!("no op {}", node.op)))?;
         let text = self.cubins()?.ptx(source, "sm_80")?;
-        Ok([ptx::check_stub(op.contract(), &text, entries), ptx::check_assembly(&text), ptx::check_variables(&text)]
-            .into_iter()
-            .filter_map(|r| r.err().map(|e| e.what().to_string()))
-            .collect())
+        let stub = ptx::check_stub(op.contract(), &text, entries).map_err(|e| format!("stub: {}", e.what()));
+        let rest = [ptx::check_assembly(&text), ptx::check_variables(&text)].map(|r| r.map_err(|e| e.what().into()));
+        Ok([stub].into_iter().chain(rest).filter_map(|r| r.err()).collect())
     }
 }
 
