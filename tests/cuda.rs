@@ -12,8 +12,9 @@ use std::{
 use assay::{
     Error, Result,
     backend::{
-        BufferId, Device, Field, Launch, Module, ModuleId, Traced,
+        BufferId, Device, Field, GraphId, Launch, Module, ModuleId, Span, Step, Traced,
         cuda::{self, Cache, Cubins, Cuda, Nvrtc, Origin, ptx, sanitizer},
+        worker::{DeviceKind, WorkerDevice, WorkerOptions},
     },
     ops,
     plan::{manifest::Manifest, source::SourceSet},
@@ -63,6 +64,8 @@ const CASES: &[Case] = &[
     ("device_describes_itself", device_describes_itself),
     ("device_runs_and_traces_launches", device_runs_and_traces_launches),
     ("device_graph_is_read_back_and_replayed_once", device_graph_is_read_back_and_replayed_once),
+    ("device_steps_in_one_call", device_steps_in_one_call),
+    ("device_steps_cost_the_host_little", device_steps_cost_the_host_little),
     ("device_times_replays", device_times_replays),
     ("device_takes_many_launches", device_takes_many_launches),
     ("device_refusals_leave_it_usable", device_refusals_leave_it_usable),
@@ -75,6 +78,7 @@ const CASES: &[Case] = &[
 type Child = (&'static str, fn() -> Result<()>);
 
 const CHILDREN: &[Child] = &[
+    ("worker", || assay::backend::worker::serve()),
     ("fault", child_fault),
     ("endless", child_endless),
     ("endless-graph", child_endless_graph),
@@ -326,20 +330,30 @@ fn without_a_device_opening_is_a_clean_error() -> Result<Outcome> {
 }
 
 /// A device with the test's kernels loaded.
-struct Rig {
-    cuda: Cuda,
+struct Rig<D = Cuda> {
+    cuda: D,
     module: ModuleId,
 }
 
 fn rig() -> Result<Rig> {
-    let mut cuda = Cuda::open()?;
-    let arch = cuda.info().arch.clone();
-    let compiled = Nvrtc::find()?.compile(&single(KERNELS), &[], &arch)?;
-    let module = cuda.load(&Module::Cubin(compiled.cubin))?;
-    Ok(Rig { cuda, module })
+    Rig::with(Cuda::open()?)
 }
 
-impl Rig {
+/// The same in a confined worker, as production runs it.
+fn confined() -> Result<Rig<WorkerDevice>> {
+    let mut options = WorkerOptions::new(DeviceKind::Cuda)?;
+    options.args = vec!["--child".into(), "worker".into()];
+    Rig::with(WorkerDevice::start(&options)?)
+}
+
+impl<D: Device> Rig<D> {
+    fn with(mut cuda: D) -> Result<Self> {
+        let arch = cuda.info().arch.clone();
+        let compiled = Nvrtc::find()?.compile(&single(KERNELS), &[], &arch)?;
+        let module = cuda.load(&Module::Cubin(compiled.cubin))?;
+        Ok(Rig { cuda, module })
+    }
+
     fn launch(&self, entry: &str, x: BufferId, y: BufferId, n: BufferId, k: i32) -> Launch {
         let pointer = |buffer| Field::Pointer { buffer, offset: 0 };
         Launch {
@@ -429,6 +443,63 @@ fn device_graph_is_read_back_and_replayed_once() -> Result<Outcome> {
         rig.cuda.forget(graph)?;
         assert_eq!(code(rig.cuda.replay(graph)), "internal");
         assert_eq!(rig.cuda.record(&[])?.1, []);
+        Ok(())
+    })
+}
+
+/// Directly, where the host's memory is pageable, and in a worker, where it is pinned.
+fn device_steps_in_one_call() -> Result<Outcome> {
+    fn steps(rig: &mut Rig<impl Device>) -> Result<()> {
+        let (x, y, n) = (rig.floats(&[0.0; 64])?, rig.floats(&[0.0; 64])?, rig.int(64)?);
+        let (graph, _) = rig.cuda.record(&[rig.launch("scale", x, y, n, 1)])?;
+        let span = |buffer, offset, len| Span { buffer, offset, len };
+        for i in 0..50 {
+            let bytes: Vec<u8> = [i as f32, 2.0 * i as f32].into_iter().flat_map(f32::to_le_bytes).collect();
+            let writes = [span(x, 0, 4), span(x, 252, 4)];
+            let mut back = [0; 256];
+            let step = Step { writes: &writes, bytes: &bytes, graph, read: Some(span(y, 0, 256)) };
+            rig.cuda.step(&step, &mut back)?;
+            let at = |k: usize| f32::from_le_bytes([back[k], back[k + 1], back[k + 2], back[k + 3]]);
+            assert_eq!((at(0), at(4), at(252)), (2.0 * i as f32 + 1.0, 1.0, 4.0 * i as f32 + 1.0));
+        }
+        let bare = Step { writes: &[], bytes: &[], graph, read: None };
+        rig.cuda.step(&bare, &mut [])?;
+        assert!(rig.cuda.replayed_ms()? > 0.0 && rig.cuda.take_trace()?.is_empty());
+        assert_eq!(code(rig.cuda.step(&Step { graph: GraphId(77), ..bare }, &mut [])), "internal");
+        let outside = Step { read: Some(span(y, 8, 256)), ..bare };
+        assert_eq!(code(rig.cuda.step(&outside, &mut [0; 256])), "internal");
+        rig.cuda.step(&bare, &mut [])
+    }
+    with(rig(), |mut rig| steps(&mut rig).and_then(|()| steps(&mut confined()?)))
+}
+
+/// A token's logits of a vocabulary of 129,280, behind a graph as long as a decode step: what a token costs beside the
+/// device's own time, sleeps and socket included.
+fn device_steps_cost_the_host_little() -> Result<Outcome> {
+    with(confined(), |mut rig| {
+        let (bytes, times) = (129_280 * 4, 100);
+        let (x, y) = (rig.cuda.alloc(256 << 20)?, rig.cuda.alloc(256 << 20)?);
+        let n = rig.int(16 << 20)?;
+        rig.cuda.fill(x, 0)?;
+        let copy = Launch { grid: [132 * 8, 1, 1], block: [256, 1, 1], ..rig.launch("copy", x, y, n, 0) };
+        let (graph, _) = rig.cuda.record(&vec![copy; 40])?;
+        let writes = [Span { buffer: n, offset: 0, len: 4 }];
+        let number = (16i32 << 20).to_le_bytes();
+        let read = Some(Span { buffer: y, offset: 0, len: bytes as u64 });
+        let step = Step { writes: &writes, bytes: &number, graph, read };
+        let mut back = vec![0; bytes];
+        for _ in 0..5 {
+            rig.cuda.step(&step, &mut back)?;
+        }
+        rig.cuda.replayed_ms()?;
+        let start = Instant::now();
+        for _ in 0..times {
+            rig.cuda.step(&step, &mut back)?;
+        }
+        let wall = start.elapsed().as_secs_f64() * 1e3 / f64::from(times);
+        let device = rig.cuda.replayed_ms()? / f64::from(times);
+        println!("  a step takes {wall:.3} ms, of which {device:.3} ms on the device");
+        assert!(wall - device < 0.3, "{:.3} ms a step beside the device's own", wall - device);
         Ok(())
     })
 }

@@ -9,7 +9,7 @@ use assay::backend::cuda::Nvrtc;
 use assay::backend::emulator::{Builder, Emulator, ThreadOrder, conformance};
 use assay::backend::source::SourceSet;
 use assay::backend::worker::{DeviceKind, Level, WorkerDevice, WorkerOptions};
-use assay::backend::{BufferId, Device, Field, Launch, Module, ModuleId};
+use assay::backend::{BufferId, Device, Field, GraphId, Launch, Module, ModuleId, Span, Step};
 
 /// A kernel of tests/emulator/ beside the real headers.
 fn source(name: &str) -> SourceSet {
@@ -387,6 +387,47 @@ fn a_worker_computes_as_the_emulator_does() {
     let mut back = vec![0; values.len()];
     device.write(big, 0, &values).unwrap();
     device.read(big, 0, &mut back).unwrap();
+    assert!(back == values);
+}
+
+/// What goes in, the graph and what comes out cross the boundary at once, and mean what they mean one by one; so does
+/// what is too long for one message.
+#[test]
+fn a_step_is_one_call() {
+    let (mut device, _, out) = hostile(Duration::from_secs(60));
+    let builder = Builder::with_cache(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap();
+    let module = device.load(&builder.build(&source("hostile.cu"), &entries("hostile.cu")).unwrap()).unwrap();
+    let launch = Launch {
+        name: "test".into(),
+        module,
+        entry: "well_behaved".into(),
+        grid: [1; 3],
+        block: [1, 1, 1],
+        shared: 0,
+        args: vec![at(out), Field::I32(5)],
+    };
+    let (graph, nodes) = device.record(&[launch]).unwrap();
+    assert_eq!(nodes.len(), 1);
+    let span = |offset, len| Span { buffer: out, offset, len };
+    let writes = [span(4, 4), span(12, 4)];
+    let step = Step { writes: &writes, bytes: &[1, 1, 1, 1, 2, 2, 2, 2], graph, read: Some(span(0, 16)) };
+    let mut into = [0; 16];
+    device.step(&step, &mut into).unwrap();
+    assert_eq!(into, [5, 0, 0, 0, 1, 1, 1, 1, 7, 7, 7, 7, 2, 2, 2, 2]);
+    let none = Step { writes: &[], bytes: &[], graph, read: None };
+    device.step(&none, &mut []).unwrap();
+    assert!(device.take_trace().unwrap().is_empty(), "a replay is no part of the trace");
+    let missing = Step { graph: GraphId(9), ..none };
+    assert_eq!(device.step(&missing, &mut []).unwrap_err().code().id, "internal");
+    let short = Step { bytes: &[1], ..step };
+    assert_eq!(device.step(&short, &mut into).unwrap_err().code().id, "internal");
+    let outside = Step { read: Some(span(120, 16)), ..step };
+    assert_eq!(device.step(&outside, &mut into).unwrap_err().code().id, "emulator-buffer");
+    let big = device.alloc(9 << 20).unwrap();
+    let values: Vec<u8> = (0..9usize << 20).map(|i| (i * 11 / 3) as u8).collect();
+    let all = Span { buffer: big, offset: 0, len: values.len() as u64 };
+    let mut back = vec![0; values.len()];
+    device.step(&Step { writes: &[all], bytes: &values, graph, read: Some(all) }, &mut back).unwrap();
     assert!(back == values);
 }
 

@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::backend::{BufferId, Device, Field, GraphId, Launch, Module, ModuleId, Placement, Traced};
+use crate::backend::{BufferId, Device, Field, GraphId, Launch, Module, ModuleId, Placement, Span, Step, Traced};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::ops::cases::{Case, OwnedWeight, Values};
@@ -46,7 +46,13 @@ struct DeviceSide {
     step: BufferId,
     expected: Vec<Traced>,
     recordings: HashMap<Recordable, Recording>,
+    /// What a replay writes first; kept for their memory.
+    writes: Vec<Span>,
+    bytes: Vec<u8>,
 }
+
+/// Longest write that goes along with a step; a longer one (a cache put back from the host) goes ahead of it.
+const SHORT: usize = 64 << 10;
 
 /// What one recording serves: a schedule, and which of the plan's guards hold.
 type Recordable = (usize, [bool; 3]);
@@ -215,6 +221,8 @@ impl<'m> Executor<'m> {
             step,
             expected: Vec::new(),
             recordings: HashMap::new(),
+            writes: Vec::new(),
+            bytes: Vec::new(),
         });
         Ok(())
     }
@@ -316,10 +324,21 @@ impl<'m> Executor<'m> {
     /// A step that runs on the device as a whole is launched one by one the first time, and recorded: every later one of
     /// its kind is a replay of one graph.
     pub fn run(&mut self, step: &StepState, tokens: &[i32]) -> Result<()> {
+        self.run_step(step, tokens, false)
+    }
+
+    /// The same, and the logits of the step's last `n_outputs` tokens, row after row. Of a replay they come back in the
+    /// same call of the device.
+    pub fn run_to_logits(&mut self, step: &StepState, tokens: &[i32]) -> Result<&[f32]> {
+        self.run_step(step, tokens, true)?;
+        self.logits(step)
+    }
+
+    fn run_step(&mut self, step: &StepState, tokens: &[i32], logits: bool) -> Result<()> {
         self.set_tokens(tokens);
         let Some(kind) = self.recordable(step) else { return self.run_range(step, 0..self.plan.instances.len()) };
         if self.side.as_ref().is_some_and(|s| s.recordings.contains_key(&kind)) {
-            return self.replay(step, kind);
+            return self.replay(step, kind, logits);
         }
         self.record(step, kind)
     }
@@ -379,23 +398,48 @@ impl<'m> Executor<'m> {
         Ok(())
     }
 
-    fn replay(&mut self, step: &StepState, kind: Recordable) -> Result<()> {
+    /// One call of the device, whatever goes in and comes out.
+    fn replay(&mut self, step: &StepState, kind: Recordable, logits: bool) -> Result<()> {
+        let (plan, host) = (&self.plan, &mut self.host);
         let side = self.side.as_mut().ok_or_else(|| Error::internal("no device attached"))?;
-        let mut recording =
-            side.recordings.remove(&kind).ok_or_else(|| Error::internal("a replay of what was not recorded"))?;
-        side.device.write(side.step, 0, bytemuck::cast_slice(&step.0))?;
+        let recording =
+            side.recordings.get_mut(&kind).ok_or_else(|| Error::internal("a replay of what was not recorded"))?;
+        side.writes.clear();
+        side.bytes.clear();
+        let state: &[u8] = bytemuck::cast_slice(&step.0);
+        side.writes.push(Span { buffer: side.step, offset: 0, len: state.len() as u64 });
+        side.bytes.extend_from_slice(state);
         for buffer in &recording.reads {
-            let n = self.extent(*buffer, step);
-            self.send(*buffer, true, n)?;
+            if self.valid[buffer.0].device {
+                continue;
+            }
+            let id =
+                side.buffers[buffer.0].ok_or_else(|| Error::internal("a recorded step reads what has no place"))?;
+            let n = plan.used(*buffer, step).min(host[buffer.0].len());
+            let bytes: &[u8] = bytemuck::cast_slice(&host[buffer.0][..n]);
+            if bytes.len() > SHORT {
+                side.device.write(id, 0, bytes)?;
+            } else {
+                side.writes.push(Span { buffer: id, offset: 0, len: bytes.len() as u64 });
+                side.bytes.extend_from_slice(bytes);
+            }
+            self.valid[buffer.0].device = true;
         }
-        let side = self.side.as_mut().ok_or_else(|| Error::internal("no device attached"))?;
-        side.device.replay(recording.graph)?;
-        side.device.sync()?;
+        let at = plan.logits;
+        let n = if logits { plan.used(at, step) } else { 0 };
+        if host[at.0].len() < n {
+            host[at.0].resize(n, POISON);
+        }
+        let into: &mut [u8] = bytemuck::cast_slice_mut(&mut host[at.0][..n]);
+        let read = side.buffers[at.0].filter(|_| logits);
+        let read = read.map(|buffer| Span { buffer, offset: 0, len: into.len() as u64 });
+        let call = Step { writes: &side.writes, bytes: &side.bytes, graph: recording.graph, read };
+        side.device.step(&call, into)?;
         for buffer in &recording.writes {
             self.valid[buffer.0] = Valid { host: false, device: true };
         }
+        self.valid[at.0].host = read.is_some();
         recording.replays += 1;
-        side.recordings.insert(kind, recording);
         Ok(())
     }
 

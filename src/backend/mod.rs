@@ -16,7 +16,7 @@ pub mod worker;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A device buffer, as named by the device that allocated it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -98,6 +98,51 @@ pub struct Traced {
     pub shared: u32,
 }
 
+/// `len` bytes of a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Span {
+    pub buffer: BufferId,
+    pub offset: u64,
+    pub len: u64,
+}
+
+/// A replay of a recorded graph, with the little that goes in before it and comes out behind it.
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    /// What is written first, in this order.
+    pub writes: &'a [Span],
+    /// What they hold, one after the other.
+    pub bytes: &'a [u8],
+    pub graph: GraphId,
+    pub read: Option<Span>,
+}
+
+impl Step<'_> {
+    /// Each part by the device's own method.
+    pub fn one_by_one(&self, device: &mut (impl Device + ?Sized), into: &mut [u8]) -> Result<()> {
+        let mut rest = self.bytes;
+        for span in self.writes {
+            let (bytes, others) = self.cut(rest, span)?;
+            device.write(span.buffer, span.offset, bytes)?;
+            rest = others;
+        }
+        device.replay(self.graph)?;
+        device.sync()?;
+        match self.read {
+            Some(span) => device.read(span.buffer, span.offset, into),
+            None => Ok(()),
+        }
+    }
+
+    /// The bytes of the next write, and those of the writes behind it.
+    pub fn cut<'b>(&self, bytes: &'b [u8], span: &Span) -> Result<(&'b [u8], &'b [u8])> {
+        usize::try_from(span.len)
+            .ok()
+            .and_then(|n| bytes.split_at_checked(n))
+            .ok_or_else(|| Error::internal("a step's writes are longer than their bytes"))
+    }
+}
+
 /// One memory space that can run launches, in order.
 ///
 /// Every method returns errors with the launch's or buffer's name in them. After a sticky CUDA error every later call
@@ -133,6 +178,11 @@ pub trait Device {
     fn record(&mut self, launches: &[Launch]) -> Result<(GraphId, Vec<Traced>)>;
     /// Enqueues a recorded graph. It is no part of the trace: its kernels are known since it was recorded.
     fn replay(&mut self, graph: GraphId) -> Result<()>;
+    /// Writes, replays, waits, and reads into `into`, which is as long as what is read: a whole step in one call. A
+    /// token of a generation should cost one such call and no other.
+    fn step(&mut self, step: &Step<'_>, into: &mut [u8]) -> Result<()> {
+        step.one_by_one(self, into)
+    }
     fn forget(&mut self, graph: GraphId) -> Result<()>;
     /// Milliseconds that every launch took, run one after the other, by the device's own clock.
     fn time_each(&mut self, launches: &[Launch]) -> Result<Vec<f32>>;

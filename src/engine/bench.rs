@@ -77,7 +77,7 @@ pub fn measure(session: &mut Session<'_>, test: Test, repetitions: usize) -> Res
     let (before, mine) = tokens.split_at(test.depth());
     session.reset();
     if !before.is_empty() {
-        session.feed(before)?;
+        session.advance(before)?;
     }
     let saved = session.save()?;
     let (mut seconds, mut device_ms) = (Vec::new(), Vec::new());
@@ -86,10 +86,12 @@ pub fn measure(session: &mut Session<'_>, test: Test, repetitions: usize) -> Res
         session.device_ms()?;
         let started = Instant::now();
         match test {
-            Test::Prefill { .. } => drop(session.feed(mine)?),
+            Test::Prefill { .. } => {
+                session.advance(mine)?;
+            }
             Test::Decode { .. } => {
                 for token in mine {
-                    session.feed(std::slice::from_ref(token))?;
+                    session.advance(std::slice::from_ref(token))?;
                 }
             }
         }
@@ -129,14 +131,14 @@ pub fn per_node(session: &mut Session<'_>, test: Test) -> Result<Breakdown> {
     let tokens = arbitrary(session, test.depth() + n);
     session.reset();
     if test.depth() > 0 {
-        session.feed(&tokens[..test.depth()])?;
+        session.advance(&tokens[..test.depth()])?;
     }
     let saved = session.save()?;
     // Recorded by the first, replayed by the second.
-    session.feed(&tokens[test.depth()..])?;
+    session.advance(&tokens[test.depth()..])?;
     session.restore(&saved)?;
     session.device_ms()?;
-    session.feed(&tokens[test.depth()..])?;
+    session.advance(&tokens[test.depth()..])?;
     let step_ms = session.device_ms()?;
     session.restore(&saved)?;
     let times = session.time_each(&tokens[test.depth()..])?;

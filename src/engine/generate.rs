@@ -55,7 +55,7 @@ pub fn generate(
     emit: &mut dyn FnMut(u32) -> Result<ControlFlow<()>>,
 ) -> Result<Generation> {
     let started = Instant::now();
-    let mut logits = session.feed(prompt)?;
+    session.advance(prompt)?;
     let (prefill, decoding) = (started.elapsed(), Instant::now());
     let mut out = Generation {
         tokens: Vec::new(),
@@ -66,7 +66,7 @@ pub fn generate(
         decode: Duration::ZERO,
     };
     while out.tokens.len() < most {
-        let token = sampler.pick(&logits)?;
+        let token = sampler.pick(session.logits()?)?;
         if stops.contains(&token) {
             out.stop = Stop::EndOfText;
             break;
@@ -83,7 +83,7 @@ pub fn generate(
             out.stop = Stop::Context;
             break;
         }
-        logits = session.feed(&[token])?;
+        session.advance(&[token])?;
         out.steps += 1;
     }
     out.decode = decoding.elapsed();

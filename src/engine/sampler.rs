@@ -43,6 +43,9 @@ impl Sampling {
 pub struct Sampler {
     sampling: Sampling,
     draw: Draw,
+    /// Of the logits at hand: every token's weight, and the likeliest tokens in order as far as they were asked for.
+    weights: Vec<f32>,
+    order: Vec<(u32, f32)>,
 }
 
 impl Sampler {
@@ -50,7 +53,7 @@ impl Sampler {
         sampling.check()?;
         let mut key = [0u8; 32];
         key[..8].copy_from_slice(&sampling.seed.to_le_bytes());
-        Ok(Sampler { sampling, draw: Draw::new(&key, "sampler") })
+        Ok(Sampler { sampling, draw: Draw::new(&key, "sampler"), weights: Vec::new(), order: Vec::new() })
     }
 
     /// The next token. Errors: `logits-nan`.
@@ -60,44 +63,98 @@ impl Sampler {
                 .hint("assay run --compare a=device b=oracle shows where it comes from")
         };
         let best = argmax(logits).ok_or_else(nan)?;
-        let most = f64::from(logits[best]);
+        let most = logits[best];
         if self.sampling.temperature == 0.0 || !most.is_finite() {
             return Ok(best as u32);
         }
-        let mut kept = self.candidates(logits, most);
-        let total: f64 = kept.iter().map(|(_, p)| p).sum();
-        // 53 bits would be finer than what a float holds of the sum; 24 decide between tokens well enough.
-        let mut left = f64::from(self.draw.unit()) * total;
-        let last = kept.pop().map_or(best, |(token, _)| token);
-        for (token, p) in kept {
-            left -= p;
-            if left < 0.0 {
-                return Ok(token as u32);
+        let Sampling { temperature, top_p, min_p, .. } = self.sampling;
+        self.weights.resize(logits.len(), 0.0);
+        let total = softmax(logits, most, (1.0 / temperature) as f32, &mut self.weights);
+        self.order.clear();
+        let mut likeliest = Likeliest { weights: &self.weights, order: &mut self.order, floor: f32::INFINITY };
+        let (mut kept, mut sum) = (usize::MAX, total);
+        if top_p < 1.0 || min_p > 0.0 {
+            (kept, sum) = (0, 0.0);
+            while let Some((_, p)) = likeliest.get(kept).map(|(t, p)| (t, f64::from(p))) {
+                // The likeliest has weight 1. It always stays.
+                if kept > 0 && (sum >= top_p * total || p < min_p) {
+                    break;
+                }
+                (kept, sum) = (kept + 1, sum + p);
             }
         }
-        Ok(last as u32)
-    }
-
-    /// Tokens that may be drawn with their weights, the likeliest first: softmax at the temperature, cut by top-p, then
-    /// by min-p.
-    fn candidates(&self, logits: &[f32], most: f64) -> Vec<(usize, f64)> {
-        let weight = |v: &f32| libm::exp((f64::from(*v) - most) / self.sampling.temperature);
-        let mut all: Vec<(usize, f64)> = logits.iter().map(weight).enumerate().collect();
-        // Stable: of equal weights the lower id comes first.
-        all.sort_by(|a, b| b.1.total_cmp(&a.1));
-        let total: f64 = all.iter().map(|(_, p)| p).sum();
-        let mut sum = 0.0;
-        let mut keep = 0;
-        for (_, p) in &all {
-            // The likeliest has weight 1. It always stays.
-            if keep > 0 && (sum >= self.sampling.top_p * total || *p < self.sampling.min_p) {
+        // 53 bits would be finer than what a float holds of the sum; 24 decide between tokens well enough.
+        let mut left = f64::from(self.draw.unit()) * sum;
+        let mut last = best as u32;
+        for i in 0..kept {
+            let Some((token, p)) = likeliest.get(i) else { break };
+            left -= f64::from(p);
+            last = token;
+            if left < 0.0 {
                 break;
             }
-            sum += p;
-            keep += 1;
         }
-        all.truncate(keep);
-        all
+        Ok(last)
+    }
+}
+
+/// Weights e^((logit − most) · scale) and their sum. A vocabulary's worth for every token of a text: nothing here but
+/// what a compiler turns into vector instructions, and only operations that round alike on every machine.
+fn softmax(logits: &[f32], most: f32, scale: f32, weights: &mut [f32]) -> f64 {
+    const LANES: usize = 16;
+    let mut total = 0.0;
+    for (logits, weights) in logits.chunks(16 * LANES).zip(weights.chunks_mut(16 * LANES)) {
+        for (w, v) in weights.iter_mut().zip(logits) {
+            *w = exp((*v - most) * scale);
+        }
+        let mut lanes = [0.0f32; LANES];
+        for weights in weights.chunks(LANES) {
+            for (lane, w) in lanes.iter_mut().zip(weights) {
+                *lane += w;
+            }
+        }
+        total += f64::from(lanes.iter().sum::<f32>());
+    }
+    total
+}
+
+/// e^x for x ≤ 0 to 2^-22, relatively; 0 below −60, where nothing is ever drawn.
+fn exp(x: f32) -> f32 {
+    // Adding it rounds to an integer, which then stands in the lowest bits.
+    const ROUND: f32 = 12_582_912.0;
+    let shifted = x.max(-60.0) * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    // ln 2 in two parts, of which the first times n is exact.
+    let r = (x.max(-60.0) - n * 0.693_359_4) - n * -2.121_944_4e-4;
+    let mut p = 1.0 / 720.0;
+    for c in [1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        p = p * r + c;
+    }
+    let scaled = f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23));
+    if x < -60.0 { 0.0 } else { scaled }
+}
+
+/// Tokens by falling weight, of equal ones the lower id first, sorted only as far as they are asked for: hardly ever
+/// more than the first few hundred of a vocabulary.
+struct Likeliest<'a> {
+    weights: &'a [f32],
+    order: &'a mut Vec<(u32, f32)>,
+    /// All with at least this weight are in `order`.
+    floor: f32,
+}
+
+impl Likeliest<'_> {
+    fn get(&mut self, i: usize) -> Option<(u32, f32)> {
+        while self.order.len() <= i && self.floor > 0.0 {
+            let (ceiling, sorted) = (self.floor, self.order.len());
+            // Weights are 1 at most.
+            self.floor = if ceiling > 1.0 { 1.0 / 128.0 } else { ceiling / 128.0 };
+            let range = self.floor..ceiling;
+            let tokens = self.weights.iter().enumerate().filter(|(_, w)| range.contains(*w) && **w > 0.0);
+            self.order.extend(tokens.map(|(t, w)| (t as u32, *w)));
+            self.order[sorted..].sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        }
+        self.order.get(i).copied()
     }
 }
 
@@ -140,6 +197,54 @@ mod tests {
         assert_eq!(set(of(0.0, 1.0, 1.0)), [1].into());
         // A hot sampler takes everything that is possible at all.
         assert_eq!(set(of(1.0, 0.0, 100.0)), [0, 1, 2, 3].into());
+    }
+
+    /// Against the definition: sort all, cut, draw.
+    #[test]
+    fn a_vocabulary_is_drawn_from_as_if_it_were_sorted() {
+        let mut random = Draw::new(&[1; 32], "test");
+        let logits: Vec<f32> = (0..20_000).map(|_| (random.unit() + random.unit() + random.unit()) * 12.0).collect();
+        let most = f64::from(logits[argmax(&logits).unwrap()]);
+        for (temperature, top_p, min_p) in
+            [(1.0, 1.0, 0.0), (0.6, 0.9, 0.0), (2.0, 1.0, 0.05), (20.0, 0.999, 0.0), (1.0, 0.5, 0.3)]
+        {
+            let weight = |v: &f32| ((f64::from(*v) - most) / temperature).exp();
+            let mut all: Vec<(usize, f64)> = logits.iter().map(weight).enumerate().collect();
+            all.sort_by(|a, b| b.1.total_cmp(&a.1));
+            let total: f64 = all.iter().map(|(_, p)| p).sum();
+            let mut before = 0.0;
+            let kept = all.iter().take_while(|(_, p)| {
+                let keep = before == 0.0 || (before < top_p * total && *p >= min_p);
+                before += p;
+                keep
+            });
+            let kept: Vec<(usize, f64)> = kept.copied().collect();
+            let sum: f64 = kept.iter().map(|(_, p)| p).sum();
+            let sampling = Sampling { temperature, top_p, min_p, seed: 5 };
+            let (mut sampler, mut twin) = (Sampler::new(sampling).unwrap(), Sampler::new(sampling).unwrap());
+            let mut other = 0;
+            for _ in 0..200 {
+                let mut left = f64::from(twin.draw.unit()) * sum;
+                let right = kept.iter().find(|(_, p)| {
+                    left -= p;
+                    left < 0.0
+                });
+                let right = right.or(kept.last()).unwrap().0 as u32;
+                other += usize::from(sampler.pick(&logits).unwrap() != right);
+            }
+            // A draw that falls within a float's error of the border between two tokens may go either way.
+            assert!(other <= 2, "{other} of 200 differ at {sampling:?}");
+        }
+    }
+
+    #[test]
+    fn exponentials_are_near_enough() {
+        for i in 0..60_000 {
+            let x = -(i as f32) / 1000.0;
+            let right = f64::from(x).exp();
+            assert!((f64::from(exp(x)) - right).abs() <= 3e-7 * right, "{x}: {} for {right}", exp(x));
+        }
+        assert_eq!((exp(f32::NEG_INFINITY), exp(-61.0), exp(0.0)), (0.0, 0.0, 1.0));
     }
 
     #[test]

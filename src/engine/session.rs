@@ -47,6 +47,10 @@ pub struct Session<'m> {
     options: SessionOptions,
     position: usize,
     tally: Tally,
+    /// Token ids as the executor takes them; kept for its memory.
+    ids: Vec<i32>,
+    /// The step that ran last.
+    last: Option<StepState>,
 }
 
 impl<'m> Session<'m> {
@@ -70,6 +74,8 @@ impl<'m> Session<'m> {
             options,
             position: 0,
             tally: Tally::default(),
+            ids: Vec::new(),
+            last: None,
         })
     }
 
@@ -131,22 +137,49 @@ impl<'m> Session<'m> {
     /// Feeds tokens in chunks from the current position on. Returns logits [vocab] of the last token, or [n, vocab]
     /// when the session was made for all of them. One token is a decode step.
     pub fn feed(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        if !self.options.all_logits {
+            return Ok(self.advance(tokens)?.to_vec());
+        }
         self.check(tokens)?;
         let mut all = Vec::new();
         for chunk in tokens.chunks(self.options.chunk) {
-            let outputs = if self.options.all_logits { chunk.len() } else { 1 };
-            let step = self.executor.plan().step(chunk.len(), self.position, outputs)?;
-            let ids: Vec<i32> = chunk.iter().map(|t| *t as i32).collect();
-            self.executor.run(&step, &ids)?;
-            let ran = self.executor.take_trace();
-            self.tally.add(self.executor.plan(), &ran, 1);
-            self.position += chunk.len();
-            if !self.options.all_logits {
-                all.clear();
-            }
+            let step = self.chunk_step(chunk, chunk.len(), true)?;
             all.extend_from_slice(self.executor.logits(&step)?);
         }
         Ok(all)
+    }
+
+    /// The same, with the logits of the last token where the executor has them. Nothing is read back from a device but
+    /// these, and nothing in earlier chunks.
+    pub fn advance(&mut self, tokens: &[u32]) -> Result<&[f32]> {
+        self.check(tokens)?;
+        let last = (tokens.len() - 1) / self.options.chunk;
+        for (i, chunk) in tokens.chunks(self.options.chunk).enumerate() {
+            self.chunk_step(chunk, 1, i == last)?;
+        }
+        self.logits()
+    }
+
+    /// The logits that the last step gave.
+    pub fn logits(&mut self) -> Result<&[f32]> {
+        let step = self.last.ok_or_else(|| Error::internal("logits were asked for before any step"))?;
+        self.executor.logits(&step)
+    }
+
+    fn chunk_step(&mut self, chunk: &[u32], outputs: usize, logits: bool) -> Result<StepState> {
+        let step = self.executor.plan().step(chunk.len(), self.position, outputs)?;
+        self.ids.clear();
+        self.ids.extend(chunk.iter().map(|t| *t as i32));
+        if logits {
+            self.executor.run_to_logits(&step, &self.ids)?;
+        } else {
+            self.executor.run(&step, &self.ids)?;
+        }
+        let ran = self.executor.take_trace();
+        self.tally.add(self.executor.plan(), &ran, 1);
+        self.position += chunk.len();
+        self.last = Some(step);
+        Ok(step)
     }
 
     /// Keeps a copy of the sequence as it is now: its caches, where they are, and its position.
@@ -219,14 +252,14 @@ impl<'m> Session<'m> {
 
 /// Index of the largest value; the lower index wins a tie. `None` when there is a NaN, or nothing.
 pub fn argmax(logits: &[f32]) -> Option<usize> {
-    let mut best = None;
-    for (i, v) in logits.iter().enumerate() {
-        if v.is_nan() {
-            return None;
-        }
-        if best.is_none_or(|b: usize| *v > logits[b]) {
-            best = Some(i);
+    // Side by side, as a vocabulary's worth for every token of a text wants it.
+    let (mut most, mut nan) = ([f32::NEG_INFINITY; 16], [false; 16]);
+    for values in logits.chunks(16) {
+        for ((most, nan), v) in most.iter_mut().zip(&mut nan).zip(values) {
+            *most = if *v > *most { *v } else { *most };
+            *nan |= v.is_nan();
         }
     }
-    best
+    let most = most.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    if nan.contains(&true) { None } else { logits.iter().position(|v| *v == most) }
 }

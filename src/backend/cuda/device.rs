@@ -10,6 +10,7 @@ use std::{
     collections::BTreeMap,
     ffi::{CStr, CString, c_int, c_void},
     ptr,
+    rc::Rc,
     time::{Duration, Instant},
 };
 
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     backend::{
-        BufferId, Device, DeviceInfo, Field, GraphId, Launch, Module, ModuleId, Placement, Traced,
+        BufferId, Device, DeviceInfo, Field, GraphId, Launch, Module, ModuleId, Placement, Step, Traced,
         emulator::ThreadOrder, pack,
     },
     error::{Code, Error, Result},
@@ -30,6 +31,9 @@ use crate::{
 pub const DEADLINE: Duration = Duration::from_secs(60);
 /// Launches between two waits. The driver's own queue holds about a thousand and blocks, without a deadline, when full.
 const MAX_PENDING: usize = 256;
+/// How long a wait spins before it sleeps: a step of a generation ends within it, and a sleep would make it later by up
+/// to a millisecond.
+const SPIN: Duration = Duration::from_millis(30);
 /// Shared memory that a block gets without asking for more, bytes.
 const SHARED_DEFAULT: u32 = 48 << 10;
 
@@ -46,7 +50,7 @@ pub struct Cuda {
     /// Launches since the last wait: sequence number and name.
     pending: Vec<(u32, String)>,
     /// The graph that runs at present, for messages.
-    pub(super) graph: Option<String>,
+    pub(super) graph: Option<Rc<str>>,
     trace: Vec<Traced>,
     /// Recorded graphs; forgotten ones leave a gap.
     pub(super) graphs: Vec<Option<Kept>>,
@@ -54,6 +58,8 @@ pub struct Cuda {
     pub(super) replayed: f64,
     /// The events of the replay that goes on.
     pub(super) running: Option<(CUevent, CUevent)>,
+    /// Host memory that the device reads and writes without a copy between.
+    pinned: Option<std::ops::Range<usize>>,
     deadline: Duration,
     broken: Option<(&'static Code, String)>,
 }
@@ -139,9 +145,27 @@ impl Cuda {
             graphs: Vec::new(),
             replayed: 0.0,
             running: None,
+            pinned: None,
             deadline: DEADLINE,
             broken: None,
         })
+    }
+
+    /// Has the device reach this memory directly from now on. Where the driver cannot, transfers go through memory of
+    /// its own as all others do, which is slower and no failure.
+    ///
+    /// # Safety
+    /// The memory must stay mapped for as long as this device lives.
+    pub unsafe fn pin(&mut self, at: *mut u8, len: usize) {
+        // SAFETY: mapped memory, as the caller promises.
+        if unsafe { (self.api.host_register)(at.cast(), len, 0) } == 0 {
+            self.pinned = Some(at.addr()..at.addr() + len);
+        }
+    }
+
+    fn is_pinned(&self, memory: &[u8]) -> bool {
+        let at = memory.as_ptr().addr();
+        self.pinned.as_ref().is_some_and(|p| p.start <= at && at + memory.len() <= p.end)
     }
 
     /// How long launches may take between two waits.
@@ -196,7 +220,7 @@ impl Cuda {
         let finished = self.progress.finished();
         match self.pending.iter().find(|(n, _)| n.wrapping_sub(finished).cast_signed() > 0) {
             Some((_, name)) => format!("the launch `{name}`"),
-            None => self.graph.clone().unwrap_or_else(|| "work on the device that is no launch".into()),
+            None => self.graph.as_deref().unwrap_or("work on the device that is no launch").into(),
         }
     }
 
@@ -218,8 +242,10 @@ impl Cuda {
                 let what = format!("{} did not end within {:.1} s", self.first_unfinished(), waited.as_secs_f64());
                 return Err(self.break_with(&CUDA_TIMEOUT, what));
             }
-            // Short waits are the rule between steps and should not sleep; long ones should not burn a core.
-            if waited > Duration::from_micros(200) {
+            // Long waits should not burn a core.
+            if waited < SPIN {
+                std::hint::spin_loop();
+            } else {
                 std::thread::sleep(pause);
                 pause = (pause * 2).min(Duration::from_millis(1));
             }
@@ -386,6 +412,38 @@ impl Cuda {
         Ok(unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned())
     }
 
+    /// Puts a step's copies and its graph on the stream; they are to be waited for.
+    fn enqueue_step(&mut self, step: &Step<'_>, into: &mut [u8]) -> Result<()> {
+        let mut rest = step.bytes;
+        for span in step.writes {
+            let (bytes, others) = step.cut(rest, span)?;
+            let to = self.span(span.buffer, span.offset, bytes.len())?;
+            rest = others;
+            if bytes.is_empty() {
+                continue;
+            }
+            // SAFETY: source and target have the length said. A pinned source is read until the wait, up to which it
+            // is borrowed; of any other the driver has a copy when the call returns.
+            let result = unsafe { (self.api.upload)(to, bytes.as_ptr().cast(), bytes.len(), self.stream) };
+            self.done("cuMemcpyHtoDAsync", result)?;
+        }
+        self.replay_kept(step.graph)?;
+        if let Some(span) = step.read.filter(|_| !into.is_empty()) {
+            if span.len != into.len() as u64 {
+                return Err(Error::internal(format!("a step reads {} bytes into {}", span.len, into.len())));
+            }
+            let from = self.span(span.buffer, span.offset, into.len())?;
+            // Into any other memory the call would itself wait for the graph, and without a deadline.
+            if !self.is_pinned(into) {
+                self.settle()?;
+            }
+            // SAFETY: source and target have the length said; the target is borrowed until the wait.
+            let result = unsafe { (self.api.download)(into.as_mut_ptr().cast(), from, into.len(), self.stream) };
+            self.done("cuMemcpyDtoHAsync", result)?;
+        }
+        Ok(())
+    }
+
     fn arguments(&self, launch: &Launch) -> Result<Vec<u8>> {
         for field in &launch.args {
             if let Field::Pointer { buffer, offset } = *field {
@@ -536,6 +594,14 @@ impl Device for Cuda {
         // One at a time: a graph that hangs is then the one that the message names.
         self.settle()?;
         self.replay_kept(graph)
+    }
+
+    fn step(&mut self, step: &Step<'_>, into: &mut [u8]) -> Result<()> {
+        self.settle()?;
+        let enqueued = self.enqueue_step(step, into);
+        // Whatever failed: the device may still read `bytes` and write `into`.
+        let waited = self.settle();
+        enqueued.and(waited)
     }
 
     fn forget(&mut self, graph: GraphId) -> Result<()> {

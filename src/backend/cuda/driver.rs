@@ -41,6 +41,7 @@ function_table! {
         free = "cuMemFree_v2"(CUdeviceptr) -> c_int;
         host_alloc = "cuMemHostAlloc"(*mut *mut c_void, usize, c_uint) -> c_int;
         host_free = "cuMemFreeHost"(*mut c_void) -> c_int;
+        host_register = "cuMemHostRegister_v2"(*mut c_void, usize, c_uint) -> c_int;
         host_device_pointer = "cuMemHostGetDevicePointer_v2"(*mut CUdeviceptr, *mut c_void, c_uint) -> c_int;
         upload = "cuMemcpyHtoDAsync_v2"(CUdeviceptr, *const c_void, usize, CUstream) -> c_int;
         download = "cuMemcpyDtoHAsync_v2"(*mut c_void, CUdeviceptr, usize, CUstream) -> c_int;

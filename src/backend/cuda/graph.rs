@@ -1,6 +1,6 @@
 //! Captured graphs: what production runs. Captured from the stream, read back through the driver, replayed and timed.
 
-use std::{collections::BTreeMap, ptr};
+use std::{collections::BTreeMap, ptr, rc::Rc};
 
 use serde::{Deserialize, Serialize};
 
@@ -28,10 +28,10 @@ const MAX_REPLAYS: u32 = 10_000;
 const WARM_UP: u32 = 3;
 
 /// What messages call a graph.
-fn title(launches: &[Launch]) -> String {
+fn title(launches: &[Launch]) -> Rc<str> {
     match launches {
-        [only] => format!("the graph of the launch `{}`", only.name),
-        [first, .., last] => format!("the graph of the launches `{}` to `{}`", first.name, last.name),
+        [only] => format!("the graph of the launch `{}`", only.name).into(),
+        [first, .., last] => format!("the graph of the launches `{}` to `{}`", first.name, last.name).into(),
         [] => "an empty graph".into(),
     }
 }
@@ -39,7 +39,7 @@ fn title(launches: &[Launch]) -> String {
 /// A graph that stays: what [`Device::record`] keeps.
 pub(super) struct Kept {
     captured: Option<Captured>,
-    title: String,
+    title: Rc<str>,
     clock: Option<Clock>,
 }
 

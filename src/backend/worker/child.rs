@@ -9,6 +9,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use super::protocol::{Reply, Request, receive, send};
+use super::window::Window;
 use super::{WorkerOptions, codes, wedge};
 use crate::error::{Error, Result};
 
@@ -21,6 +22,8 @@ const KEPT: [&str; 8] =
 pub struct Child {
     process: std::process::Child,
     stream: UnixStream,
+    window: Window,
+    scratch: Vec<u8>,
     /// Its error output, for the message if it crashes.
     errors: File,
     /// Why no call can be made any more.
@@ -32,25 +35,30 @@ impl Child {
         wedge::check()?;
         let refuse = |e: io::Error| Error::new(&codes::START, format!("{}: {e}", options.program.display())).because(e);
         let (ours, theirs) = UnixStream::pair().map_err(refuse)?;
+        let (window, shared) = Window::create().map_err(refuse)?;
         let errors = tempfile::tempfile().map_err(refuse)?;
         let mut command = Command::new(&options.program);
         command.args(&options.args).env_clear().process_group(0);
         command.envs(KEPT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
         // The driver would else write compiled kernels below the home directory.
         command.env("CUDA_CACHE_DISABLE", "1");
-        command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::null());
+        // The two files that it is born with; it takes both from their places before it does anything else.
+        command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::from(shared));
         command.stderr(errors.try_clone().map_err(refuse)?);
         let process = command.spawn().map_err(refuse)?;
-        Ok(Child { process, stream: ours, errors, dead: None })
+        Ok(Child { process, stream: ours, window, scratch: Vec::new(), errors, dead: None })
     }
 
-    /// One request and its reply; raw bytes of the reply fill `into` exactly.
+    /// One request and its reply; raw bytes of the reply fill `into` exactly. Either are at most a window's half.
     pub fn call(&mut self, request: &Request, bytes: &[u8], into: &mut [u8], deadline: Duration) -> Result<Reply> {
         if let Some(why) = &self.dead {
             return Err(Error::new(&codes::CRASH, format!("the worker is gone: {why}")));
         }
+        self.window.put(bytes);
+        let (scratch, window) = (&mut self.scratch, &self.window);
         let mut limited = Limited { stream: &self.stream, until: Instant::now() + deadline };
-        let exchanged = send(&mut limited, request, bytes).and_then(|()| receive::<Reply>(&mut limited));
+        let exchanged =
+            send(&mut limited, request, bytes.len(), scratch).and_then(|()| receive::<Reply>(&mut limited, scratch));
         let result = exchanged.and_then(|(reply, len)| {
             if len != if matches!(reply, Reply::Failed(_)) { 0 } else { into.len() } {
                 return Err(io::Error::new(
@@ -58,7 +66,7 @@ impl Child {
                     format!("{len} bytes instead of {}", into.len()),
                 ));
             }
-            limited.read_exact(&mut into[..len])?;
+            window.take(&mut into[..len]);
             Ok(reply)
         });
         match result {

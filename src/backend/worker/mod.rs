@@ -1,8 +1,8 @@
 //! A device in another process, confined before it loads anything foreign.
 //!
 //! Kernels are other people's code. [`WorkerDevice`] starts a child (`assay worker`), which takes its confinement on
-//! itself ([`confine`]), opens the emulator or CUDA and answers one call at a time over a socket ([`protocol`]). Each
-//! call has a deadline; a child that misses it is killed with its process group, one that dies says by which signal,
+//! itself ([`confine`]), opens the emulator or CUDA and answers one call at a time over a socket ([`protocol`]), with
+//! contents of buffers in memory that both map ([`window`]). Each call has a deadline; a child that misses it is killed with its process group, one that dies says by which signal,
 //! and one that cannot be killed blocks every further worker until it is gone ([`wedge`]).
 
 mod child;
@@ -11,6 +11,7 @@ pub mod confine;
 mod protocol;
 mod serve;
 mod wedge;
+mod window;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,8 +24,9 @@ pub use self::serve::serve;
 
 use self::child::Child;
 use self::protocol::{Reply, Request};
+use self::window::HALF;
 use super::emulator::ThreadOrder;
-use super::{BufferId, Device, DeviceInfo, GraphId, Launch, Module, ModuleId, Traced};
+use super::{BufferId, Device, DeviceInfo, GraphId, Launch, Module, ModuleId, Step, Traced};
 use crate::error::{Error, Result};
 
 /// Which device a worker hosts.
@@ -64,9 +66,6 @@ impl WorkerOptions {
         })
     }
 }
-
-/// Bytes of one message: larger writes and reads are cut into several.
-const CHUNK: usize = 64 << 20;
 
 /// A [`Device`] whose work is done by a confined child.
 pub struct WorkerDevice {
@@ -133,8 +132,8 @@ impl Device for WorkerDevice {
     }
 
     fn write(&mut self, buffer: BufferId, offset: u64, bytes: &[u8]) -> Result<()> {
-        for (i, chunk) in bytes.chunks(CHUNK).enumerate() {
-            let request = Request::Write { buffer, offset: offset + (i * CHUNK) as u64 };
+        for (i, chunk) in bytes.chunks(HALF).enumerate() {
+            let request = Request::Write { buffer, offset: offset + (i * HALF) as u64 };
             match self.child.call(&request, chunk, &mut [], self.deadline)? {
                 Reply::Done => {}
                 other => return Err(unexpected(&other)),
@@ -144,8 +143,8 @@ impl Device for WorkerDevice {
     }
 
     fn read(&mut self, buffer: BufferId, offset: u64, bytes: &mut [u8]) -> Result<()> {
-        for (i, chunk) in bytes.chunks_mut(CHUNK).enumerate() {
-            let request = Request::Read { buffer, offset: offset + (i * CHUNK) as u64, len: chunk.len() as u64 };
+        for (i, chunk) in bytes.chunks_mut(HALF).enumerate() {
+            let request = Request::Read { buffer, offset: offset + (i * HALF) as u64, len: chunk.len() as u64 };
             match self.child.call(&request, &[], chunk, self.deadline)? {
                 Reply::Done => {}
                 other => return Err(unexpected(&other)),
@@ -201,6 +200,17 @@ impl Device for WorkerDevice {
 
     fn replay(&mut self, graph: GraphId) -> Result<()> {
         self.done(&Request::Replay(graph))
+    }
+
+    fn step(&mut self, step: &Step<'_>, into: &mut [u8]) -> Result<()> {
+        if step.bytes.len() > HALF || into.len() > HALF {
+            return step.one_by_one(self, into);
+        }
+        let request = Request::Step { writes: step.writes.to_vec(), graph: step.graph, read: step.read };
+        match self.child.call(&request, step.bytes, into, self.deadline)? {
+            Reply::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
     }
 
     fn forget(&mut self, graph: GraphId) -> Result<()> {

@@ -1,6 +1,6 @@
 //! The child's side: confine, open the device, answer.
 
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -8,48 +8,54 @@ use std::time::Duration;
 
 use super::confine::Policy;
 use super::protocol::{Reply, Request, WireError, receive, send};
-use super::{CHUNK, DeviceKind, codes};
-use crate::backend::Device;
+use super::window::{HALF, Window};
+use super::{DeviceKind, codes};
 use crate::backend::cuda::Cuda;
 use crate::backend::emulator::Emulator;
+use crate::backend::{Device, Step};
 use crate::error::{Error, Result};
 
-/// The body of `assay worker`: its standard input is the socket to the parent. Returns when the parent closes it.
+/// The body of `assay worker`: its standard input is the socket to the parent, its standard output the window. Returns
+/// when the parent closes the socket.
 pub fn serve() -> Result<()> {
-    // The device must not find the socket under a number that foreign code reads from.
-    let socket: OwnedFd = io::stdin().as_fd().try_clone_to_owned().map_err(|e| Error::io("standard input", e))?;
-    let null = std::fs::File::open("/dev/null").map_err(|e| Error::io("/dev/null", e))?;
-    // SAFETY: both are open; nothing else uses standard input.
-    if unsafe { libc::dup2(null.as_raw_fd(), libc::STDIN_FILENO) } < 0 {
-        return Err(Error::io("standard input", io::Error::last_os_error()));
-    }
-    let mut stream = UnixStream::from(socket);
+    // The device must not find either under a number that foreign code reads from or prints to.
+    let stream = take(libc::STDIN_FILENO, io::stdin().as_fd().try_clone_to_owned());
+    let mut stream = UnixStream::from(stream.map_err(|e| Error::io("standard input", e))?);
+    let shared = take(libc::STDOUT_FILENO, io::stdout().as_fd().try_clone_to_owned());
+    let mut window = expect(shared.and_then(Window::open))?;
 
-    let (Request::Hello { kind, read, emulator_name }, _) = expect(receive(&mut stream))? else {
+    let mut scratch = Vec::new();
+    let (Request::Hello { kind, read, emulator_name }, _) = expect(receive(&mut stream, &mut scratch))? else {
         return Err(Error::new(&codes::PROTOCOL, "the first message was not Hello"));
     };
     let sandbox = policy(kind, read).prepare().apply();
     leave_with_parent();
-    let mut device = match open(kind, emulator_name) {
+    let mut device = match open(kind, emulator_name, &mut window) {
         Ok(device) => device,
-        Err(e) => return expect(send(&mut stream, &Reply::Failed(WireError::new(&e)), &[])),
+        Err(e) => return expect(send(&mut stream, &Reply::Failed(WireError::new(&e)), 0, &mut scratch)),
     };
     let ready = Reply::Ready { info: device.info().clone(), sandbox };
-    expect(send(&mut stream, &ready, &[]))?;
-    let mut bytes = Vec::new();
+    expect(send(&mut stream, &ready, 0, &mut scratch))?;
     loop {
-        let (request, len) = match receive::<Request>(&mut stream) {
+        let (request, len) = match receive::<Request>(&mut stream, &mut scratch) {
             Ok(message) => message,
             Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             Err(e) => return expect(Err(e)),
         };
-        bytes.resize(len, 0);
-        expect(stream.read_exact(&mut bytes))?;
-        let reply = answer(&mut *device, request, &mut bytes).unwrap_or_else(|e| {
-            bytes.clear();
-            Reply::Failed(WireError::new(&e))
-        });
-        expect(send(&mut stream, &reply, &bytes))?;
+        let (input, output) = window.halves();
+        let answered = answer(&mut *device, request, &input[..len], output);
+        let (reply, len) = answered.unwrap_or_else(|e| (Reply::Failed(WireError::new(&e)), 0));
+        expect(send(&mut stream, &reply, len, &mut scratch))?;
+    }
+}
+
+/// Keeps `copy`, a duplicate of the standard file `number`, and puts /dev/null in that one's place.
+fn take(number: i32, copy: io::Result<OwnedFd>) -> io::Result<OwnedFd> {
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    // SAFETY: both are open; nothing else uses the standard files of a worker.
+    match unsafe { libc::dup2(null.as_raw_fd(), number) } {
+        0.. => copy,
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
@@ -71,10 +77,16 @@ fn expect<T>(result: io::Result<T>) -> Result<T> {
     result.map_err(|e| Error::new(&codes::PROTOCOL, format!("the connection to the parent: {e}")).because(e))
 }
 
-fn open(kind: DeviceKind, emulator_name: String) -> Result<Box<dyn Device>> {
+fn open(kind: DeviceKind, emulator_name: String, window: &mut Window) -> Result<Box<dyn Device>> {
     Ok(match kind {
         DeviceKind::Emulator => Box::new(Emulator::new(emulator_name)?),
-        DeviceKind::Cuda => Box::new(Cuda::open()?),
+        DeviceKind::Cuda => {
+            let mut cuda = Cuda::open()?;
+            let (at, len) = window.whole();
+            // SAFETY: the window stays mapped until this process ends.
+            unsafe { cuda.pin(at, len) };
+            Box::new(cuda)
+        }
     })
 }
 
@@ -85,17 +97,17 @@ fn policy(kind: DeviceKind, read: Vec<PathBuf>) -> Policy {
     }
 }
 
-/// Raw bytes come in and go out through `bytes`; only `Read` leaves any.
-fn answer(device: &mut dyn Device, request: Request, bytes: &mut Vec<u8>) -> Result<Reply> {
-    let input = std::mem::take(bytes);
-    Ok(match request {
+/// Raw bytes come in through `input`, and go out through `output`, with their number.
+fn answer(device: &mut dyn Device, request: Request, input: &[u8], output: &mut [u8]) -> Result<(Reply, usize)> {
+    let mut out = 0;
+    let reply = match request {
         Request::Hello { .. } => return Err(Error::new(&codes::PROTOCOL, "a second Hello")),
         Request::Alloc { bytes } => Reply::Buffer(device.alloc(bytes)?),
         Request::Free { buffer } => done(device.free(buffer))?,
-        Request::Write { buffer, offset } => done(device.write(buffer, offset, &input))?,
+        Request::Write { buffer, offset } => done(device.write(buffer, offset, input))?,
         Request::Read { buffer, offset, len } => {
-            bytes.resize((len as usize).min(CHUNK), 0);
-            done(device.read(buffer, offset, bytes))?
+            out = (len as usize).min(HALF);
+            done(device.read(buffer, offset, &mut output[..out]))?
         }
         Request::Fill { buffer, pattern } => done(device.fill(buffer, pattern))?,
         Request::Load { module } => Reply::Module(device.load(&module)?),
@@ -107,6 +119,11 @@ fn answer(device: &mut dyn Device, request: Request, bytes: &mut Vec<u8>) -> Res
             Reply::Graph(graph, nodes)
         }
         Request::Replay(graph) => done(device.replay(graph))?,
+        Request::Step { writes, graph, read } => {
+            out = read.map_or(0, |r| r.len as usize).min(HALF);
+            let step = Step { writes: &writes, bytes: input, graph, read };
+            done(device.step(&step, &mut output[..out]))?
+        }
         Request::Forget(graph) => done(device.forget(graph))?,
         Request::TimeEach(launches) => Reply::Times(device.time_each(&launches)?),
         Request::ReplayedMs => Reply::Ms(device.replayed_ms()?),
@@ -114,7 +131,8 @@ fn answer(device: &mut dyn Device, request: Request, bytes: &mut Vec<u8>) -> Res
         Request::FreeMemory => Reply::Bytes(device.free_memory()?),
         Request::SetOrder(order) => done(device.set_thread_order(order))?,
         Request::SetTimeLimit(limit) => done(device.set_time_limit(limit))?,
-    })
+    };
+    Ok((reply, out))
 }
 
 fn done(result: Result<()>) -> Result<Reply> {
