@@ -184,6 +184,12 @@ impl Error {
         self
     }
 
+    /// The same error with what it is about in front.
+    pub fn about(mut self, subject: impl fmt::Display) -> Self {
+        self.0.what = format!("{subject}: {}", self.0.what);
+        self
+    }
+
     pub fn code(&self) -> &'static Code {
         self.0.code
     }

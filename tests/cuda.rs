@@ -12,10 +12,11 @@ use std::{
 use assay::{
     Error, Result,
     backend::{
-        BufferId, Device, Field, GraphId, Launch, Module, ModuleId, Span, Step, Traced,
+        BufferId, Device, Field, FilePart, GraphId, Launch, Module, ModuleId, Span, Step, Traced,
         cuda::{self, Cache, Cubins, Cuda, Nvrtc, Origin, ptx, sanitizer},
         worker::{DeviceKind, WorkerDevice, WorkerOptions},
     },
+    model::gguf::{Source, Stamp},
     ops,
     plan::{manifest::Manifest, source::SourceSet},
 };
@@ -66,6 +67,7 @@ const CASES: &[Case] = &[
     ("device_graph_is_read_back_and_replayed_once", device_graph_is_read_back_and_replayed_once),
     ("device_steps_in_one_call", device_steps_in_one_call),
     ("device_steps_cost_the_host_little", device_steps_cost_the_host_little),
+    ("device_reads_files_at_speed", device_reads_files_at_speed),
     ("device_times_replays", device_times_replays),
     ("device_takes_many_launches", device_takes_many_launches),
     ("device_refusals_leave_it_usable", device_refusals_leave_it_usable),
@@ -501,6 +503,55 @@ fn device_steps_cost_the_host_little() -> Result<Outcome> {
         println!("  a step takes {wall:.3} ms, of which {device:.3} ms on the device");
         assert!(wall - device < 0.3, "{:.3} ms a step beside the device's own", wall - device);
         Ok(())
+    })
+}
+
+/// Two gigabytes from the page cache, in parts as long as tensors are.
+fn device_reads_files_at_speed() -> Result<Outcome> {
+    with(confined().map(drop), |()| {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let path = dir.path().join("model.gguf");
+        let byte = |i: u64| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8;
+        let block: Vec<u8> = (0..16u64 << 20).map(byte).collect();
+        let file = std::fs::File::create(&path).expect("a file");
+        for _ in 0..128 {
+            std::io::Write::write_all(&mut &file, &block).expect("two gigabytes of room");
+        }
+        let source = Source { path: path.canonicalize().expect("a path"), stamp: Stamp::of(&file, &path)? };
+        let mut options = WorkerOptions::new(DeviceKind::Cuda)?.reading(&path);
+        options.args = vec!["--child".into(), "worker".into()];
+        let mut rig = Rig::with(WorkerDevice::start(&options)?)?;
+        let (mut parts, mut at) = (Vec::new(), 3);
+        for len in [1u64, 4096, 33 << 20, 700 << 20, (64 << 20) + 1, 128, 1 << 30].into_iter().chain([24_576; 200]) {
+            parts.push(FilePart { buffer: rig.cuda.alloc(len)?, at, len });
+            at += len;
+        }
+        let bytes: u64 = parts.iter().map(|p| p.len).sum();
+        for round in ["first", "second"] {
+            let start = Instant::now();
+            rig.cuda.read_file(&source, &parts)?;
+            let seconds = start.elapsed().as_secs_f64();
+            println!(
+                "  {round} time: {:.2} GB in {seconds:.3} s, {:.1} GB/s",
+                bytes as f64 / 1e9,
+                bytes as f64 / 1e9 / seconds
+            );
+        }
+        for part in &parts {
+            let ends = [0, part.len / 2, part.len.saturating_sub(5000)];
+            for from in ends {
+                let mut found = vec![0; (part.len - from).min(5000) as usize];
+                rig.cuda.read(part.buffer, from, &mut found)?;
+                let right = (0..found.len() as u64).map(|i| block[((part.at + from + i) % (16 << 20)) as usize]);
+                assert!(found.iter().copied().eq(right), "{part:?} from {from}");
+            }
+        }
+        let beyond = FilePart { at: (2 << 30) - 10, ..parts[1] };
+        assert_eq!(code(rig.cuda.read_file(&source, &[parts[0], beyond])), "gguf-changed");
+        file.set_len(5).expect("a shorter file");
+        assert_eq!(code(rig.cuda.read_file(&source, &parts)), "gguf-changed");
+        // Neither leaves the device in a worse state.
+        rig.cuda.alloc(1 << 20).map(drop)
     })
 }
 

@@ -9,7 +9,8 @@ use assay::backend::cuda::Nvrtc;
 use assay::backend::emulator::{Builder, Emulator, ThreadOrder, conformance};
 use assay::backend::source::SourceSet;
 use assay::backend::worker::{DeviceKind, Level, WorkerDevice, WorkerOptions};
-use assay::backend::{BufferId, Device, Field, GraphId, Launch, Module, ModuleId, Span, Step};
+use assay::backend::{BufferId, Device, Field, FilePart, GraphId, Launch, Module, ModuleId, Span, Step};
+use assay::model::gguf::{Source, Stamp};
 
 /// A kernel of tests/emulator/ beside the real headers.
 fn source(name: &str) -> SourceSet {
@@ -429,6 +430,48 @@ fn a_step_is_one_call() {
     let mut back = vec![0; values.len()];
     device.step(&Step { writes: &[all], bytes: &values, graph, read: Some(all) }, &mut back).unwrap();
     assert!(back == values);
+}
+
+/// A worker reads the model's file itself, if it was given leave to and if the file is still what it was.
+#[test]
+fn a_worker_reads_a_file_as_it_was_mapped() {
+    let builder = Builder::with_cache(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap();
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = dir.path().join("model.gguf");
+    let content: Vec<u8> = (0..10usize << 20).map(|i| (i * 13 / 5) as u8).collect();
+    std::fs::write(&path, &content).unwrap();
+    let stamp = Stamp::of(&std::fs::File::open(&path).unwrap(), &path).unwrap();
+    let source = Source { path: path.canonicalize().unwrap(), stamp };
+    let mut options = WorkerOptions::new(DeviceKind::Emulator).unwrap();
+    options.args = worker_args();
+    options.read = vec![builder.cache().to_path_buf()];
+
+    let mut device = WorkerDevice::start(&options.reading(&path)).unwrap();
+    let ranges = [(17, 5), (1 << 20, 9 << 20), (0, 1)];
+    let parts: Vec<FilePart> =
+        ranges.map(|(at, len)| FilePart { buffer: device.alloc(len).unwrap(), at, len }).to_vec();
+    device.read_file(&source, &parts).unwrap();
+    for part in &parts {
+        let mut found = vec![0; part.len as usize];
+        device.read(part.buffer, 0, &mut found).unwrap();
+        assert!(found == content[part.at as usize..][..found.len()], "{part:?}");
+    }
+    let beyond = FilePart { at: 10 << 20, ..parts[0] };
+    assert_eq!(device.read_file(&source, &[beyond]).unwrap_err().code().id, "gguf-changed");
+    let too_long = FilePart { len: 6, ..parts[0] };
+    assert_eq!(device.read_file(&source, &[too_long]).unwrap_err().code().id, "emulator-buffer");
+
+    let mut stranger = WorkerDevice::start(&options).unwrap();
+    if stranger.sandbox().landlock_abi > 0 {
+        let buffer = stranger.alloc(5).unwrap();
+        let error = stranger.read_file(&source, &[FilePart { buffer, ..parts[0] }]).unwrap_err();
+        assert_eq!(error.code().id, "io", "{error}");
+    } else {
+        println!("could not run: nothing confines a worker's reads on this machine");
+    }
+    std::fs::write(&path, &content[1..]).unwrap();
+    let error = device.read_file(&source, &parts).unwrap_err();
+    assert_eq!((error.code().id, error.found_text()), ("gguf-changed", Some("10485759 bytes")));
 }
 
 #[test]

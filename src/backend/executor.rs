@@ -4,17 +4,23 @@
 //! Every buffer knows on which side its newest contents are, and is copied when the other side needs it. What was
 //! launched is compared with what the device reports at the end of every step.
 
+mod load;
+mod replay;
+
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::backend::{BufferId, Device, Field, GraphId, Launch, Module, ModuleId, Placement, Span, Step, Traced};
+use crate::backend::{BufferId, Device, Field, Launch, Module, ModuleId, Placement, Span, Traced};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::ops::cases::{Case, OwnedWeight, Values};
 use crate::ops::{Access, Call, Elem, Node, Rounding, Slot, Weight};
 use crate::plan::schedule::Schedule;
-use crate::plan::{BufferIx, Guard, Plan, Role, STEP_FIELDS, StepField, StepState};
+use crate::plan::{BufferIx, Plan, Role, STEP_FIELDS, StepField, StepState};
+
+pub use self::load::Loaded;
+use self::replay::{Recordable, Recording};
 
 crate::codes! {
     TRACE: "trace", Integrity, "The launches that the device reports are not those of the schedule. Nothing of such a run counts.";
@@ -51,23 +57,6 @@ struct DeviceSide {
     bytes: Vec<u8>,
 }
 
-/// Longest write that goes along with a step; a longer one (a cache put back from the host) goes ahead of it.
-const SHORT: usize = 64 << 10;
-
-/// What one recording serves: a schedule, and which of the plan's guards hold.
-type Recordable = (usize, [bool; 3]);
-
-/// A step whose every instance runs on the device, as one graph. Counts and positions are data of the step, so it
-/// serves every step of its kind.
-struct Recording {
-    graph: GraphId,
-    ran: Arc<[Ran]>,
-    /// Buffers in the order of their first use, with whether what they hold before the step is read.
-    reads: Vec<BufferIx>,
-    writes: Vec<BufferIx>,
-    replays: usize,
-}
-
 impl DeviceSide {
     /// The schedule that a step runs under.
     fn of(&self, step: &StepState) -> usize {
@@ -81,7 +70,7 @@ impl DeviceSide {
             return Ok(id);
         }
         let bytes = scratch_bytes(plan, &self.schedules)?;
-        let id = self.device.alloc(bytes)?;
+        let id = self.device.alloc(bytes).map_err(|e| e.about("scratch memory"))?;
         self.scratch = Some((id, bytes));
         Ok(id)
     }
@@ -119,6 +108,8 @@ pub struct Segment {
 pub struct Saved(Vec<(BufferIx, Copied)>);
 
 enum Copied {
+    /// As it is after a reset.
+    Initial,
     Host(Vec<u32>),
     /// A buffer of the device that was attached then, and its bytes.
     Device(BufferId, u64),
@@ -130,6 +121,9 @@ pub struct Executor<'m> {
     plan: Arc<Plan>,
     host: Vec<Vec<u32>>,
     valid: Vec<Valid>,
+    /// Caches that nothing has written since the reset, with the word that they hold everywhere: a device fills its own
+    /// instead of being sent gigabytes of zeros.
+    initial: Vec<Option<u32>>,
     side: Option<DeviceSide>,
     placed: Vec<bool>,
     noop: Option<Node>,
@@ -146,6 +140,7 @@ impl<'m> Executor<'m> {
             plan,
             host: vec![Vec::new(); n],
             valid: vec![Valid::default(); n],
+            initial: vec![None; n],
             side: None,
             placed,
             noop: None,
@@ -161,16 +156,24 @@ impl<'m> Executor<'m> {
 
     /// Empties every cache. Weights and modules stay where they are.
     pub fn reset(&mut self) {
-        for (i, buffer) in self.plan.buffers.iter().enumerate() {
-            self.valid[i] = Valid { host: true, device: false };
-            self.host[i] = match &buffer.role {
-                Role::Cache { initial } if *initial != 0.0 => vec![initial.to_bits(); self.plan.capacity(BufferIx(i))],
-                // Zeroed pages are not resident until they are touched.
-                Role::Cache { .. } => vec![0; self.plan.capacity(BufferIx(i))],
-                Role::Constant(values) => values.iter().map(|v| v.to_bits()).collect(),
-                Role::Input | Role::Temporary | Role::Output => Vec::new(),
-            };
+        for i in 0..self.plan.buffers.len() {
+            self.reset_buffer(i);
         }
+    }
+
+    fn reset_buffer(&mut self, i: usize) {
+        let capacity = self.plan.capacity(BufferIx(i));
+        self.valid[i] = Valid { host: true, device: false };
+        self.initial[i] = None;
+        self.host[i] = match &self.plan.buffers[i].role {
+            Role::Cache { initial } => {
+                self.initial[i] = Some(initial.to_bits());
+                // Zeroed pages are not resident until they are touched.
+                if *initial == 0.0 { vec![0; capacity] } else { vec![initial.to_bits(); capacity] }
+            }
+            Role::Constant(values) => values.iter().map(|v| v.to_bits()).collect(),
+            Role::Input | Role::Temporary | Role::Output => Vec::new(),
+        };
     }
 
     /// Puts the instances that `place` names on `device`, with the schedule's launches. `module` compiles a stem.
@@ -270,10 +273,12 @@ impl<'m> Executor<'m> {
             }
             let on_device = self.side.as_mut().filter(|_| self.valid[i].device);
             let copy = match on_device.and_then(|s| s.buffers[i].map(|id| (s, id))) {
+                _ if self.initial[i].is_some() => Copied::Initial,
                 None => Copied::Host(self.host[i].clone()),
                 Some((side, id)) => {
                     let bytes = plan.capacity(BufferIx(i)).max(1) as u64 * Elem::BYTES as u64;
-                    let copy = side.device.alloc(bytes)?;
+                    let copy = side.device.alloc(bytes);
+                    let copy = copy.map_err(|e| e.about(format_args!("a copy of the cache `{}`", buffer.name)))?;
                     side.device.copy(id, copy, bytes)?;
                     Copied::Device(copy, bytes)
                 }
@@ -287,12 +292,19 @@ impl<'m> Executor<'m> {
     pub fn restore(&mut self, saved: &Saved) -> Result<()> {
         for (buffer, copy) in &saved.0 {
             match copy {
+                Copied::Initial => {
+                    self.reset_buffer(buffer.0);
+                    // Now, and not when the next step needs it and may be timed.
+                    if self.side.as_ref().is_some_and(|s| s.buffers[buffer.0].is_some()) {
+                        self.send(*buffer, true, 0)?;
+                    }
+                }
                 Copied::Host(words) => self.write_host(*buffer, words),
                 Copied::Device(copy, bytes) => {
                     let id = self.send(*buffer, false, 0)?;
                     let side = self.side.as_mut().ok_or_else(|| Error::internal("no device attached"))?;
                     side.device.copy(*copy, id, *bytes)?;
-                    self.valid[buffer.0] = Valid { host: false, device: true };
+                    self.changed_on_device(*buffer);
                 }
             }
         }
@@ -341,123 +353,6 @@ impl<'m> Executor<'m> {
             return self.replay(step, kind, logits);
         }
         self.record(step, kind)
-    }
-
-    /// `None` where an active instance runs on the oracle, or nothing is attached.
-    fn recordable(&self, step: &StepState) -> Option<Recordable> {
-        let side = self.side.as_ref()?;
-        let plan = &self.plan;
-        let whole = self.noop.is_none() && plan.active(step).all(|(i, _)| self.on_device(i, step));
-        let holds = |guard: Guard| guard.holds(step, plan.top_k);
-        let (rows4, rows128) = (Guard::Rows(StepField::Rows4), Guard::Rows(StepField::Rows128));
-        whole.then(|| (side.of(step), [holds(rows4), holds(rows128), holds(Guard::Selecting)]))
-    }
-
-    /// The step's launches, with what they read sent to the device. Results are marked as written.
-    fn launches(&mut self, step: &StepState) -> Result<(Vec<Launch>, Vec<Ran>)> {
-        let plan = self.plan.clone();
-        let (mut all, mut ran) = (Vec::new(), Vec::new());
-        let active: Vec<usize> = plan.active(step).map(|(i, _)| i).collect();
-        for i in active {
-            let (launches, record) = self.prepare(i, step)?;
-            all.extend(launches);
-            ran.push(record);
-        }
-        Ok((all, ran))
-    }
-
-    fn record(&mut self, step: &StepState, kind: Recordable) -> Result<()> {
-        let plan = self.plan.clone();
-        let (mut reads, mut writes) = (Vec::new(), Vec::new());
-        for (_, instance) in plan.active(step) {
-            for (arg, buffer) in instance.contract().args.iter().zip(&instance.args) {
-                let Some(buffer) = *buffer else { continue };
-                let seen = reads.contains(&buffer) || writes.contains(&buffer);
-                if arg.access != Access::Write && !seen {
-                    reads.push(buffer);
-                }
-                if arg.access != Access::Read && !writes.contains(&buffer) {
-                    writes.push(buffer);
-                }
-            }
-        }
-        let before = std::mem::take(&mut self.trace);
-        self.run_range(step, 0..plan.instances.len())?;
-        let ran: Arc<[Ran]> = std::mem::replace(&mut self.trace, before).into();
-        let (launches, _) = self.launches(step)?;
-        let side = self.side.as_mut().ok_or_else(|| Error::internal("no device attached"))?;
-        let (graph, nodes) = side.device.record(&launches)?;
-        let expected: Vec<&Traced> = ran.iter().flat_map(|r| &r.launches).collect();
-        if nodes.iter().ne(expected.iter().copied()) {
-            return Err(Error::new(&TRACE, "the recorded graph holds other kernels than the schedule")
-                .expected(format!("{} launches", expected.len()))
-                .found(format!("{} kernels", nodes.len())));
-        }
-        self.trace.extend(ran.iter().cloned());
-        side.recordings.insert(kind, Recording { graph, ran, reads, writes, replays: 0 });
-        Ok(())
-    }
-
-    /// One call of the device, whatever goes in and comes out.
-    fn replay(&mut self, step: &StepState, kind: Recordable, logits: bool) -> Result<()> {
-        let (plan, host) = (&self.plan, &mut self.host);
-        let side = self.side.as_mut().ok_or_else(|| Error::internal("no device attached"))?;
-        let recording =
-            side.recordings.get_mut(&kind).ok_or_else(|| Error::internal("a replay of what was not recorded"))?;
-        side.writes.clear();
-        side.bytes.clear();
-        let state: &[u8] = bytemuck::cast_slice(&step.0);
-        side.writes.push(Span { buffer: side.step, offset: 0, len: state.len() as u64 });
-        side.bytes.extend_from_slice(state);
-        for buffer in &recording.reads {
-            if self.valid[buffer.0].device {
-                continue;
-            }
-            let id =
-                side.buffers[buffer.0].ok_or_else(|| Error::internal("a recorded step reads what has no place"))?;
-            let n = plan.used(*buffer, step).min(host[buffer.0].len());
-            let bytes: &[u8] = bytemuck::cast_slice(&host[buffer.0][..n]);
-            if bytes.len() > SHORT {
-                side.device.write(id, 0, bytes)?;
-            } else {
-                side.writes.push(Span { buffer: id, offset: 0, len: bytes.len() as u64 });
-                side.bytes.extend_from_slice(bytes);
-            }
-            self.valid[buffer.0].device = true;
-        }
-        let at = plan.logits;
-        let n = if logits { plan.used(at, step) } else { 0 };
-        if host[at.0].len() < n {
-            host[at.0].resize(n, POISON);
-        }
-        let into: &mut [u8] = bytemuck::cast_slice_mut(&mut host[at.0][..n]);
-        let read = side.buffers[at.0].filter(|_| logits);
-        let read = read.map(|buffer| Span { buffer, offset: 0, len: into.len() as u64 });
-        let call = Step { writes: &side.writes, bytes: &side.bytes, graph: recording.graph, read };
-        side.device.step(&call, into)?;
-        for buffer in &recording.writes {
-            self.valid[buffer.0] = Valid { host: false, device: true };
-        }
-        self.valid[at.0].host = read.is_some();
-        recording.replays += 1;
-        Ok(())
-    }
-
-    /// What the replays since the last call ran, each with how often.
-    pub fn take_replays(&mut self) -> Vec<(Arc<[Ran]>, usize)> {
-        let Some(side) = &mut self.side else { return Vec::new() };
-        let used = side.recordings.values_mut().filter(|r| r.replays > 0);
-        used.map(|r| (r.ran.clone(), std::mem::take(&mut r.replays))).collect()
-    }
-
-    /// Milliseconds of every active instance of a step, its launches one after the other by the device's clock. The
-    /// step runs twice, so state moves on as it does in no generation.
-    pub fn time_each(&mut self, step: &StepState, tokens: &[i32]) -> Result<Vec<(usize, f64)>> {
-        self.run(step, tokens)?;
-        let (launches, ran) = self.launches(step)?;
-        let side = self.side.as_mut().ok_or_else(|| Error::internal("no device attached"))?;
-        let mut times = side.device.time_each(&launches)?.into_iter().map(f64::from);
-        Ok(ran.iter().map(|r| (r.instance, times.by_ref().take(r.launches.len()).sum())).collect())
     }
 
     pub fn set_tokens(&mut self, tokens: &[i32]) {
@@ -512,7 +407,17 @@ impl<'m> Executor<'m> {
     pub fn write_host(&mut self, buffer: BufferIx, words: &[u32]) {
         self.host[buffer.0].clear();
         self.host[buffer.0].extend_from_slice(words);
+        self.changed_on_host(buffer);
+    }
+
+    fn changed_on_host(&mut self, buffer: BufferIx) {
         self.valid[buffer.0] = Valid { host: true, device: false };
+        self.initial[buffer.0] = None;
+    }
+
+    fn changed_on_device(&mut self, buffer: BufferIx) {
+        self.valid[buffer.0] = Valid { host: false, device: true };
+        self.initial[buffer.0] = None;
     }
 
     /// A buffer's contents in a step, as f32.
@@ -552,31 +457,20 @@ impl<'m> Executor<'m> {
         let id = match side.buffers[buffer.0] {
             Some(id) => id,
             None => {
-                let id = side.device.alloc(capacity.max(1) as u64 * Elem::BYTES as u64)?;
+                let id = side.device.alloc(capacity.max(1) as u64 * Elem::BYTES as u64);
+                let id = id.map_err(|e| e.about(format_args!("the buffer `{}`", self.plan.buffers[buffer.0].name)))?;
                 side.device.fill(id, POISON)?;
                 side.buffers[buffer.0] = Some(id);
                 id
             }
         };
         if read && !valid.device {
-            let n = n.min(host.len());
-            side.device.write(id, 0, bytemuck::cast_slice(&host[..n]))?;
+            match self.initial[buffer.0] {
+                Some(word) => side.device.fill(id, word)?,
+                None => side.device.write(id, 0, bytemuck::cast_slice(&host[..n.min(host.len())]))?,
+            }
             valid.device = true;
         }
-        Ok(id)
-    }
-
-    fn weight(&mut self, name: &str) -> Result<BufferId> {
-        let model = self.model;
-        let tensor = model.tensor(name).ok_or_else(|| Error::internal(format!("no tensor {name}")))?;
-        let side = self.side.as_mut().ok_or_else(|| Error::internal("no device attached"))?;
-        let key = (tensor.bytes.as_ptr() as usize, tensor.bytes.len());
-        if let Some(id) = side.weights.get(&key) {
-            return Ok(*id);
-        }
-        let id = side.device.alloc(tensor.bytes.len() as u64)?;
-        side.device.write(id, 0, tensor.bytes)?;
-        side.weights.insert(key, id);
         Ok(id)
     }
 
@@ -612,7 +506,7 @@ impl<'m> Executor<'m> {
         let placement = side.device.info().placement;
         for (buffer, access) in buffers {
             if access != Access::Read {
-                self.valid[buffer.0] = Valid { host: false, device: true };
+                self.changed_on_device(buffer);
             }
         }
         Ok((launches, Ran { instance: i, placement, launches: traced }))
@@ -854,7 +748,7 @@ impl<'m> Executor<'m> {
         outcome?;
         for (arg, buffer) in contract.args.iter().zip(&instance.args) {
             if let (true, Some(buffer)) = (arg.access != Access::Read, buffer) {
-                self.valid[buffer.0] = Valid { host: true, device: false };
+                self.changed_on_host(*buffer);
             }
         }
         self.trace.push(Ran { instance: i, placement: Placement::Oracle, launches: vec![] });

@@ -12,11 +12,14 @@ pub mod cuda;
 pub mod emulator;
 pub mod executor;
 pub mod source;
+pub mod upload;
 pub mod worker;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::upload::FilePart;
 use crate::error::{Error, Result};
+use crate::model::gguf::Source;
 
 /// A device buffer, as named by the device that allocated it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -156,6 +159,10 @@ pub trait Device {
     fn free(&mut self, buffer: BufferId) -> Result<()>;
     fn write(&mut self, buffer: BufferId, offset: u64, bytes: &[u8]) -> Result<()>;
     fn read(&mut self, buffer: BufferId, offset: u64, bytes: &mut [u8]) -> Result<()>;
+    /// Puts parts of a file into buffers. Refuses a file that is no longer what it was.
+    fn read_file(&mut self, source: &Source, parts: &[FilePart]) -> Result<()> {
+        upload::through_host(self, source, parts)
+    }
     /// Repeats the 32-bit `pattern` over the whole buffer (rounded down to 4 bytes).
     fn fill(&mut self, buffer: BufferId, pattern: u32) -> Result<()>;
 

@@ -1,5 +1,6 @@
 //! `--backend`: where kernels run. For the commands that run a model, also what is said of that.
 
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::standing;
@@ -83,7 +84,19 @@ impl Seat {
     pub fn attach(&self, session: &mut Session<'_>) -> Result<()> {
         let Some((place, tree)) = &self.kernels else { return Ok(()) };
         let build = |source: &_, entries: &[String]| place.build(source, entries);
-        session.attach(tree, place.arch(), place.start()?, &build)
+        session.attach(tree, place.arch(), place.start_reading(session.model().path())?, &build)?;
+        let bar = bar();
+        let loaded = session.load(&mut |done, of| {
+            bar.set_length(of);
+            bar.set_position(done);
+        });
+        bar.finish_and_clear();
+        if let Some(loaded) = loaded?.filter(|l| l.bytes > 0) {
+            let (gigabytes, seconds) = (loaded.bytes as f64 / 1e9, loaded.time.as_secs_f64());
+            let rate = gigabytes / seconds.max(1e-9);
+            anstream::eprintln!("loaded {gigabytes:.2} GB of weights in {seconds:.2} s, {rate:.1} GB/s");
+        }
+        Ok(())
     }
 
     pub fn placement(&self) -> Placement {
@@ -111,6 +124,15 @@ impl Seat {
             "place": self.kernels.as_ref().map(|(place, _)| place.describe()),
         })
     }
+}
+
+/// Bytes of weights that are there; drawn on a terminal only.
+fn bar() -> ProgressBar {
+    let bar = ProgressBar::new(0);
+    if let Ok(style) = ProgressStyle::with_template("{elapsed:>4} [{bar:24}] {bytes}/{total_bytes} {bytes_per_sec}") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar
 }
 
 fn names(nodes: &std::collections::BTreeSet<crate::ops::Node>) -> Vec<String> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::Tally;
-use crate::backend::executor::{self, Executor, entries};
+use crate::backend::executor::{self, Executor, Loaded, entries};
 use crate::backend::{Device, Module};
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -128,6 +128,14 @@ impl<'m> Session<'m> {
         Ok(())
     }
 
+    /// Loads weights and allocates memory before the first step. Nothing to do without a device.
+    pub fn load(&mut self, progress: &mut dyn FnMut(u64, u64)) -> Result<Option<Loaded>> {
+        if self.executor.device_mut().is_none() {
+            return Ok(None);
+        }
+        self.executor.load(progress).map(Some)
+    }
+
     /// Forgets the sequence.
     pub fn reset(&mut self) {
         self.executor.reset();
@@ -215,6 +223,10 @@ impl<'m> Session<'m> {
     /// Most tokens of one step.
     pub fn chunk(&self) -> usize {
         self.options.chunk
+    }
+
+    pub fn model(&self) -> &'m Model {
+        self.model
     }
 
     pub fn vocab(&self) -> usize {

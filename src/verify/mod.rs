@@ -16,6 +16,8 @@ pub mod source;
 pub mod unit;
 pub mod weights;
 
+use std::path::Path;
+
 use serde::Serialize;
 
 pub use crate::ledger::{Class, Stage};
@@ -133,6 +135,8 @@ pub trait Place: Sync {
     fn build(&self, source: &SourceSet, entries: &[String]) -> Result<Module>;
     /// A fresh, confined device. One is started per verdict and stage.
     fn start(&self) -> Result<Box<dyn Device>>;
+    /// The same with leave to read the model's file itself, for [`Executor::load`](crate::backend::executor::Executor).
+    fn start_reading(&self, model: &Path) -> Result<Box<dyn Device>>;
     /// What the place says of itself, for the informative part of a row.
     fn describe(&self) -> Figures;
 }

@@ -1,5 +1,7 @@
 //! The two places where kernels are judged, and the compilers that need no device.
 
+use std::path::Path;
+
 use serde_json::json;
 
 use super::{Compilers, Figures, Place};
@@ -56,6 +58,10 @@ impl Place for EmulatorPlace {
 
     fn start(&self) -> Result<Box<dyn Device>> {
         Ok(Box::new(WorkerDevice::start(&self.options)?))
+    }
+
+    fn start_reading(&self, model: &Path) -> Result<Box<dyn Device>> {
+        Ok(Box::new(WorkerDevice::start(&self.options.reading(model))?))
     }
 
     fn describe(&self) -> Figures {
@@ -152,6 +158,10 @@ impl Place for CudaPlace {
 
     fn start(&self) -> Result<Box<dyn Device>> {
         Ok(Box::new(WorkerDevice::start(&self.options)?))
+    }
+
+    fn start_reading(&self, model: &Path) -> Result<Box<dyn Device>> {
+        Ok(Box::new(WorkerDevice::start(&self.options.reading(model))?))
     }
 
     fn describe(&self) -> Figures {

@@ -18,13 +18,15 @@ use super::{
     CUDA_CUBIN, CUDA_DRIVER, CUDA_ENTRY, CUDA_LAUNCH, CUDA_MEMORY, CUDA_TIMEOUT, cubin,
     driver::{self, CUdevice, CUdeviceptr, CUevent, CUfunction, CUmodule, CUstream, Driver, attribute, code, function},
     graph::Kept,
+    upload,
 };
 use crate::{
     backend::{
-        BufferId, Device, DeviceInfo, Field, GraphId, Launch, Module, ModuleId, Placement, Step, Traced,
+        BufferId, Device, DeviceInfo, Field, FilePart, GraphId, Launch, Module, ModuleId, Placement, Step, Traced,
         emulator::ThreadOrder, pack,
     },
     error::{Code, Error, Result},
+    model::gguf::Source,
 };
 
 /// How long launches may take between two waits, unless the caller says otherwise.
@@ -58,6 +60,8 @@ pub struct Cuda {
     pub(super) replayed: f64,
     /// The events of the replay that goes on.
     pub(super) running: Option<(CUevent, CUevent)>,
+    /// What files come in through.
+    pub(super) slots: Option<upload::Slots>,
     /// Host memory that the device reads and writes without a copy between.
     pinned: Option<std::ops::Range<usize>>,
     deadline: Duration,
@@ -145,6 +149,7 @@ impl Cuda {
             graphs: Vec::new(),
             replayed: 0.0,
             running: None,
+            slots: None,
             pinned: None,
             deadline: DEADLINE,
             broken: None,
@@ -266,7 +271,7 @@ impl Cuda {
         slot.ok_or_else(|| Error::internal(format!("CUDA buffer {} does not exist or was freed", id.0)))
     }
 
-    fn span(&self, id: BufferId, offset: u64, length: usize) -> Result<CUdeviceptr> {
+    pub(super) fn span(&self, id: BufferId, offset: u64, length: usize) -> Result<CUdeviceptr> {
         let buffer = self.buffer(id)?;
         match offset.checked_add(length as u64) {
             Some(end) if end <= buffer.bytes => Ok(buffer.address + offset),
@@ -518,6 +523,10 @@ impl Device for Cuda {
         self.wait(None)
     }
 
+    fn read_file(&mut self, source: &Source, parts: &[FilePart]) -> Result<()> {
+        self.upload(source, parts)
+    }
+
     fn fill(&mut self, buffer: BufferId, pattern: u32) -> Result<()> {
         self.usable()?;
         let Buffer { address, bytes } = *self.buffer(buffer)?;
@@ -641,9 +650,11 @@ impl Drop for Cuda {
     fn drop(&mut self) {
         if self.broken.is_some() || self.settle().is_err() {
             self.graphs.drain(..).flatten().for_each(std::mem::forget);
+            std::mem::forget(self.slots.take());
             return;
         }
         self.graphs.clear();
+        self.slots = None;
         // SAFETY: the stream is idle; every handle is the device's own and is destroyed once. Failures are of no
         // consequence: the process's end frees the same.
         unsafe {

@@ -215,7 +215,7 @@ impl Cuda {
         self.wait(Some(self.deadline()))
     }
 
-    fn event(&mut self) -> Result<CUevent> {
+    pub(super) fn event(&mut self) -> Result<CUevent> {
         let mut event = ptr::null_mut();
         // SAFETY: a valid place for a handle.
         let result = unsafe { (self.api.event_create)(&mut event, 0) };

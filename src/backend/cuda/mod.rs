@@ -7,7 +7,7 @@
 //!
 //! 1. [`find`] looks for NVRTC, [`nvrtc`] compiles a `SourceSet` with it, [`cache`] keeps the cubins.
 //! 2. [`ptx`] says which struct members an entry's stores reach, and refuses assembly that leaves its statement.
-//! 3. [`device`] is the `Device`; [`graph`] captures, reads back, replays and times.
+//! 3. [`device`] is the `Device`; [`graph`] captures, reads back, replays and times; [`upload`] brings files in.
 //! 4. [`sanitizer`] runs a command under compute-sanitizer.
 
 pub mod cache;
@@ -21,6 +21,7 @@ pub mod nvrtc;
 pub mod ptx;
 mod resources;
 pub mod sanitizer;
+mod upload;
 
 pub use cache::{Cache, Cubins, Origin};
 pub use device::Cuda;

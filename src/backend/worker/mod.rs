@@ -13,7 +13,7 @@ mod serve;
 mod wedge;
 mod window;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -26,8 +26,9 @@ use self::child::Child;
 use self::protocol::{Reply, Request};
 use self::window::HALF;
 use super::emulator::ThreadOrder;
-use super::{BufferId, Device, DeviceInfo, GraphId, Launch, Module, ModuleId, Step, Traced};
+use super::{BufferId, Device, DeviceInfo, FilePart, GraphId, Launch, Module, ModuleId, Step, Traced};
 use crate::error::{Error, Result};
+use crate::model::gguf::Source;
 
 /// Which device a worker hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +45,7 @@ pub struct WorkerOptions {
     /// The program and arguments that end in [`serve`].
     pub program: PathBuf,
     pub args: Vec<String>,
-    /// What the worker may read besides system libraries: the cache of compiled kernels.
+    /// What the worker may read besides system libraries: the cache of compiled kernels, the model's file.
     pub read: Vec<PathBuf>,
     /// The emulator's name in verdicts: its compiler's version line.
     pub emulator_name: String,
@@ -64,6 +65,14 @@ impl WorkerOptions {
             emulator_name: String::new(),
             deadline: Duration::from_secs(120),
         })
+    }
+
+    /// The same with leave to read `file`.
+    pub fn reading(&self, file: &Path) -> Self {
+        let mut options = self.clone();
+        // Where a link leads: the worker's rules are about files, not about names.
+        options.read.push(file.canonicalize().unwrap_or_else(|_| file.to_path_buf()));
+        options
     }
 }
 
@@ -151,6 +160,11 @@ impl Device for WorkerDevice {
             }
         }
         Ok(())
+    }
+
+    /// Of a file that the worker was allowed to read.
+    fn read_file(&mut self, source: &Source, parts: &[FilePart]) -> Result<()> {
+        self.done(&Request::ReadFile { source: source.clone(), parts: parts.to_vec() })
     }
 
     fn fill(&mut self, buffer: BufferId, pattern: u32) -> Result<()> {

@@ -11,8 +11,9 @@ use super::window::HALF;
 use super::{DeviceKind, Sandbox, codes};
 use crate::backend::cuda;
 use crate::backend::emulator::{self, ThreadOrder};
-use crate::backend::{BufferId, DeviceInfo, GraphId, Launch, Module, ModuleId, Span, Traced};
+use crate::backend::{BufferId, DeviceInfo, FilePart, GraphId, Launch, Module, ModuleId, Span, Traced};
 use crate::error::{self, Error};
+use crate::model::gguf::{self, Source};
 use crate::plan::source;
 
 /// Longest JSON part; a cubin in base64 fits many times.
@@ -40,6 +41,10 @@ pub enum Request {
         buffer: BufferId,
         offset: u64,
         len: u64,
+    },
+    ReadFile {
+        source: Source,
+        parts: Vec<FilePart>,
     },
     Fill {
         buffer: BufferId,
@@ -107,8 +112,15 @@ impl WireError {
     }
 
     pub fn into_error(self) -> Error {
-        let tables =
-            [error::CODES, source::CODES, cuda::CODES, emulator::CODES, emulator::conformance::CODES, codes::CODES];
+        let tables = [
+            error::CODES,
+            source::CODES,
+            gguf::CODES,
+            cuda::CODES,
+            emulator::CODES,
+            emulator::conformance::CODES,
+            codes::CODES,
+        ];
         let known = tables.into_iter().flatten().find(|c| c.id == self.code);
         let mut e = match known {
             Some(code) => Error::new(code, self.what),

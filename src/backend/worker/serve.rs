@@ -109,6 +109,7 @@ fn answer(device: &mut dyn Device, request: Request, input: &[u8], output: &mut 
             out = (len as usize).min(HALF);
             done(device.read(buffer, offset, &mut output[..out]))?
         }
+        Request::ReadFile { source, parts } => done(device.read_file(&source, &parts))?,
         Request::Fill { buffer, pattern } => done(device.fill(buffer, pattern))?,
         Request::Load { module } => Reply::Module(device.load(&module)?),
         Request::Launch(launch) => done(device.launch(&launch))?,

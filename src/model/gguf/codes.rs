@@ -17,6 +17,8 @@ crate::codes! {
         many dimensions, an element count beyond 64 bits, an unknown type, or rows that are no whole number of blocks.";
     GGUF_OFFSET: "gguf-offset", CouldNotRun, "A tensor's data is not where a tensor can be: its offset is not \
         aligned, or its bytes run past the end of the file (or past 2^64, back to its start).";
+    GGUF_CHANGED: "gguf-changed", CouldNotRun, "The model's file was written to, cut or replaced while it was in use. \
+        Some of its weights may have been read before and some after, so nothing that came of them counts.";
     GGUF_OVERLAP: "gguf-overlap", CouldNotRun, "Two tensors share some bytes but not all. Identical ranges are \
         aliases and fine; a partial overlap means that at least one offset is wrong.";
 }

@@ -10,6 +10,7 @@
 
 mod codes;
 mod cursor;
+mod stamp;
 mod tensors;
 mod value;
 pub mod write;
@@ -19,6 +20,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 pub use codes::*;
+pub use stamp::{Source, Stamp};
 pub use tensors::TensorInfo;
 pub use value::{Array, Value};
 
@@ -58,7 +60,8 @@ fn directory(path: &Path) -> Error {
 
 /// Where the bytes live. A map for files; a vector for tests, fuzzing and files built in memory.
 enum Bytes {
-    Map(memmap2::Mmap),
+    /// With the file behind it and what it was then.
+    Map(memmap2::Mmap, File, Source),
     Owned(Vec<u8>),
 }
 
@@ -104,7 +107,9 @@ impl Gguf {
         // SAFETY: the map is read-only. As with every mapped file, another process that truncates it while we read
         // gets us a SIGBUS; the alternative, copying 81 GB, is worse.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
-        Self::build(path, Bytes::Map(map))
+        let real = path.canonicalize().map_err(|e| Error::io(path, e))?;
+        let source = Source { stamp: Stamp::of(&file, path)?, path: real };
+        Self::build(path, Bytes::Map(map, file, source))
     }
 
     /// The same over bytes in memory; `path` only names them in messages.
@@ -189,6 +194,22 @@ impl Gguf {
         self.bytes.as_slice().get(tensor.offset as usize..end as usize).unwrap_or(&[])
     }
 
+    /// The file as it was mapped, and where in it these bytes of the map lie; `None` for bytes of other memory.
+    pub fn locate(&self, bytes: &[u8]) -> Option<(&Source, u64)> {
+        let Bytes::Map(map, _, source) = &self.bytes else { return None };
+        let at = bytes.as_ptr().addr().checked_sub(map.as_ptr().addr())?;
+        (at + bytes.len() <= map.len()).then_some((source, at as u64))
+    }
+
+    /// Errors: `gguf-changed` when the mapped file was written to or cut since it was opened. One that took its name in
+    /// the meantime is no matter: the map is of the old one.
+    pub fn check_unchanged(&self) -> Result<()> {
+        match &self.bytes {
+            Bytes::Map(_, file, source) => source.check(file),
+            Bytes::Owned(_) => Ok(()),
+        }
+    }
+
     /// Groups of tensors that name exactly the same bytes (indices into [`Gguf::tensors`], ascending).
     pub fn aliases(&self) -> &[Vec<usize>] {
         &self.header.aliases
@@ -198,7 +219,7 @@ impl Gguf {
 impl Bytes {
     fn as_slice(&self) -> &[u8] {
         match self {
-            Bytes::Map(map) => map,
+            Bytes::Map(map, ..) => map,
             Bytes::Owned(bytes) => bytes,
         }
     }
