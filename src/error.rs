@@ -115,6 +115,7 @@ const TABLES: &[&[&Code]] = &[
     crate::backend::emulator::conformance::CODES,
     crate::backend::worker::CODES,
     crate::engine::CODES,
+    crate::engine::fit::CODES,
     crate::ledger::CODES,
     crate::ledger::KEY_CODES,
     crate::ledger::TRUST_CODES,

@@ -76,7 +76,8 @@ impl DeviceSide {
     }
 }
 
-fn scratch_bytes(plan: &Plan, schedules: &[Schedule]) -> Result<u64> {
+/// Bytes of scratch memory that the neediest instance of any schedule asks for.
+pub fn scratch_bytes(plan: &Plan, schedules: &[Schedule]) -> Result<u64> {
     let mut most = 0;
     for schedule in schedules {
         for i in 0..plan.instances.len() {
@@ -236,6 +237,12 @@ impl<'m> Executor<'m> {
             Some(side) if self.placed[instance] => side.device.info().placement,
             _ => Placement::Oracle,
         }
+    }
+
+    /// Whether some instance runs on the oracle in some step.
+    pub fn uses_oracle(&self) -> bool {
+        let all = |s: &Schedule| s.choices.iter().all(Option::is_some);
+        !self.placed.iter().all(|p| *p) || !self.side.as_ref().is_some_and(|s| s.schedules.iter().all(all))
     }
 
     /// Moves one instance between oracle and device; it must have a kernel there.

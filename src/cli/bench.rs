@@ -1,6 +1,6 @@
 use serde_json::{Value, json};
 
-use super::seat::{Backend, Seat, verified};
+use super::seat::{Backend, Seat, Terms, verified};
 use super::{ModelArg, output};
 use crate::backend::Placement;
 use crate::engine::bench::{self, Breakdown, Measured, Test};
@@ -30,6 +30,8 @@ pub struct Bench {
     chunk: usize,
     #[arg(long, value_enum, default_value_t = Backend::Device)]
     backend: Backend,
+    #[command(flatten)]
+    terms: Terms,
     #[arg(long, value_enum, default_value_t = Numerics::Ds4)]
     numerics: Numerics,
     /// Also where a step's time goes, node by node
@@ -60,7 +62,8 @@ impl Bench {
     pub fn run(&self) -> Result<u8> {
         let tests = self.tests()?;
         let model = self.model.open()?;
-        let seat = Seat::take(self.backend)?;
+        let copies = u64::from(self.depths.iter().any(|d| *d > 0));
+        let seat = Seat::take(self.backend, self.terms.saving(copies))?;
         let context = tests.iter().map(|t| t.depth() + t.tokens()).max().unwrap_or(1);
         let chunk = self.chunk.clamp(1, context);
         let options = SessionOptions { numerics: self.numerics, chunk, context, all_logits: false };

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use serde_json::json;
 
 use super::output;
-use super::seat::{Backend, Seat};
+use super::seat::{Backend, Seat, Terms};
 use crate::backend::Placement;
 use crate::engine::compare::{Difference, compare};
 use crate::engine::{Session, SessionOptions};
@@ -38,10 +38,10 @@ impl Compare {
         Ok(Compare { a: side(a, "a")?, b: side(b, "b")?, layers })
     }
 
-    pub fn run(&self, model: &Model, tokens: &[u32], numerics: Numerics, as_json: bool) -> Result<u8> {
+    pub fn run(&self, model: &Model, tokens: &[u32], numerics: Numerics, terms: Terms, as_json: bool) -> Result<u8> {
         let options = SessionOptions { numerics, chunk: tokens.len(), context: tokens.len(), all_logits: false };
         let side = |backend| -> Result<(Seat, Session<'_>)> {
-            let seat = Seat::take(backend)?;
+            let seat = Seat::take(backend, terms.mixed())?;
             let mut session = Session::new(model, options)?;
             seat.attach(&mut session)?;
             Ok((seat, session))

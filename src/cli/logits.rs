@@ -7,7 +7,7 @@ use npyz::WriterBuilder;
 use serde_json::json;
 
 use super::interrupt::{Interrupt, interrupted};
-use super::seat::{Backend, Seat, verified};
+use super::seat::{Backend, Seat, Terms, verified};
 use super::{ModelArg, output};
 use crate::engine::{Session, SessionOptions, argmax};
 use crate::error::{Error, Result};
@@ -32,6 +32,8 @@ pub struct Logits {
     /// Where to run
     #[arg(long, value_enum, default_value_t = Backend::Auto)]
     backend: Backend,
+    #[command(flatten)]
+    terms: Terms,
     /// Logits of every position, not of the last alone
     #[arg(long)]
     all: bool,
@@ -97,7 +99,7 @@ impl Logits {
         }
         // Before minutes of work that could not be written.
         let out = self.out.as_deref().map(Destination::of).transpose()?;
-        let seat = Seat::take(self.backend)?;
+        let seat = Seat::take(self.backend, self.terms)?;
         let options = SessionOptions {
             numerics: self.numerics,
             chunk: self.chunk.min(tokens.len().max(1)),

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::compare::Compare;
 use super::interrupt::Interrupt;
-use super::seat::{Backend, Seat, verified};
+use super::seat::{Backend, Seat, Terms, verified};
 use super::{ModelArg, output};
 use crate::engine::{Generation, Sampler, Sampling, Session, SessionOptions, Stop, generate};
 use crate::error::{Error, Kind, Result};
@@ -46,6 +46,8 @@ pub struct Run {
     /// Where to run
     #[arg(long, value_enum, default_value_t = Backend::Auto)]
     backend: Backend,
+    #[command(flatten)]
+    terms: Terms,
     /// Which of the model's own roundings are applied
     #[arg(long, value_enum, default_value_t = Numerics::Ds4)]
     pub numerics: Numerics,
@@ -96,9 +98,15 @@ impl Run {
         let thinking = if self.think { Thinking::On } else { Thinking::Off };
         let prompt = conversation.prompt(&tokenizer, thinking)?;
         if let Some(sides) = &self.compare {
-            return Compare::new(sides, self.layers.as_deref(), &model)?.run(&model, &prompt, self.numerics, self.json);
+            return Compare::new(sides, self.layers.as_deref(), &model)?.run(
+                &model,
+                &prompt,
+                self.numerics,
+                self.terms,
+                self.json,
+            );
         }
-        let seat = Seat::take(self.backend)?;
+        let seat = Seat::take(self.backend, self.terms)?;
         let context = self.context(&model, prompt.len())?;
         let chunk = self.chunk.min(prompt.len());
         let options = SessionOptions { numerics: self.numerics, chunk, context, all_logits: false };

@@ -1,26 +1,28 @@
 //! `--backend`: where kernels run. For the commands that run a model, also what is said of that.
 
+use std::time::Duration;
+
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::standing;
 use crate::backend::Placement;
-use crate::engine::{Session, Tally};
+use crate::engine::{Seating, Session, Tally};
 use crate::error::{Error, Kind, Result};
 use crate::plan::kernels::KernelTree;
 use crate::verify::Place;
 use crate::verify::places::{CudaPlace, EmulatorPlace};
-use crate::words::count;
+use crate::words::{agree, count};
 use crate::workbench::{WORKBENCH_MISSING, Workbench};
 
 /// Where to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Backend {
-    /// A CUDA device if there is one; else the oracle, or, to judge, the emulator
+    /// A CUDA device if there is one, with the oracle for nodes without a kernel; else the oracle, or, to judge, the emulator
     Auto,
-    /// A CUDA device for every node that has a kernel, or nothing
+    /// A CUDA device, or nothing
     Device,
-    /// The CPU emulator for every node that has a kernel; slow
+    /// The CPU emulator, or nothing; slow
     Emulator,
     /// Plain Rust alone, which kernels are judged by: it is not judged itself
     Oracle,
@@ -37,25 +39,82 @@ impl Backend {
     }
 }
 
+/// On which terms kernels run; for the commands that run a model.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub struct Terms {
+    /// Compute nodes that have no kernel on the oracle, slowly, instead of stopping
+    #[arg(long)]
+    allow_oracle: bool,
+    /// Most device memory to use, e.g. 24G or 800M [default: what is free]
+    #[arg(long, value_name = "BYTES", value_parser = memory)]
+    memory: Option<u64>,
+    /// How long a kernel may take before the device is given up
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0, value_parser = seconds)]
+    time_limit: f64,
+    /// Saved sequences that the device must have room for.
+    #[arg(skip)]
+    saved: u64,
+}
+
+impl Terms {
+    /// With room on the device for `n` saved sequences.
+    pub fn saving(self, n: u64) -> Terms {
+        Terms { saved: n, ..self }
+    }
+
+    /// For a comparison, which says of every op instance where it ran.
+    pub fn mixed(self) -> Terms {
+        Terms { allow_oracle: true, ..self }
+    }
+}
+
+fn memory(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.trim_end_matches(['B', 'b']).strip_suffix(['K', 'M', 'G', 'k', 'm', 'g']) {
+        Some(digits) => (
+            digits,
+            match text.to_ascii_uppercase().trim_end_matches('B').chars().last() {
+                Some('K') => 1e3,
+                Some('M') => 1e6,
+                _ => 1e9,
+            },
+        ),
+        None => (text.trim_end_matches(['B', 'b']), 1.0),
+    };
+    match digits.trim().parse::<f64>() {
+        Ok(n) if n.is_finite() && n > 0.0 => Ok((n * unit) as u64),
+        _ => Err("expected a number of bytes, with K, M or G for thousands, millions or billions".into()),
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(n) if (0.1..=86_400.0).contains(&n) => Ok(n),
+        _ => Err("expected 0.1 to 86400 seconds".into()),
+    }
+}
+
 /// A place for kernels, or none: then everything is the oracle's.
 pub struct Seat {
     kernels: Option<(Box<dyn Place>, KernelTree)>,
+    terms: Terms,
     /// Why `auto` came to the oracle.
     why_oracle: Option<String>,
 }
 
 impl Seat {
     /// A backend that is named and cannot run is an error; only `auto` goes on with the oracle, and says why.
-    pub fn take(backend: Backend) -> Result<Seat> {
+    pub fn take(backend: Backend, terms: Terms) -> Result<Seat> {
+        // What `auto` finds it takes as it is.
+        let terms = if backend == Backend::Auto { terms.mixed() } else { terms };
         let place = match backend {
-            Backend::Oracle => return Ok(Seat { kernels: None, why_oracle: None }),
+            Backend::Oracle => return Ok(Seat { kernels: None, terms, why_oracle: None }),
             Backend::Emulator => Self::emulator(),
             Backend::Device | Backend::Auto => Self::device(),
         };
         match place {
-            Ok(kernels) => Ok(Seat { kernels: Some(kernels), why_oracle: None }),
+            Ok(kernels) => Ok(Seat { kernels: Some(kernels), terms, why_oracle: None }),
             Err(e) if backend == Backend::Auto && e.kind() == Kind::CouldNotRun => {
-                Ok(Seat { kernels: None, why_oracle: Some(e.what().to_string()) })
+                Ok(Seat { kernels: None, terms, why_oracle: Some(e.what().to_string()) })
             }
             Err(e) => Err(e),
         }
@@ -80,11 +139,24 @@ impl Seat {
             })
     }
 
-    /// Puts what has a kernel there; without a place there is nothing to do.
+    /// Puts what has a kernel there, and says what has none; without a place there is nothing to do.
     pub fn attach(&self, session: &mut Session<'_>) -> Result<()> {
         let Some((place, tree)) = &self.kernels else { return Ok(()) };
         let build = |source: &_, entries: &[String]| place.build(source, entries);
-        session.attach(tree, place.arch(), place.start_reading(session.model().path())?, &build)?;
+        let Terms { allow_oracle, memory, time_limit, saved } = self.terms;
+        let seating = Seating { tree, arch: place.arch(), allow_oracle, memory, saved };
+        let mut device = place.start_reading(session.model().path())?;
+        device.set_time_limit(Duration::from_secs_f64(time_limit))?;
+        let missing = session.attach(&seating, device, &build)?;
+        if !missing.is_empty() {
+            let nodes: Vec<String> = missing.iter().map(|n| n.to_string()).collect();
+            anstream::eprintln!(
+                "note: {} without a kernel here {} on the oracle: {}",
+                count(nodes.len(), "node"),
+                agree(nodes.len(), "runs", "run"),
+                nodes.join(", ")
+            );
+        }
         let bar = bar();
         let loaded = session.load(&mut |done, of| {
             bar.set_length(of);

@@ -3,11 +3,13 @@
 
 pub mod bench;
 pub mod compare;
+pub mod fit;
 mod generate;
 mod sampler;
 mod session;
 mod tally;
 
+pub use fit::Seating;
 pub use generate::{Generation, Stop, generate};
 pub use sampler::{Sampler, Sampling};
 pub use session::{CODES, Saved, Session, SessionOptions, argmax};

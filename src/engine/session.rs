@@ -3,16 +3,16 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::Tally;
+use super::{Seating, Tally, fit};
 use crate::backend::executor::{self, Executor, Loaded, entries};
 use crate::backend::{Device, Module};
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::ops::Node;
 use crate::ops::cases::STEP_TOKENS;
-use crate::plan::kernels::KernelTree;
-use crate::plan::schedule::Schedule;
 use crate::plan::source::SourceSet;
 use crate::plan::{Numerics, Plan, PlanOptions, StepState};
+use crate::words::count;
 
 crate::codes! {
     TOKEN_RANGE: "token-range", Usage, "A token id is not in the model's vocabulary.";
@@ -97,26 +97,32 @@ impl<'m> Session<'m> {
         &self.tally
     }
 
-    /// Puts every node that has a kernel on `device`; the others stay on the oracle, and [`Session::tally`] counts both.
-    /// Kernels are compiled side by side.
+    /// Puts every node that has a kernel on `device`. Refuses a plan with a node that has none, unless those may run on
+    /// the oracle, and one that does not fit the device's memory. Kernels are compiled side by side. Returns the nodes
+    /// that will run on the oracle.
     pub fn attach(
         &mut self,
-        tree: &KernelTree,
-        arch: &str,
-        device: Box<dyn Device>,
+        seating: &Seating<'_>,
+        mut device: Box<dyn Device>,
         build: &(dyn Fn(&SourceSet, &[String]) -> Result<Module> + Sync),
-    ) -> Result<()> {
+    ) -> Result<Vec<Node>> {
         let plan = self.executor.plan().clone();
-        let mut schedules = vec![Schedule::lower(&plan, tree, arch, 1)?];
-        if self.options.chunk > 1 {
-            schedules.push(Schedule::lower(&plan, tree, arch, self.options.chunk)?);
+        let schedules = seating.schedules(&plan)?;
+        let missing = fit::missing(&plan, &schedules);
+        if !missing.is_empty() && !seating.allow_oracle {
+            return Err(fit::refuse(self.model, &plan, seating.arch, &missing));
         }
+        let missing: Vec<Node> = missing.into_keys().cloned().collect();
+        let free = device.free_memory()?;
+        let info = device.info().clone();
+        let name = fit::title(info.placement, &info.name);
+        seating.check_memory(self.model, &plan, &schedules, free, name)?;
         let choices = schedules.iter().flat_map(|s| s.choices.iter().flatten());
         let stems: BTreeSet<&str> = choices.map(|c| c.stem.as_str()).collect();
         let modules: BTreeMap<String, Module> = stems
             .into_par_iter()
             .map(|stem| {
-                let source = SourceSet::load(tree.root(), &format!("{stem}.cu"))?;
+                let source = SourceSet::load(seating.tree.root(), &format!("{stem}.cu"))?;
                 Ok((stem.to_string(), build(&source, &entries(&schedules, stem))?))
             })
             .collect::<Result<_>>()?;
@@ -124,8 +130,8 @@ impl<'m> Session<'m> {
             modules.get(stem).cloned().ok_or_else(|| Error::internal(format!("kernel {stem} was not built")))
         };
         self.executor.attach_all(device, schedules, module, |_| true)?;
-        self.tally.arch = Some(arch.to_string());
-        Ok(())
+        self.tally.arch = Some(seating.arch.to_string());
+        Ok(missing)
     }
 
     /// Loads weights and allocates memory before the first step. Nothing to do without a device.
@@ -178,10 +184,19 @@ impl<'m> Session<'m> {
         let step = self.executor.plan().step(chunk.len(), self.position, outputs)?;
         self.ids.clear();
         self.ids.extend(chunk.iter().map(|t| *t as i32));
-        if logits {
-            self.executor.run_to_logits(&step, &self.ids)?;
+        // What the oracle computes it reads from the map, during the step.
+        let mapped = self.executor.uses_oracle();
+        if mapped {
+            self.model.gguf.check_unchanged()?;
+        }
+        let ran = if logits {
+            self.executor.run_to_logits(&step, &self.ids).map(drop)
         } else {
-            self.executor.run(&step, &self.ids)?;
+            self.executor.run(&step, &self.ids)
+        };
+        ran.map_err(|e| e.about(format_args!("{} at position {}", count(chunk.len(), "token"), self.position)))?;
+        if mapped {
+            self.model.gguf.check_unchanged()?;
         }
         let ran = self.executor.take_trace();
         self.tally.add(self.executor.plan(), &ran, 1);

@@ -7,7 +7,7 @@ fn a_run_on_the_emulator_compiles_nothing_that_breaks_the_rules() {
     let bench = Bench::new();
     bench.kernel("rms_norm", &[]);
     bench.write("kernels/rms_norm.cu", "int f() { asm(\".incbin \\\"/etc/passwd\\\"\"); return 0; }\n");
-    let out = bench.run(&["logits", "--backend", "emulator", "-p", "a", "--json"]);
+    let out = bench.run(&["logits", "--backend", "emulator", "--allow-oracle", "-p", "a", "--json"]);
     assert_eq!(out.code, 1, "{}{}", out.stdout, out.stderr);
     assert!(out.stderr.contains("kernels/rms_norm.cu:1: inline assembly"), "{}", out.stderr);
     assert!(out.stderr.contains("[source-rule]"), "{}", out.stderr);

@@ -26,7 +26,7 @@ use self::child::Child;
 use self::protocol::{Reply, Request};
 use self::window::HALF;
 use super::emulator::ThreadOrder;
-use super::{BufferId, Device, DeviceInfo, FilePart, GraphId, Launch, Module, ModuleId, Step, Traced};
+use super::{BufferId, Device, DeviceInfo, FilePart, GraphId, Launch, Module, ModuleId, Placement, Step, Traced};
 use crate::error::{Error, Result};
 use crate::model::gguf::Source;
 
@@ -112,6 +112,12 @@ impl WorkerDevice {
         self.child.call(request, &[], &mut [], self.deadline)
     }
 
+    /// For calls that run many launches. The emulator takes its time, and limits that of each launch by itself.
+    fn long(&self) -> Duration {
+        let launches = if self.info.placement == Placement::Emulator { 100 } else { 1 };
+        self.deadline * launches
+    }
+
     fn done(&mut self, request: &Request) -> Result<()> {
         match self.call(request)? {
             Reply::Done => Ok(()),
@@ -175,8 +181,9 @@ impl Device for WorkerDevice {
         self.done(&Request::SetOrder(order))
     }
 
-    /// Keep it below the deadline.
     fn set_time_limit(&mut self, limit: Duration) -> Result<()> {
+        // The device's own word names the launch; the deadline is for when it has none.
+        self.deadline = self.deadline.max(limit + Duration::from_secs(30));
         self.done(&Request::SetTimeLimit(limit))
     }
 
@@ -213,7 +220,10 @@ impl Device for WorkerDevice {
     }
 
     fn replay(&mut self, graph: GraphId) -> Result<()> {
-        self.done(&Request::Replay(graph))
+        match self.child.call(&Request::Replay(graph), &[], &mut [], self.long())? {
+            Reply::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
     }
 
     fn step(&mut self, step: &Step<'_>, into: &mut [u8]) -> Result<()> {
@@ -221,7 +231,7 @@ impl Device for WorkerDevice {
             return step.one_by_one(self, into);
         }
         let request = Request::Step { writes: step.writes.to_vec(), graph: step.graph, read: step.read };
-        match self.child.call(&request, step.bytes, into, self.deadline)? {
+        match self.child.call(&request, step.bytes, into, self.long())? {
             Reply::Done => Ok(()),
             other => Err(unexpected(&other)),
         }
@@ -232,7 +242,7 @@ impl Device for WorkerDevice {
     }
 
     fn time_each(&mut self, launches: &[Launch]) -> Result<Vec<f32>> {
-        match self.call(&Request::TimeEach(launches.to_vec()))? {
+        match self.child.call(&Request::TimeEach(launches.to_vec()), &[], &mut [], self.long())? {
             Reply::Times(times) => Ok(times),
             other => Err(unexpected(&other)),
         }
