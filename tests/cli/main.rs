@@ -6,6 +6,7 @@ mod bench;
 mod doors;
 mod errors;
 mod explain;
+mod faults;
 mod graph;
 mod next;
 mod readme;

@@ -8,6 +8,7 @@
 //! Only the header is read; tensor data stays in the map until somebody asks for it, so that an 81 GB file opens in
 //! the time its few MB of metadata take.
 
+mod bus;
 mod codes;
 mod cursor;
 mod stamp;
@@ -61,7 +62,12 @@ fn directory(path: &Path) -> Error {
 /// Where the bytes live. A map for files; a vector for tests, fuzzing and files built in memory.
 enum Bytes {
     /// With the file behind it and what it was then.
-    Map(memmap2::Mmap, File, Source),
+    Map {
+        map: memmap2::Mmap,
+        file: File,
+        source: Source,
+        _watched: bus::Watched,
+    },
     Owned(Vec<u8>),
 }
 
@@ -105,11 +111,11 @@ impl Gguf {
             return Self::build(path, Bytes::Owned(Vec::new()));
         }
         // SAFETY: the map is read-only. As with every mapped file, another process that truncates it while we read
-        // gets us a SIGBUS; the alternative, copying 81 GB, is worse.
+        // gets us a SIGBUS, which `bus` reports; the alternative, copying 81 GB, is worse.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
         let real = path.canonicalize().map_err(|e| Error::io(path, e))?;
         let source = Source { stamp: Stamp::of(&file, path)?, path: real };
-        Self::build(path, Bytes::Map(map, file, source))
+        Self::build(path, Bytes::Map { _watched: bus::Watched::new(&map), map, file, source })
     }
 
     /// The same over bytes in memory; `path` only names them in messages.
@@ -196,7 +202,7 @@ impl Gguf {
 
     /// The file as it was mapped, and where in it these bytes of the map lie; `None` for bytes of other memory.
     pub fn locate(&self, bytes: &[u8]) -> Option<(&Source, u64)> {
-        let Bytes::Map(map, _, source) = &self.bytes else { return None };
+        let Bytes::Map { map, source, .. } = &self.bytes else { return None };
         let at = bytes.as_ptr().addr().checked_sub(map.as_ptr().addr())?;
         (at + bytes.len() <= map.len()).then_some((source, at as u64))
     }
@@ -205,7 +211,7 @@ impl Gguf {
     /// the meantime is no matter: the map is of the old one.
     pub fn check_unchanged(&self) -> Result<()> {
         match &self.bytes {
-            Bytes::Map(_, file, source) => source.check(file),
+            Bytes::Map { file, source, .. } => source.check(file),
             Bytes::Owned(_) => Ok(()),
         }
     }
@@ -219,7 +225,7 @@ impl Gguf {
 impl Bytes {
     fn as_slice(&self) -> &[u8] {
         match self {
-            Bytes::Map(map, ..) => map,
+            Bytes::Map { map, .. } => map,
             Bytes::Owned(bytes) => bytes,
         }
     }

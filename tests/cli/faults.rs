@@ -1,0 +1,210 @@
+//! What goes wrong in a run: each a clear error with the op or the tensor, the right exit code, and no hang.
+
+use std::io::Read;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::bench::{Bench, Output};
+
+/// A workbench with the repository's kernels. `None`, said, without a C++ compiler.
+fn with_kernels() -> Option<Bench> {
+    let bench = Bench::new();
+    bench.copy("kernels");
+    let out = bench.run(&["logits", "--backend", "emulator", "--tokens", "1", "--json"]);
+    if out.code == 3 && out.stderr.contains("emulator-no-compiler") {
+        println!("could not run: no C++ compiler");
+        return None;
+    }
+    assert_eq!(out.code, 0, "{}", out.stderr);
+    Some(bench)
+}
+
+/// The first statement of an entry becomes this.
+fn edit(bench: &Bench, stem: &str, statement: &str) {
+    let path = bench.path(&format!("kernels/{stem}.cu"));
+    let text = std::fs::read_to_string(&path).unwrap();
+    let entry = text.find("__global__").unwrap();
+    let body = entry + text[entry..].find("{\n").unwrap() + 2;
+    std::fs::write(&path, format!("{}{statement}\n{}", &text[..body], &text[body..])).unwrap();
+}
+
+fn refused(out: &Output, code: i32, id: &str, parts: &[&str]) {
+    assert_eq!(out.code, code, "{}", out.stderr);
+    for part in [&[id], parts].concat() {
+        assert!(out.stderr.contains(part), "{part} is missing in: {}", out.stderr);
+    }
+}
+
+#[test]
+fn a_node_without_a_kernel_stops_at_load_unless_the_oracle_is_allowed() {
+    let Some(bench) = with_kernels() else { return };
+    for file in ["cu", "toml"] {
+        std::fs::remove_file(bench.path(&format!("kernels/moe_down.q2_k.{file}"))).unwrap();
+    }
+    let args = ["logits", "--backend", "emulator", "--tokens", "1,2", "--json"];
+    let out = bench.run(&args);
+    refused(&out, 1, "[no-kernel]", &["moe_down[q2_k]", "blk.0.ffn_down_exps.weight (q2_k)", "next:     assay next"]);
+    assert!(!out.stderr.contains("loaded "), "nothing is loaded before: {}", out.stderr);
+    let out = bench.run(&[&args[..], &["--allow-oracle"]].concat());
+    assert_eq!(out.code, 0, "{}", out.stderr);
+    assert!(
+        out.stderr.contains("note: 1 node without a kernel here runs on the oracle: moe_down[q2_k]"),
+        "{}",
+        out.stderr
+    );
+    let doc: Value = serde_json::from_str(&out.stdout).unwrap();
+    assert_eq!(doc["placement"]["oracle_nodes"], serde_json::json!(["moe_down[q2_k]"]));
+    assert!(doc["verified"].as_str().unwrap().starts_with("UNVERIFIED"), "{doc}");
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_the_numbers_before_anything_is_loaded() {
+    let Some(bench) = with_kernels() else { return };
+    let run = |memory: &str, ctx: &str| {
+        bench.run(&["run", "--backend", "emulator", "-p", "38+45=", "--memory", memory, "--ctx", ctx, "-n", "1"])
+    };
+    let out = run("600M", "250000");
+    refused(&out, 3, "[device-budget]", &["weights 33", "caches ", "temporaries ", "margin ", "at most 0.60 GB", "--ctx "]);
+    assert!(!out.stderr.contains("loaded "), "{}", out.stderr);
+    let ctx = out.stderr.split_once("--ctx ").unwrap().1.split(')').next().unwrap();
+    let out = run("600M", ctx);
+    assert_eq!(out.code, 0, "{}", out.stderr);
+    assert!(out.stderr.contains("loaded 0.03 GB of weights in "), "{}", out.stderr);
+    refused(&run("1M", "64"), 3, "[device-budget]", &["use a larger device"]);
+    refused(&run("lots", "64"), 2, "--memory", &["K, M or G"]);
+    refused(&run("600M", "5"), 2, "[usage]", &["--ctx"]);
+}
+
+#[test]
+fn a_kernel_that_traps_is_named() {
+    let Some(bench) = with_kernels() else { return };
+    edit(&bench, "swiglu", "  if (blockIdx.x == 0 && threadIdx.x == 3) __trap();");
+    let out = bench.run(&["run", "--backend", "emulator", "-p", "38+45=", "-n", "3"]);
+    refused(&out, 1, "[kernel-trap]", &["at position 0", "blk.0.", "swiglu"]);
+    assert_eq!(out.stdout, "");
+}
+
+#[test]
+fn a_kernel_that_never_ends_is_named_in_time() {
+    let Some(bench) = with_kernels() else { return };
+    // Endless in a decode step alone, which is replayed as a graph from the second one on.
+    edit(&bench, "swiglu", "  for (volatile int i = 0; *a.T == 1; i = i + 1) {}");
+    let started = Instant::now();
+    let args = ["run", "--backend", "emulator", "-p", "38+45=", "-n", "3", "--time-limit", "8"];
+    let out = bench.run(&args);
+    refused(&out, 1, "[kernel-time-limit]", &["1 token at position", "blk.0.", "swiglu"]);
+    assert!(started.elapsed() < Duration::from_secs(120), "{:?}", started.elapsed());
+}
+
+/// The process with this parent and `worker` as its first argument.
+fn worker_of(parent: u32) -> Option<i32> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    processes.filter_map(|p| p.file_name().to_str()?.parse::<i32>().ok()).find(|pid| {
+        let read = |name: &str| std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        let stat = read("stat");
+        let of = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse::<u32>().ok());
+        of == Some(parent) && read("cmdline").split('\0').nth(1) == Some("worker")
+    })
+}
+
+fn start(bench: &Bench, args: &[&str]) -> Child {
+    Command::new(assert_cmd::cargo::cargo_bin("assay"))
+        .current_dir(bench.path(""))
+        .env("CUDA_VISIBLE_DEVICES", "")
+        .args(args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Waits until text streams.
+fn first_byte(child: &mut Child) {
+    child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+}
+
+fn end(mut child: Child) -> Output {
+    let started = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if started.elapsed() > Duration::from_secs(60) {
+            child.kill().unwrap();
+            panic!("it did not end");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let out = child.wait_with_output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Output { code: out.status.code().unwrap_or(-1), stdout: text(out.stdout), stderr: text(out.stderr) }
+}
+
+/// A prompt whose answer is long, so that there is time to do harm.
+const LONG: &[&str] = &["run", "-p", "38+45=", "--temperature", "100", "--seed", "3", "-n", "3000"];
+
+#[test]
+fn a_worker_that_vanishes_ends_the_run_with_its_position() {
+    let Some(bench) = with_kernels() else { return };
+    let mut child = start(&bench, &[LONG, &["--backend", "emulator"]].concat());
+    first_byte(&mut child);
+    let worker = worker_of(child.id()).expect("a worker");
+    let killed = Command::new("kill").args(["-9", &worker.to_string()]).status().unwrap();
+    assert!(killed.success());
+    refused(&end(child), 1, "[worker-crash]", &["1 token at position", "signal 9 (SIGKILL"]);
+    // Nothing is left that keeps the next run from its work.
+    assert_eq!(bench.run(&["logits", "--backend", "emulator", "--tokens", "1", "--json"]).code, 0);
+}
+
+/// A model of its own, that a test may spoil.
+fn own_model(bench: &Bench) -> std::path::PathBuf {
+    let path = bench.path("own.gguf");
+    std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("reference/tiny/model.gguf"), &path).unwrap();
+    path
+}
+
+#[test]
+fn a_model_that_changes_under_the_oracle_ends_the_run() {
+    for cut in [false, true] {
+        let bench = Bench::new();
+        let model = own_model(&bench);
+        let mut child = start(&bench, &[LONG, &["--backend", "oracle", "-m", "own.gguf"]].concat());
+        first_byte(&mut child);
+        let file = std::fs::File::options().append(true).open(&model).unwrap();
+        if cut {
+            // The next read of a weight meets no page.
+            file.set_len(4096).unwrap();
+        } else {
+            std::io::Write::write_all(&mut &file, b"more").unwrap();
+        }
+        refused(&end(child), 3, "[gguf-changed]", &["start again"]);
+    }
+}
+
+/// What was loaded is loaded: a device needs the file no more.
+#[test]
+fn a_model_that_is_replaced_after_loading_is_no_matter() {
+    let Some(bench) = with_kernels() else { return };
+    let model = own_model(&bench);
+    let (most, rest) = LONG.split_last().map(|(_, rest)| ("4", rest)).unwrap();
+    let mut child = start(&bench, &[rest, &[most, "--backend", "emulator", "-m", "own.gguf"]].concat());
+    first_byte(&mut child);
+    std::fs::write(&model, "gone").unwrap();
+    let out = end(child);
+    assert_eq!(out.code, 0, "{}", out.stderr);
+}
+
+#[test]
+fn tokens_that_no_model_has_and_prompts_of_nothing_are_usage_errors() {
+    let bench = Bench::new();
+    let run = |args: &[&str]| bench.run(args);
+    refused(
+        &run(&["logits", "--tokens", "1,99999", "--json"]),
+        2,
+        "[token-range]",
+        &["token 1", "ids below 512", "99999"],
+    );
+    refused(&run(&["run", "-p", " "]), 2, "[usage]", &["the prompt is empty"]);
+    std::fs::write(bench.path("none.txt"), "").unwrap();
+    refused(&run(&["logits", "--tokens-file", "none.txt", "--json"]), 2, "[no-tokens]", &["no tokens were given"]);
+}
