@@ -5,6 +5,7 @@
 //! launched is compared with what the device reports at the end of every step.
 
 mod load;
+mod peek;
 mod replay;
 
 use std::collections::{BTreeSet, HashMap};

@@ -1,6 +1,7 @@
 use serde_json::{Value, json};
 
-use super::seat::{Backend, Seat, Terms, verified};
+use super::seat::{Backend, Seat, Terms};
+use super::standing::verified;
 use super::{ModelArg, output};
 use crate::backend::Placement;
 use crate::engine::bench::{self, Breakdown, Measured, Test};
@@ -92,7 +93,7 @@ impl Bench {
                     "copy_bytes_per_second": limits.copy,
                     "tensor_flops_per_second": limits.tensor,
                     "placement": seat.json(session.tally()),
-                    "verified": verified(session.tally()),
+                    "verified": verified(&model, self.numerics, session.tally()),
                     "tests": rows,
                     "per_node": breakdowns,
                 });
@@ -105,7 +106,7 @@ impl Bench {
                 output::println(table(b))?;
             }
             anstream::eprintln!("{}", seat.sentence(session.tally()));
-            anstream::eprintln!("{}", verified(session.tally()));
+            anstream::eprintln!("{}", verified(&model, self.numerics, session.tally()));
         }
         Ok(0)
     }

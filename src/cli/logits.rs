@@ -7,7 +7,8 @@ use npyz::WriterBuilder;
 use serde_json::json;
 
 use super::interrupt::{Interrupt, interrupted};
-use super::seat::{Backend, Seat, Terms, verified};
+use super::seat::{Backend, Seat, Terms};
+use super::standing::verified;
 use super::{ModelArg, output};
 use crate::engine::{Session, SessionOptions, argmax};
 use crate::error::{Error, Result};
@@ -128,7 +129,7 @@ impl Logits {
             output::json(
                 "assay.logits/1",
                 json!({
-                    "numerics": self.numerics, "placement": seat.json(tally), "verified": verified(tally),
+                    "numerics": self.numerics, "placement": seat.json(tally), "verified": verified(&model, self.numerics, tally),
                     "tokens": tokens, "positions": logits.len() / vocab, "argmax": best, "out": self.out,
                     "finite": logits.iter().all(|v| v.is_finite()),
                 }),
@@ -140,7 +141,7 @@ impl Logits {
                 count(tokens.len(), "token"),
                 self.numerics.name(),
                 seat.sentence(tally),
-                verified(tally)
+                verified(&model, self.numerics, tally)
             ))?;
         }
         Ok(u8::from(best.is_none()))

@@ -6,7 +6,8 @@ use serde_json::json;
 
 use super::compare::Compare;
 use super::interrupt::Interrupt;
-use super::seat::{Backend, Seat, Terms, verified};
+use super::seat::{Backend, Seat, Terms};
+use super::standing::verified;
 use super::{ModelArg, output};
 use crate::engine::{Generation, Sampler, Sampling, Session, SessionOptions, Stop, generate};
 use crate::error::{Error, Kind, Result};
@@ -129,10 +130,10 @@ impl Run {
         let rest = stream.finish();
         text.push_str(&rest);
         if self.json {
-            output::json("assay.run/1", self.document(&generation, &text, &seat, &mut session, sampling))?;
+            output::json("assay.run/1", self.document(&generation, &text, &model, &seat, &mut session, sampling))?;
         } else {
             output::println(rest)?;
-            self.account(&generation, &seat, &mut session, sampling);
+            self.account(&generation, &model, &seat, &mut session, sampling);
         }
         Ok(if generation.stop == Stop::Caller { Kind::Interrupted.exit_code() } else { 0 })
     }
@@ -161,6 +162,7 @@ impl Run {
         &self,
         g: &Generation,
         text: &str,
+        model: &Model,
         seat: &Seat,
         session: &mut Session<'_>,
         sampling: Sampling,
@@ -168,7 +170,7 @@ impl Run {
         json!({
             "numerics": self.numerics,
             "placement": seat.json(session.tally()),
-            "verified": verified(session.tally()),
+            "verified": verified(model, self.numerics, session.tally()),
             "prompt_tokens": g.prompt,
             "text": text,
             "tokens": g.tokens,
@@ -181,7 +183,7 @@ impl Run {
     }
 
     /// What is said on stderr when the text is out.
-    fn account(&self, g: &Generation, seat: &Seat, session: &mut Session<'_>, sampling: Sampling) {
+    fn account(&self, g: &Generation, model: &Model, seat: &Seat, session: &mut Session<'_>, sampling: Sampling) {
         let mut err = anstream::stderr();
         let _ = writeln!(err, "\n{} numerics, {}", self.numerics.name(), seat.sentence(session.tally()));
         let _ = writeln!(
@@ -196,7 +198,7 @@ impl Run {
         if sampling.temperature > 0.0 {
             let _ = writeln!(err, "drawn with --seed {}", sampling.seed);
         }
-        let _ = writeln!(err, "{}", verified(session.tally()));
+        let _ = writeln!(err, "{}", verified(model, self.numerics, session.tally()));
     }
 }
 

@@ -210,15 +210,3 @@ fn bar() -> ProgressBar {
 fn names(nodes: &std::collections::BTreeSet<crate::ops::Node>) -> Vec<String> {
     nodes.iter().map(|n| n.to_string()).collect()
 }
-
-/// What the ledger says of a whole run: `verified by row N (arch, file)`, or why it is unverified. A run is verified by
-/// a row of prefill_working for its schedule, and no verdict makes such a row yet.
-pub fn verified(tally: &Tally) -> String {
-    if tally.placed == 0 {
-        return "UNVERIFIED: no kernel took part".into();
-    }
-    if !tally.oracle_nodes.is_empty() {
-        return format!("UNVERIFIED: {} ran on the oracle", count(tally.oracle_nodes.len(), "node"));
-    }
-    "UNVERIFIED: no row of the ledger says prefill_working for this file, architecture and schedule".into()
-}

@@ -1,20 +1,24 @@
-//! What `graph`, `next` and `status` share: the workbench's kernels and the ledger's word on the opened model.
+//! What the commands share that ask the ledger: its word on the nodes of the opened model, on its whole schedule, and on
+//! a run of it.
 
 use std::path::{Path, PathBuf};
 
 use crate::backend::Device;
 use crate::backend::cuda::Cuda;
+use crate::engine::Tally;
 use crate::error::Result;
-use crate::ledger::{Binding, ClosureSource, Ledger, Outcome, Standing, Target, Trust};
+use crate::ledger::{Binding, Class, ClosureSource, Ledger, Outcome, Standing, Target, Trust};
 use crate::model::Model;
 use crate::ops::Node;
-use crate::plan::Numerics;
 use crate::plan::graph::Graph;
 use crate::plan::kernels::KernelTree;
+use crate::plan::schedule::canonical;
+use crate::plan::{Numerics, Plan};
 use crate::report::proof::Proof;
 use crate::report::status::{Here, Status};
 use crate::verify::binding::Workshop;
-use crate::verify::weights;
+use crate::verify::{weights, whole};
+use crate::words::{agree, count};
 use crate::workbench::{WORKBENCH_MISSING, Workbench};
 
 /// The workbench around the current folder; `None` outside of any.
@@ -63,6 +67,13 @@ fn proofs(bench: &Workbench, model: &Model, numerics: Numerics) -> Result<Vec<Pr
     architectures.sort_unstable();
     architectures.dedup();
     let mut out = Vec::new();
+    // A whole schedule's row is of both numerics, and production's word.
+    if numerics == Numerics::Ds4 {
+        for arch in &architectures {
+            let Some((binding, _)) = tree.schedule(arch)? else { break };
+            out.extend(proof(None, &ledger, &Target::Schedule, &binding, &trust));
+        }
+    }
     for node in tree.nodes() {
         let target = Target::Node(node.clone());
         for arch in &architectures {
@@ -100,6 +111,66 @@ fn proof(node: Option<Node>, ledger: &Ledger, target: &Target, binding: &Binding
         stale,
         row: row.seq,
     })
+}
+
+/// What the ledger says of a run: `verified by row N (arch, file)` where prefill_working holds for the file and the
+/// schedule that ran, or why it does not.
+pub fn verified(model: &Model, numerics: Numerics, tally: &Tally) -> String {
+    if !tally.oracle_nodes.is_empty() && tally.placed > 0 {
+        return format!("UNVERIFIED: {} ran on the oracle", count(tally.oracle_nodes.len(), "node"));
+    }
+    let Some(arch) = tally.arch.as_deref().filter(|_| tally.placed > 0) else {
+        return "UNVERIFIED: no kernel took part".into();
+    };
+    match claim(model, numerics, arch) {
+        Ok(Ok(row)) => row,
+        Ok(Err(why)) => format!("UNVERIFIED: {why}"),
+        Err(e) => format!("UNVERIFIED: {}", e.what()),
+    }
+}
+
+/// The row that says prefill_working for what ran on `arch`, or why there is none.
+fn claim(model: &Model, numerics: Numerics, arch: &str) -> Result<Result<String, String>> {
+    let Some(bench) = workbench()? else {
+        return Ok(Err("this folder is in no workbench, so no ledger says anything".into()));
+    };
+    if model.gguf.file_len() > weights::HASHED_AT_ONCE && weights::known(model).is_none() {
+        return Ok(Err("weights not hashed (assay verify hashes them)".into()));
+    }
+    let kernels = KernelTree::open(&bench.kernels())?;
+    if !whole::numerics_of(model, &kernels, arch)?.contains(&numerics) {
+        return Ok(Err(format!("some node has no kernel for numerics {}", numerics.name())));
+    }
+    let plan = Plan::build(model, canonical(Numerics::Ds4))?;
+    let status =
+        Status::of(model, &Graph::of(&plan, None), &kernels, proofs(&bench, model, Numerics::Ds4)?, here_of(arch))?;
+    let here = status.schedule.iter().find(|p| p.arch == arch);
+    let file = model.path().file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());
+    Ok(match here {
+        _ if status.prefill_works().iter().any(|a| a == arch) => {
+            let row = here.map_or(String::new(), |p| p.row.to_string());
+            let simulated = if here.is_some_and(|p| p.class == Class::Simulated) { ", SIMULATED" } else { "" };
+            let weights = status.weights.map_or(String::new(), |note| format!(", weights {note}"));
+            Ok(format!("verified by row {row} ({arch}, {file}{weights}{simulated})"))
+        }
+        Some(proof) if proof.class == Class::Emulated && proof.counts() => {
+            Err(format!("the emulator proves nothing of a device (row {})", proof.row))
+        }
+        Some(proof) if !proof.counts() => Err(proof.describe()),
+        Some(proof) => {
+            let gates = status.nodes.iter().filter(|n| !n.passes_on(arch)).count();
+            Err(format!("{} not green on {arch}, though row {} proves the schedule", are(gates), proof.row))
+        }
+        None => Err("no row of the ledger says prefill_working for this file, architecture and schedule".into()),
+    })
+}
+
+fn are(nodes: usize) -> String {
+    format!("{} {}", count(nodes, "node"), agree(nodes, "is", "are"))
+}
+
+fn here_of(arch: &str) -> Here {
+    Here { arch: Some(arch.into()), device: String::new() }
 }
 
 /// The CUDA device of this machine, or why there is none.

@@ -1,7 +1,9 @@
 //! What the ledger asks of the workbench: the closures of nodes, and to judge again. `verify` implements both.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::Digest;
 use super::statement::{Binding, Verdict};
 use crate::error::Result;
 use crate::ops::Node;
@@ -14,6 +16,12 @@ pub trait ClosureSource {
 
     /// What a verdict on `node` would bind, given the opened file's weights.
     fn binding(&self, node: &Node, arch: &str, numerics: Numerics) -> Result<Binding>;
+
+    /// What a verdict on the whole schedule would bind, and the closures that it consists of; `None` where some node has
+    /// no kernel.
+    fn schedule(&self, _arch: &str) -> Result<Option<(Binding, BTreeMap<String, Digest>)>> {
+        Ok(None)
+    }
 
     /// The nodes whose closure holds one of these files, given relative to `kernels/`.
     fn touched(&self, changed: &[PathBuf]) -> Vec<Node>;

@@ -34,6 +34,7 @@ pub use progress::{Head, Progress, Proof};
 pub use standing::Standing;
 pub use statement::{
     Bench, Binding, Class, Informative, KeyJoin, Outcome, Stage, StageOutcome, StageRecord, Statement, Target, Verdict,
+    closure_of,
 };
 pub use store::{CHECKPOINT_FILE, LEDGER_FILE, Ledger, PROGRESS_FILE, Step, proposed_keys};
 pub use trust::{CODES as TRUST_CODES, TRUST_UNKNOWN, Trust, Trusted};

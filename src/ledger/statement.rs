@@ -267,6 +267,15 @@ pub struct Verdict {
     pub outputs: BTreeMap<String, Digest>,
     pub seed: Seed,
     pub informative: Informative,
+    /// Of a whole schedule: the nodes that it consists of, each with its closure. The binding's closure is their digest.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parts: BTreeMap<String, Digest>,
+}
+
+/// The closure of a whole schedule: the digest of its nodes' closures, by name.
+pub fn closure_of(parts: &BTreeMap<String, Digest>) -> Digest {
+    let lines: Vec<String> = parts.iter().map(|(node, closure)| format!("{closure} {node}\n")).collect();
+    Digest::of(lines.concat().as_bytes())
 }
 
 impl Verdict {
@@ -287,6 +296,16 @@ impl Verdict {
 
     fn check(&self) -> Result<(), String> {
         check_place(self.class, &self.binding)?;
+        match &self.node {
+            Target::Node(_) if !self.parts.is_empty() => return Err("it is of one node and lists parts".into()),
+            Target::Schedule if self.parts.keys().any(|part| part.parse::<Node>().is_err()) => {
+                return Err("a part of its schedule is no node".into());
+            }
+            Target::Schedule if closure_of(&self.parts) != self.binding.closure => {
+                return Err("its closure is not that of the parts that it lists".into());
+            }
+            _ => {}
+        }
         if let Some(pair) = self.stages.windows(2).find(|pair| pair[0].name >= pair[1].name) {
             return Err(format!("stage {} is recorded after {}", pair[1].name.name(), pair[0].name.name()));
         }

@@ -157,6 +157,12 @@ impl Case {
 
     /// Runs the oracle over a copy; the result holds the written and updated arguments, the others are `None`.
     pub fn expected(&self, rounding: Rounding) -> Result<Vec<Option<Values>>> {
+        let weights: Vec<_> = self.weights.iter().map(|w| w.as_ref().map(OwnedWeight::view)).collect();
+        self.expected_with(&weights, rounding)
+    }
+
+    /// The same with weights from elsewhere: a model's own are borrowed from its file.
+    pub fn expected_with(&self, weights: &[Option<Weight<'_>>], rounding: Rounding) -> Result<Vec<Option<Values>>> {
         let mut args = self.args.clone();
         let c = self.contract();
         let mut call = Call {
@@ -172,7 +178,7 @@ impl Case {
                     (Some(Values::I32(v)), _) => Slot::I32Mut(v),
                 })
                 .collect(),
-            weights: self.weights.iter().map(|w| w.as_ref().map(OwnedWeight::view)).collect(),
+            weights: weights.to_vec(),
             steps: self.steps.clone(),
             dims: self.dims.clone(),
             scalars: self.scalars.clone(),

@@ -39,7 +39,7 @@ pub struct NodeStatus {
 
 impl NodeStatus {
     /// Whether it is green, or counts as green, for an architecture.
-    fn passes_on(&self, arch: &str) -> bool {
+    pub fn passes_on(&self, arch: &str) -> bool {
         !State::of(&self.written, &self.proofs, Some(arch)).is_gate()
     }
 

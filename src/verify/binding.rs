@@ -1,16 +1,17 @@
 //! What a verdict binds (docs/ledger.md): computed from a tree of kernels and the opened model.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use super::{PROTOCOL, unit, weights};
+use super::{PROTOCOL, unit, weights, whole};
 use crate::error::{Error, Result};
-use crate::ledger::{Binding, ClosureSource, Closures, Digest};
+use crate::ledger::{Binding, ClosureSource, Closures, Digest, closure_of};
 use crate::model::Model;
 use crate::ops::cases::{Blocks, Draw, STEP_TOKENS, Sizes, draw_case};
 use crate::ops::{self, Node, Rounding};
-use crate::plan::kernels::KernelTree;
+use crate::plan::kernels::{KernelTree, digest_json};
 use crate::plan::schedule::{Lowering, canonical};
 use crate::plan::{Numerics, Plan};
 
@@ -64,6 +65,17 @@ pub fn nodes_of(model: &Model) -> Result<Vec<Node>> {
     Ok(out)
 }
 
+impl Tree<'_> {
+    fn lowered<T>(&self, arch: &str, numerics: Numerics, of: impl FnOnce(&Lowering) -> T) -> Result<T> {
+        let mut lowerings = self.lowerings.borrow_mut();
+        let lowering = match lowerings.entry((arch.to_string(), numerics)) {
+            Entry::Occupied(e) => e.into_mut(),
+            Entry::Vacant(e) => e.insert(Lowering::of(self.model, &self.tree, arch, numerics)?),
+        };
+        Ok(of(lowering))
+    }
+}
+
 impl ClosureSource for Tree<'_> {
     fn nodes(&self) -> Vec<Node> {
         let nodes = nodes_of(self.model).unwrap_or_default();
@@ -72,15 +84,7 @@ impl ClosureSource for Tree<'_> {
 
     fn binding(&self, node: &Node, arch: &str, numerics: Numerics) -> Result<Binding> {
         let kernel = self.tree.require(node)?;
-        let key = (arch.to_string(), numerics);
-        let mut lowerings = self.lowerings.borrow_mut();
-        let lowering = match lowerings.entry(key) {
-            std::collections::hash_map::Entry::Occupied(e) => e.into_mut(),
-            std::collections::hash_map::Entry::Vacant(e) => {
-                e.insert(Lowering::of(self.model, &self.tree, arch, numerics)?)
-            }
-        };
-        let slice = lowering.slice_digest(node).ok_or_else(|| {
+        let slice = self.lowered(arch, numerics, |lowering| lowering.slice_digest(node))?.ok_or_else(|| {
             Error::new(
                 &crate::plan::kernels::KERNEL_ABSENT,
                 format!("{node} is no node of this file in {}", numerics.name()),
@@ -98,6 +102,37 @@ impl ClosureSource for Tree<'_> {
             cases,
             oracle_outputs,
         })
+    }
+
+    fn schedule(&self, arch: &str) -> Result<Option<(Binding, BTreeMap<String, Digest>)>> {
+        let (mut parts, mut cases, mut outputs) = (BTreeMap::new(), Vec::new(), Vec::new());
+        for node in nodes_of(self.model)? {
+            let Some(Ok(_)) = self.tree.kernel(&node) else { return Ok(None) };
+            // Either numerics will do: neither closure nor cases depend on them.
+            let exact = || self.binding(&node, arch, Numerics::Exact);
+            let binding = self.binding(&node, arch, Numerics::Ds4).or_else(|_| exact())?;
+            cases.extend_from_slice(&binding.cases.0);
+            outputs.extend_from_slice(&binding.oracle_outputs.0);
+            parts.insert(node.to_string(), binding.closure);
+        }
+        cases.extend_from_slice(whole::RULES.as_bytes());
+        let mut digests = serde_json::Map::new();
+        for numerics in whole::numerics_of(self.model, &self.tree, arch)? {
+            let digest = self.lowered(arch, numerics, |lowering| lowering.digest(arch))?;
+            digests.insert(numerics.name().into(), digest.into());
+        }
+        let digest: Digest = digest_json(&digests.into()).parse().map_err(Error::internal)?;
+        let binding = Binding {
+            closure: closure_of(&parts),
+            schedule_slice: digest,
+            numerics: Numerics::Ds4,
+            weights: self.weights,
+            arch: arch.into(),
+            protocol: PROTOCOL,
+            cases: Digest::of(&cases),
+            oracle_outputs: Digest::of(&outputs),
+        };
+        Ok(Some((binding, parts)))
     }
 
     fn touched(&self, changed: &[PathBuf]) -> Vec<Node> {

@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::ops::cases::{Case, Values};
-use crate::ops::{Comparison, Rounding};
+use crate::ops::cases::{Case, OwnedWeight, Values};
+use crate::ops::{Comparison, Rounding, Weight};
 
 /// Relative RMS that f32 arithmetic in another order may differ by.
 pub const FLOOR: f64 = 4e-6;
@@ -57,8 +57,14 @@ pub struct Reference {
 
 impl Reference {
     pub fn of(case: &Case, rounding: Rounding) -> Result<Reference> {
-        let outputs = case.expected(Rounding::None)?;
-        let honest = if rounding == Rounding::None { None } else { Some(case.expected(rounding)?) };
+        let weights: Vec<_> = case.weights.iter().map(|w| w.as_ref().map(OwnedWeight::view)).collect();
+        Reference::with(case, &weights, rounding)
+    }
+
+    /// The same for a case whose weights are elsewhere.
+    pub fn with(case: &Case, weights: &[Option<Weight<'_>>], rounding: Rounding) -> Result<Reference> {
+        let outputs = case.expected_with(weights, Rounding::None)?;
+        let honest = if rounding == Rounding::None { None } else { Some(case.expected_with(weights, rounding)?) };
         Ok(Reference { outputs, honest, comparison: case.contract().comparison })
     }
 }

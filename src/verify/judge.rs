@@ -72,7 +72,7 @@ impl<'m> Judge<'_, 'm> {
     pub fn judge(&self, node: &Node, proved: &[Node]) -> Result<Verdict> {
         let class = if self.place.placement() == Placement::Device { Class::Device } else { Class::Emulated };
         let mut verdict = Verdict {
-            node: node.to_string(),
+            node: super::Target::Node(node.clone()),
             class,
             arch: self.place.arch().to_string(),
             stages: Vec::new(),

@@ -6,6 +6,7 @@
 
 pub mod binding;
 pub mod compare;
+pub mod insitu;
 mod judge;
 pub mod mutants;
 pub mod places;
@@ -15,12 +16,13 @@ pub mod sanitize;
 pub mod source;
 pub mod unit;
 pub mod weights;
+pub mod whole;
 
 use std::path::Path;
 
 use serde::Serialize;
 
-pub use crate::ledger::{Class, Stage};
+pub use crate::ledger::{Class, Stage, Target};
 pub use judge::{Judge, Progress};
 
 use crate::backend::{Device, Module, Placement};
@@ -62,10 +64,10 @@ pub struct StageReport {
     pub seconds: f64,
 }
 
-/// What a judge says of a node.
+/// What a judge says of a node, or of a whole schedule.
 #[derive(Clone, Debug, Serialize)]
 pub struct Verdict {
-    pub node: String,
+    pub node: Target,
     /// A judge never says simulated.
     pub class: Class,
     pub arch: String,
@@ -98,9 +100,9 @@ impl Verdict {
         if self.red().is_some() {
             return Summary::Red;
         }
-        let needed = if self.class == Class::Device { Stage::Graph } else { Stage::Prefill };
-        let passed = |stage: Stage| self.stages.iter().any(|s| s.stage == stage && s.outcome == Outcome::Pass);
-        let all = Stage::ALL.into_iter().filter(|s| *s <= needed).all(passed);
+        let last = if self.class == Class::Device { Stage::Graph } else { Stage::Prefill };
+        let passed = |stage: &Stage| self.stages.iter().any(|s| s.stage == *stage && s.outcome == Outcome::Pass);
+        let all = Stage::required(&self.node).iter().filter(|s| **s <= last).all(passed);
         if all { Summary::Pass } else { Summary::Indeterminate }
     }
 

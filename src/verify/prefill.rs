@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::json;
 
-use super::compare::{FirstBad, Pool, Reference};
+use super::compare::{FirstBad, Pool};
+use super::insitu::{Check, Tokens};
 use super::{Figures, Place, is_kernels_fault};
 use crate::backend::executor::Executor;
 use crate::backend::{Device, Module, Placement};
@@ -302,13 +303,12 @@ impl Request<'_, '_> {
                     executor.run_range(&chunk.step, i..i + 1)?;
                     continue;
                 }
-                let case = executor.snapshot(i, &chunk.step)?;
+                let check = Check::before(&mut executor, self.model, i, &chunk.step, &Tokens::All)?;
                 executor.run_range(&chunk.step, i..i + 1)?;
                 ran += 1;
-                let found = executor.outputs(i, &chunk.step)?;
-                let reference = Reference::of(&case, roundings[i])?;
-                if let Some(bad) = pool.add(&case, &reference, &found) {
-                    let reason = format!("in a prefill of {n} tokens ({}) {} is wrong", numerics.name(), case.label);
+                if let Some(bad) = check.after(&mut executor, roundings[i], pool)? {
+                    let reason =
+                        format!("in a prefill of {n} tokens ({}) {} is wrong", numerics.name(), instance.label);
                     out.red = Some((reason, Some(bad)));
                     return Ok(());
                 }

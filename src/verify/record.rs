@@ -5,10 +5,15 @@ use std::collections::BTreeMap;
 use super::{Outcome, StageReport, Summary, Verdict};
 use crate::error::{Error, Result};
 use crate::ledger::{self, Binding, Digest, Evidence, Informative, SecretKey, Statement, Target, clock, figure};
-use crate::ops::Node;
 
 /// What a verdict says, as the ledger writes it. Errors: a verdict that never reached its kernel binds nothing.
-pub fn statement(verdict: &Verdict, node: &Node, binding: Binding, about: &About) -> Result<ledger::Verdict> {
+pub fn statement(
+    verdict: &Verdict,
+    target: Target,
+    binding: Binding,
+    parts: BTreeMap<String, Digest>,
+    about: &About,
+) -> Result<ledger::Verdict> {
     let mut informative = Informative {
         assay: env!("CARGO_PKG_VERSION").into(),
         time: clock::now(),
@@ -35,8 +40,15 @@ pub fn statement(verdict: &Verdict, node: &Node, binding: Binding, about: &About
                 "nvrtc" => informative.nvrtc = text(),
                 "sandbox" => informative.sandbox = text(),
                 "cubin_sha256" => {
-                    if let Ok(digest) = text().parse() {
+                    if let (Ok(digest), Target::Node(node)) = (text().parse(), &target) {
                         informative.cubins.insert(node.file_stem(), digest);
+                    }
+                }
+                "cubins" => {
+                    for (stem, digest) in value.as_object().into_iter().flatten() {
+                        if let Some(Ok(digest)) = digest.as_str().map(str::parse) {
+                            informative.cubins.insert(stem.clone(), digest);
+                        }
                     }
                 }
                 _ => {}
@@ -45,7 +57,7 @@ pub fn statement(verdict: &Verdict, node: &Node, binding: Binding, about: &About
         stages.push(record(report));
     }
     Ok(ledger::Verdict {
-        node: Target::Node(node.clone()),
+        node: target,
         class: verdict.class,
         outcome: outcome(verdict),
         binding,
@@ -53,6 +65,7 @@ pub fn statement(verdict: &Verdict, node: &Node, binding: Binding, about: &About
         outputs,
         seed: verdict.seed.parse().map_err(Error::internal)?,
         informative,
+        parts,
     })
 }
 

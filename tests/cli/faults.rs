@@ -67,7 +67,12 @@ fn what_does_not_fit_is_refused_with_the_numbers_before_anything_is_loaded() {
         bench.run(&["run", "--backend", "emulator", "-p", "38+45=", "--memory", memory, "--ctx", ctx, "-n", "1"])
     };
     let out = run("600M", "250000");
-    refused(&out, 3, "[device-budget]", &["weights 33", "caches ", "temporaries ", "margin ", "at most 0.60 GB", "--ctx "]);
+    refused(
+        &out,
+        3,
+        "[device-budget]",
+        &["weights 33", "caches ", "temporaries ", "margin ", "at most 0.60 GB", "--ctx "],
+    );
     assert!(!out.stderr.contains("loaded "), "{}", out.stderr);
     let ctx = out.stderr.split_once("--ctx ").unwrap().1.split(')').next().unwrap();
     let out = run("600M", ctx);

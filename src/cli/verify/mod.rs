@@ -1,5 +1,6 @@
 //! `assay verify`.
 
+mod all;
 mod replay;
 mod report;
 mod sign;
@@ -35,13 +36,13 @@ use crate::verify::{Compilers, Judge, Place, Progress, Stage, Verdict, sanitize}
 use crate::words::count;
 use crate::workbench::Workbench;
 
-/// Judges kernels: every node that has one, or the nodes named.
+/// Judges kernels: every node that has one, the nodes named, or with --all the whole schedule.
 #[derive(clap::Args)]
 pub struct Verify {
     /// Nodes, e.g. `matmul[q8_0]`; an op's name alone stands for all its nodes
     #[arg(value_name = "NODE")]
     nodes: Vec<String>,
-    /// Demand the whole plan: a node without a green kernel is a failure
+    /// Judge the whole schedule, which alone decides prefill_working; every node must have been proved on its own
     #[arg(long, conflicts_with = "nodes")]
     all: bool,
     #[command(flatten)]
@@ -103,6 +104,9 @@ impl Verify {
             None => Model::open(&workbench.model())?,
         };
         let tree = KernelTree::open(&workbench.kernels())?;
+        if self.all {
+            return all::run(self, &workbench, &model, &tree);
+        }
         let plan_nodes = nodes_of(&model)?;
         let wanted = self.wanted(&plan_nodes, &tree)?;
         let mut left_out: Vec<String> = Vec::new();
@@ -116,13 +120,7 @@ impl Verify {
         }
         let seed = self.seed()?;
         let baselines = Baselines::new(&model, seed);
-        let stop = Arc::new(AtomicBool::new(false));
-        let handler = stop.clone();
-        let _ = ctrlc::set_handler(move || {
-            if handler.swap(true, Ordering::Relaxed) {
-                std::process::exit(130);
-            }
-        });
+        let stop = stop_at_interrupt();
         let bar = self.bar(wanted.len() as u64 + 1);
         let mut verdicts: Vec<Verdict> = Vec::new();
         let signs = place.is_some() && (self.record || self.evidence.is_some());
@@ -172,7 +170,6 @@ impl Verify {
             }
         }
         let summary = Run {
-            all: self.all,
             wanted,
             plan_nodes,
             verdicts,
@@ -251,13 +248,25 @@ impl Verify {
         }
         match EmulatorPlace::new() {
             Ok(place) => Ok(Some(Box::new(place))),
-            Err(e) if self.backend == Backend::Emulator || !self.nodes.is_empty() => Err(e),
+            Err(e) if self.backend == Backend::Emulator || self.all || !self.nodes.is_empty() => Err(e),
             Err(e) => {
                 left_out.push(format!("every kernel: {}", e.what()));
                 Ok(None)
             }
         }
     }
+}
+
+/// Set by the first Ctrl-C; a second one ends the program.
+fn stop_at_interrupt() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let handler = stop.clone();
+    let _ = ctrlc::set_handler(move || {
+        if handler.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    });
+    stop
 }
 
 fn parse_seed(hex: &str) -> Result<[u8; 32]> {

@@ -1,6 +1,7 @@
 //! `assay audit --replay`: a recorded verdict, judged again.
 
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
 use super::sign::about;
@@ -66,7 +67,8 @@ impl records::Judge for Replay {
                 progress: &Silent,
                 sanitize: Some(&bench.root),
             };
-            record::statement(&judge.judge(node, &[])?, node, mine.clone(), &about(&bench, &model))
+            let verdict = judge.judge(node, &[])?;
+            record::statement(&verdict, recorded.node.clone(), mine.clone(), BTreeMap::new(), &about(&bench, &model))
         };
         let again = judge(false)?;
         if asked(&again) == asked(recorded) || (ended(recorded) && !ended(&again)) {

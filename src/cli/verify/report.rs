@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use owo_colors::OwoColorize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::super::output;
 use super::OnePrefill;
@@ -12,12 +12,10 @@ use crate::error::Result;
 use crate::model::Model;
 use crate::ops::Node;
 use crate::plan::kernels::KernelTree;
-use crate::verify::{Outcome, Stage, Summary, Verdict};
+use crate::verify::{Outcome, Stage, Summary, Target, Verdict};
 
 /// What a whole run came to.
 pub(super) struct Run {
-    /// The whole plan is demanded.
-    pub all: bool,
     pub wanted: Vec<Node>,
     pub plan_nodes: Vec<Node>,
     pub verdicts: Vec<Verdict>,
@@ -34,21 +32,14 @@ impl Run {
         let weak = self.verdicts.iter().filter(|v| v.summary() == Summary::Indeterminate).count();
         let passed = self.verdicts.len() - red - weak;
         let missing: Vec<&Node> = self.plan_nodes.iter().filter(|n| tree.kernel(n).is_none()).collect();
-        let green = self.verdicts.iter().filter(|v| v.is_green()).count();
-        let gates = self.plan_nodes.len() - green;
-        let no = red > 0 || weak > 0 || (self.all && gates > 0) || self.prefill.as_ref().is_some_and(|p| !p.finite);
+        let no = red > 0 || weak > 0 || self.prefill.as_ref().is_some_and(|p| !p.finite);
         if json {
             output::json(
                 "assay.verify/1",
                 json!({
                     "model": model.path(),
                     "placement": self.place,
-                    "verdicts": self.verdicts.iter().map(|v| {
-                        let mut value = serde_json::to_value(v).unwrap_or_default();
-                        value["summary"] = json!(v.summary());
-                        value["reason"] = json!(v.reason());
-                        value
-                    }).collect::<Vec<_>>(),
+                    "verdicts": self.verdicts.iter().map(document).collect::<Vec<_>>(),
                     "without_kernel": missing.iter().map(|n| n.to_string()).collect::<Vec<_>>(),
                     "left_out": self.left_out,
                     "prefill": self.prefill.as_ref().map(|p| {
@@ -88,12 +79,6 @@ impl Run {
         if self.place == Some(Placement::Emulator) {
             text += "A pass on the emulator is never green: green needs a device.\n";
         }
-        if self.all && gates > 0 {
-            text += &format!(
-                "--all: {gates} of {} nodes are not green on a device; prefill_working is not claimed.\n",
-                self.plan_nodes.len()
-            );
-        }
         if !missing.is_empty() {
             text += &format!(
                 "\nNo kernel yet ({}): {}\n",
@@ -113,6 +98,14 @@ impl Run {
     }
 }
 
+/// A verdict as JSON, with what it comes to.
+pub(super) fn document(v: &Verdict) -> Value {
+    let mut value = serde_json::to_value(v).unwrap_or_default();
+    value["summary"] = json!(v.summary());
+    value["reason"] = json!(v.reason());
+    value
+}
+
 /// One verdict as it comes.
 pub(super) fn print_verdict(v: &Verdict) -> Result<()> {
     let mark = match v.summary() {
@@ -121,7 +114,7 @@ pub(super) fn print_verdict(v: &Verdict) -> Result<()> {
         Summary::Red => "RED  ".red().bold().to_string(),
         Summary::Indeterminate => "?    ".yellow().to_string(),
     };
-    let mut line = format!("{mark} {:<28} {:>5.1} s", v.node, v.seconds);
+    let mut line = format!("{mark} {:<28} {:>5.1} s", v.node.to_string(), v.seconds);
     let unit = v.stages.iter().find(|s| s.stage == Stage::Unit);
     let worst = unit
         .into_iter()
@@ -139,7 +132,8 @@ pub(super) fn print_verdict(v: &Verdict) -> Result<()> {
         line += &format!("\n      first bad: {bad}");
     }
     if v.summary() == Summary::Red {
-        line += &format!("\n      again: assay verify '{}' --seed {}", v.node, v.seed);
+        let again = if v.node == Target::Schedule { "--all".into() } else { format!("'{}'", v.node) };
+        line += &format!("\n      again: assay verify {again} --seed {}", v.seed);
     }
     output::println(line)
 }

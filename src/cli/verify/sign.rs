@@ -1,5 +1,6 @@
 //! `verify --record` and `--evidence`: verdicts become evidence.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::super::ledger;
@@ -38,7 +39,17 @@ impl<'m> Signer<'m> {
     pub fn sign(&mut self, node: &Node, verdict: &Verdict) -> Result<()> {
         // What has no usable kernel binds nothing.
         let Ok(binding) = self.tree.binding(node, &verdict.arch, self.numerics) else { return Ok(()) };
-        let statement = record::statement(verdict, node, binding, &self.about)?;
+        let target = records::Target::Node(node.clone());
+        let statement = record::statement(verdict, target, binding, BTreeMap::new(), &self.about)?;
+        self.evidence.push(record::evidence(statement, &self.key)?);
+        Ok(())
+    }
+
+    /// The verdict on the whole schedule.
+    pub fn sign_schedule(&mut self, verdict: &Verdict) -> Result<()> {
+        // A schedule that is short of a kernel binds nothing.
+        let Some((binding, parts)) = self.tree.schedule(&verdict.arch)? else { return Ok(()) };
+        let statement = record::statement(verdict, records::Target::Schedule, binding, parts, &self.about)?;
         self.evidence.push(record::evidence(statement, &self.key)?);
         Ok(())
     }

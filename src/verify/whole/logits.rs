@@ -1,0 +1,244 @@
+//! Logits that must agree: with the oracle's, and with each other however the tokens were fed.
+//!
+//! In `exact` a correct engine differs by sums in another order alone, so the limit is strict; only where two choices
+//! (experts, or rows for attention) are nearly tied may another order choose otherwise, which moves single positions.
+//! In `ds4` the model's own roundings flip, and two correct engines differ visibly. How much is measured and not
+//! assumed: the same prefill with its embeddings moved by a part in a million.
+
+use std::collections::HashMap;
+
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+
+use super::super::prefill::{EXACT_LIMIT, relative};
+use crate::plan::Numerics;
+use crate::verify::Figures;
+
+/// Past this something else than a flipped choice is wrong, at any one position.
+const FLIPPED: f64 = 0.5;
+/// Of positions one in so many may have flipped a choice in `exact`, and one besides.
+const FLIPS: usize = 50;
+/// Two correct `ds4` runs of a trained model differ by up to this, as a root mean square over positions.
+const DS4_LIMIT: f64 = 0.05;
+/// How far beyond the measured effect of rounding two runs may differ.
+const SLACK: f64 = 4.0;
+/// Beyond this effect the comparison says nothing.
+const CHAOTIC: f64 = 0.2;
+/// Two logits that are nearer to each other, in units of the logits' RMS, are tied.
+const TIED: f64 = 0.01;
+
+/// Logits by the number of tokens that they follow.
+pub struct Rows(Vec<(usize, Vec<f32>)>);
+
+impl Rows {
+    pub fn new(rows: Vec<(usize, Vec<f32>)>) -> Rows {
+        Rows(rows)
+    }
+
+    /// The first position at which two runs of one script differ in any bit.
+    pub fn first_difference(&self, other: &Rows) -> Option<usize> {
+        let bits = |row: &[f32]| row.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        let pairs = self.0.iter().zip(&other.0);
+        pairs.into_iter().find(|(a, b)| a.0 != b.0 || bits(&a.1) != bits(&b.1)).map(|(a, _)| a.0)
+    }
+
+    pub fn digest(&self, into: &mut Sha256) {
+        for (_, row) in &self.0 {
+            into.update(bytemuck::cast_slice(row));
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+pub struct Limits {
+    numerics: Numerics,
+    /// Nothing is known of how such a file behaves: the measured effect of rounding widens `exact` too.
+    large: bool,
+}
+
+impl Limits {
+    pub fn of(numerics: Numerics, large: bool) -> Limits {
+        Limits { numerics, large }
+    }
+}
+
+/// One comparison.
+struct Compared {
+    tokens: usize,
+    script: String,
+    with: String,
+    distance: f64,
+    /// Both have the same largest logit, or it is tied.
+    same_choice: bool,
+}
+
+/// All logits of one numerics, and how they compare.
+pub struct Book {
+    limits: Limits,
+    pub oracle: Option<Rows>,
+    /// The first logits at each position, and who gave them.
+    first: HashMap<usize, (String, Vec<f32>)>,
+    with_oracle: Vec<Compared>,
+    with_itself: Vec<Compared>,
+    sensitivity: Option<f64>,
+}
+
+impl Book {
+    pub fn new(limits: Limits) -> Book {
+        Book {
+            limits,
+            oracle: None,
+            first: HashMap::new(),
+            with_oracle: Vec::new(),
+            with_itself: Vec::new(),
+            sensitivity: None,
+        }
+    }
+
+    /// Compares the rows of a script with what is known at their positions.
+    pub fn add(&mut self, script: &str, rows: Rows) {
+        for (tokens, row) in rows.0 {
+            let compared = |with: &str, right: &[f32]| Compared {
+                tokens,
+                script: script.into(),
+                with: with.into(),
+                distance: relative(&row, right),
+                same_choice: same_choice(&row, right),
+            };
+            if let Some((_, right)) = self.oracle.as_ref().and_then(|o| o.0.iter().find(|(n, _)| *n == tokens)) {
+                self.with_oracle.push(compared("the oracle", right));
+            }
+            match self.first.get(&tokens) {
+                Some((with, right)) => self.with_itself.push(compared(with, right)),
+                None => drop(self.first.insert(tokens, (script.into(), row))),
+            }
+        }
+    }
+
+    /// Takes the logits of prefills whose embeddings were moved by as much as f32 rounds.
+    pub fn moved(&mut self, runs: &[Rows]) {
+        for (tokens, row) in runs.iter().flat_map(|rows| &rows.0) {
+            if let Some((_, right)) = self.first.get(tokens) {
+                self.sensitivity = Some(self.sensitivity.unwrap_or(0.0).max(relative(row, right)));
+            }
+        }
+    }
+
+    /// Figures, and why the logits are wrong.
+    pub fn judge(&self) -> (Figures, Option<String>) {
+        let mut figures = Figures::new();
+        let mut red = None;
+        if let Some(s) = self.sensitivity {
+            figures.insert("rounding_moves_logits_by".into(), json!(s));
+        }
+        for (name, list) in [("with_oracle", &self.with_oracle), ("with_itself", &self.with_itself)] {
+            if list.is_empty() {
+                continue;
+            }
+            let n = list.len();
+            let rms = (list.iter().map(|c| c.distance.powi(2)).sum::<f64>() / n as f64).sqrt();
+            let worst = list.iter().max_by(|a, b| a.distance.total_cmp(&b.distance));
+            let choices = list.iter().filter(|c| c.same_choice).count();
+            let limit = self.limit();
+            let beyond = list.iter().filter(|c| !(c.distance <= limit)).count();
+            figures.insert(
+                name.into(),
+                json!({
+                    "positions": n, "relative_rms": rms, "worst": worst.map(|c| c.distance), "limit": limit,
+                    "beyond_limit": beyond, "same_choice": choices,
+                }),
+            );
+            red = red.or_else(|| self.fault(list, rms, limit, beyond));
+        }
+        (figures, red)
+    }
+
+    fn limit(&self) -> f64 {
+        let measured = self.sensitivity.map_or(0.0, |s| SLACK * s.min(CHAOTIC));
+        match self.limits.numerics {
+            Numerics::Exact if self.limits.large => measured.max(EXACT_LIMIT),
+            Numerics::Exact => EXACT_LIMIT,
+            Numerics::Ds4 => measured.max(DS4_LIMIT),
+        }
+    }
+
+    fn fault(&self, list: &[Compared], rms: f64, limit: f64, beyond: usize) -> Option<String> {
+        let say = |c: &Compared, what: &str| {
+            format!(
+                "logits after {} tokens: {} differs from {} by {:.2e}{what}",
+                c.tokens, c.script, c.with, c.distance
+            )
+        };
+        let worst = list.iter().max_by(|a, b| a.distance.total_cmp(&b.distance))?;
+        match self.limits.numerics {
+            Numerics::Exact => {
+                if beyond > 1 + list.len() / FLIPS || !(worst.distance <= FLIPPED.max(limit)) {
+                    return Some(say(
+                        worst,
+                        &format!("; {limit:.0e} is allowed, {beyond} of {} are beyond", list.len()),
+                    ));
+                }
+                let other = list.iter().find(|c| !c.same_choice && c.distance <= limit)?;
+                Some(say(other, ", and its largest logit is another one though it is not tied"))
+            }
+            Numerics::Ds4 => {
+                let wrong = !(rms <= limit) || worst.distance.is_infinite();
+                wrong.then(|| {
+                    say(worst, &format!("; over {} positions by {rms:.2e}, {limit:.0e} is allowed", list.len()))
+                })
+            }
+        }
+    }
+}
+
+/// Whether the largest logit is the same one, or tied with it in `right`.
+fn same_choice(row: &[f32], right: &[f32]) -> bool {
+    let (Some(a), Some(b)) = (crate::engine::argmax(row), crate::engine::argmax(right)) else { return false };
+    let rms = (right.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / right.len() as f64).sqrt();
+    a == b || f64::from(right[b] - right[a]) <= TIED * rms
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(n: usize, f: impl Fn(usize, usize) -> f32) -> Rows {
+        Rows::new((1..=n).map(|p| (p, (0..32).map(|i| f(p, i)).collect())).collect())
+    }
+
+    fn right(p: usize, i: usize) -> f32 {
+        ((p * 31 + i * 17) % 23) as f32 - 11.0
+    }
+
+    fn judged(numerics: Numerics, f: impl Fn(usize, usize) -> f32) -> Option<String> {
+        let mut book = Book::new(Limits::of(numerics, false));
+        book.oracle = Some(rows(120, right));
+        book.add("a", rows(120, f));
+        book.judge().1
+    }
+
+    #[test]
+    fn one_flipped_choice_is_no_fault_in_exact_and_many_are() {
+        let off = |every: usize| move |p: usize, i: usize| right(p, i) * if p % every == 0 { 1.05 } else { 1.0 };
+        assert_eq!(judged(Numerics::Exact, right), None);
+        assert_eq!(judged(Numerics::Exact, off(100)), None);
+        assert!(judged(Numerics::Exact, off(4)).is_some());
+        assert!(judged(Numerics::Exact, |p, i| right(p, i) * if p == 77 { -1.0 } else { 1.0 }).is_some());
+    }
+
+    #[test]
+    fn a_nan_is_a_fault_in_either_numerics() {
+        for numerics in [Numerics::Exact, Numerics::Ds4] {
+            assert!(judged(numerics, |p, i| if p == 77 { f32::NAN } else { right(p, i) }).is_some());
+        }
+    }
+
+    #[test]
+    fn runs_that_end_at_one_position_are_compared_with_each_other() {
+        let mut book = Book::new(Limits::of(Numerics::Exact, false));
+        book.add("a", rows(9, right));
+        book.add("b", rows(9, |p, i| right(p, i) * 1.01));
+        let why = book.judge().1.unwrap();
+        assert!(why.contains("b differs from a"), "{why}");
+    }
+}
