@@ -21,6 +21,19 @@ pub struct Progress {
     schema: &'static str,
     pub ledger: Head,
     pub proved: Vec<Proof>,
+    /// Where a whole schedule is proved and every node that it consists of.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub prefill_working: Vec<PrefillWorking>,
+}
+
+/// prefill_working(file, arch): the row of a whole schedule, and those of its nodes with the very closures that it ran.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PrefillWorking {
+    pub class: Class,
+    #[serde(flatten)]
+    pub binding: Binding,
+    pub row: u64,
+    pub node_rows: Vec<u64>,
 }
 
 /// Up to where the rows were read.
@@ -42,6 +55,26 @@ pub struct Proof {
     pub evidence: Digest,
     /// Who signed it.
     pub key: KeyId,
+}
+
+impl Proof {
+    /// Of a whole schedule: whether each of its parts is proved too, on the same architecture and weights.
+    fn works(&self, chain: &Chain, proved: &[Proof]) -> Option<PrefillWorking> {
+        let parts = &chain.rows[self.row as usize].statement().verdict()?.parts;
+        let row = |(node, closure): (&String, &Digest)| {
+            let same = |p: &&Proof| {
+                p.node.to_string() == *node
+                    && p.class == self.class
+                    && p.binding.closure == *closure
+                    && p.binding.arch == self.binding.arch
+                    && p.binding.weights == self.binding.weights
+                    && p.binding.protocol == self.binding.protocol
+            };
+            proved.iter().filter(same).map(|p| p.row).max()
+        };
+        let node_rows = parts.iter().map(row).collect::<Option<Vec<u64>>>()?;
+        Some(PrefillWorking { class: self.class, binding: self.binding.clone(), row: self.row, node_rows })
+    }
 }
 
 /// Whether a row proves its target: on the emulator a Pass is all there can be, elsewhere every stage that green needs.
@@ -74,7 +107,10 @@ impl Progress {
             }
         }
         let head = rows.checked_sub(1).map_or(Digest::ZERO, |last| chain.rows[last].hash);
-        Progress { schema: SCHEMA, ledger: Head { rows, head }, proved: proved.into_values().collect() }
+        let proved: Vec<Proof> = proved.into_values().collect();
+        let whole = proved.iter().filter(|p| p.node == Target::Schedule && p.class != Class::Emulated);
+        let prefill_working = whole.filter_map(|p| p.works(chain, &proved)).collect();
+        Progress { schema: SCHEMA, ledger: Head { rows, head }, proved, prefill_working }
     }
 
     /// The file's bytes: indented, one spelling.

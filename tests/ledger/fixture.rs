@@ -1,11 +1,12 @@
 //! A workbench in a temporary directory, a key, and verdicts to record.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use assay::ledger::{
     Binding, Class, Digest, Evidence, Figure, Informative, Ledger, Outcome, SecretKey, Seed, Stage, StageOutcome,
-    StageRecord, Statement, Target, Verdict, figure,
+    StageRecord, Statement, Target, Verdict, closure_of, figure,
 };
 use assay::plan::Numerics;
 
@@ -127,7 +128,16 @@ pub fn verdict(closure: u8) -> Verdict {
             time: "2025-01-01T00:00:00Z".into(),
             ..Default::default()
         },
+        parts: Default::default(),
     }
+}
+
+/// The same on a whole schedule that consists of `nodes`, each with the closure that [`verdict`] gives it.
+pub fn whole(nodes: &[(&str, u8)]) -> Verdict {
+    let parts: BTreeMap<String, Digest> = nodes.iter().map(|(n, c)| (n.to_string(), Digest([*c; 32]))).collect();
+    let binding = Binding { closure: closure_of(&parts), ..binding(0) };
+    let stages = Stage::required(&Target::Schedule).iter().map(|s| stage(*s, StageOutcome::Pass)).collect();
+    Verdict { node: Target::Schedule, binding, stages, parts, ..verdict(0) }
 }
 
 pub fn red(closure: u8) -> Verdict {

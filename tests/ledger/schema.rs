@@ -79,6 +79,7 @@ fn statements_are_as_the_schema_says() {
     let statements = [
         Statement::Verdict(Box::new(verdict(1))),
         Statement::Verdict(Box::new(red(1))),
+        Statement::Verdict(Box::new(whole(&[("rms_norm", 1)]))),
         Statement::Verdict(Box::new(of_class(verdict(1), Class::Emulated))),
         Statement::Bench(Box::new(bench)),
         Statement::Key(Box::new(KeyJoin { key: key.public().clone(), time: String::new() })),

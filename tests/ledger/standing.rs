@@ -1,6 +1,6 @@
 //! What rows are worth: classes, trust, staleness, and Reds that take a proof back.
 
-use assay::ledger::{Class, Config, Digest, Outcome, SecretKey, Stage, StageOutcome, Standing, Trust};
+use assay::ledger::{Class, Config, Digest, Ledger, Outcome, SecretKey, Stage, StageOutcome, Standing, Trust, Verdict};
 use assay::plan::Numerics;
 
 use crate::fixture::*;
@@ -144,4 +144,59 @@ fn a_private_key_is_its_owners_alone() {
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
     std::fs::write(&path, "-----BEGIN NOTHING-----\n").unwrap();
     assert_eq!(config.key(Some("host")).map(|_| ()).unwrap_err().code().id, "key-unreadable");
+}
+
+/// What `progress.json` says of prefill_working.
+fn works(bench: &Workbench) -> Vec<(u64, Vec<u64>)> {
+    bench.open().progress().prefill_working.iter().map(|w| (w.row, w.node_rows.clone())).collect()
+}
+
+fn of_node(node: &str, closure: u8) -> Verdict {
+    Verdict { node: node.parse().unwrap(), ..verdict(closure) }
+}
+
+#[test]
+fn prefill_works_where_the_schedule_and_every_node_of_it_is_proved() {
+    let bench = Workbench::new();
+    bench.append(of_node("matmul[q8_0]", 1));
+    bench.append(whole(&[("matmul[q8_0]", 1), ("rms_norm", 2)]));
+    assert_eq!(works(&bench), [], "rms_norm was never judged");
+    bench.append(of_node("rms_norm", 3));
+    assert_eq!(works(&bench), [], "another rms_norm was");
+    bench.append(of_node("rms_norm", 2));
+    assert_eq!(works(&bench), [(2, vec![1, 4])]);
+    let text = String::from_utf8(bench.bytes("progress.json")).unwrap();
+    assert!(text.contains("\"prefill_working\": ["), "{text}");
+    bench.append(Verdict { node: "rms_norm".parse().unwrap(), ..red(2) });
+    assert_eq!(works(&bench), [], "a node's Red takes it back");
+}
+
+#[test]
+fn neither_emulator_nor_other_weights_nor_half_a_verdict_make_prefill_work() {
+    let parts = [("matmul[q8_0]", 1)];
+    let mut half = whole(&parts);
+    half.stages.pop();
+    let mut other = whole(&parts);
+    other.binding.weights = Digest([77; 32]);
+    for verdict in [of_class(whole(&parts), Class::Emulated), half, other] {
+        let bench = Workbench::new();
+        bench.append(of_node("matmul[q8_0]", 1));
+        bench.append(verdict);
+        assert_eq!(works(&bench), []);
+        let text = String::from_utf8(bench.bytes("progress.json")).unwrap();
+        assert!(!text.contains("prefill_working"), "{text}");
+    }
+}
+
+/// A tool that marks its own work: the claim without the rows.
+#[test]
+fn prefill_working_written_by_hand_is_refused() {
+    let bench = Workbench::new();
+    bench.append(of_node("matmul[q8_0]", 1));
+    bench.append(whole(&[("matmul[q8_0]", 1)]));
+    let claimed = bench.bytes("progress.json");
+    let without = Workbench { key: bench.key, ..Workbench::new() };
+    without.append(of_node("matmul[q8_0]", 1));
+    without.put("progress.json", claimed);
+    assert!(Ledger::open(without.root()).is_err());
 }

@@ -54,7 +54,7 @@ fn statements_survive_their_bytes() {
     let all = [
         Statement::Verdict(Box::new(odd)),
         Statement::Verdict(Box::new(red(2))),
-        Statement::Verdict(Box::new(Verdict { node: Target::Schedule, ..verdict(3) })),
+        Statement::Verdict(Box::new(whole(&[("matmul[q8_0]", 3), ("rms_norm", 4)]))),
         Statement::Bench(Box::new(bench)),
         Statement::Key(Box::new(join)),
     ];
@@ -108,5 +108,23 @@ fn stages_are_numbered_in_the_order_in_which_they_run_and_written_by_name() {
     assert!(Stage::ALL.is_sorted());
     for class in [Class::Device, Class::Emulated, Class::Simulated] {
         assert_eq!(serde_json::to_value(class).unwrap(), class.name());
+    }
+}
+
+/// A claim about a whole schedule is a claim about kernels: which ones, it must say itself.
+#[test]
+fn a_schedule_lists_the_closures_that_its_own_closure_is_of() {
+    let honest = whole(&[("matmul[q8_0]", 3), ("rms_norm", 4)]);
+    let of = |verdict: Verdict| Statement::Verdict(Box::new(verdict)).to_bytes();
+    assert!(of(honest.clone()).is_ok());
+    let mut another = honest.clone();
+    another.parts.insert("rms_norm".into(), assay::ledger::Digest([5; 32]));
+    let mut fewer = honest.clone();
+    fewer.parts.remove("rms_norm");
+    let mut no_node = whole(&[("matmul[q8_0]", 3), ("RMS norm", 4)]);
+    no_node.node = Target::Schedule;
+    let of_a_node = Verdict { parts: honest.parts.clone(), ..verdict(1) };
+    for wrong in [another, fewer, no_node, of_a_node] {
+        assert!(of(wrong.clone()).is_err(), "{:?}", wrong.parts);
     }
 }

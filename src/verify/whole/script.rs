@@ -56,7 +56,7 @@ impl Scripts {
         thorough: bool,
         draw: &mut Draw,
     ) -> Scripts {
-        match (device, large) {
+        match (device || thorough, large) {
             (false, _) => emulated(model, draw),
             (true, false) => small(model, bounds, draw),
             (true, true) => big(numerics, bounds, thorough, draw),
