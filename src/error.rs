@@ -116,6 +116,7 @@ const TABLES: &[&[&Code]] = &[
     crate::backend::worker::CODES,
     crate::engine::CODES,
     crate::engine::fit::CODES,
+    crate::engine::values::CODES,
     crate::ledger::CODES,
     crate::ledger::KEY_CODES,
     crate::ledger::TRUST_CODES,

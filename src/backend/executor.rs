@@ -21,6 +21,7 @@ use crate::plan::schedule::Schedule;
 use crate::plan::{BufferIx, Plan, Role, STEP_FIELDS, StepField, StepState};
 
 pub use self::load::Loaded;
+pub use self::replay::Timed;
 use self::replay::{Recordable, Recording};
 
 crate::codes! {
@@ -595,7 +596,12 @@ impl<'m> Executor<'m> {
         let mut weights = Vec::new();
         for name in &instance.weights {
             let weight = name.as_deref().map(|w| host_weight(self.model, w)).transpose()?;
-            weights.push(weight.map(|w| OwnedWeight { dtype: w.dtype, k: w.k, rows: w.rows, bytes: w.bytes.to_vec() }));
+            weights.push(weight.map(|w| OwnedWeight {
+                dtype: w.dtype,
+                k: w.k,
+                rows: w.rows,
+                bytes: Arc::new(w.bytes.to_vec()),
+            }));
         }
         Ok(Case {
             label: instance.label.clone(),

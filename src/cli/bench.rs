@@ -1,16 +1,24 @@
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
+
 use serde_json::{Value, json};
 
+use super::interrupt::Interrupt;
 use super::seat::{Backend, Seat, Terms};
 use super::standing::verified;
 use super::{ModelArg, output};
 use crate::backend::Placement;
 use crate::engine::bench::{self, Breakdown, Measured, Test};
-use crate::engine::{Session, SessionOptions};
+use crate::engine::{Session, SessionOptions, chrome};
 use crate::error::{Error, Result};
+use crate::model::Model;
 use crate::plan::Numerics;
 
-/// Measures prefill and decode as llama-bench does: random tokens, one unmeasured run first, mean and standard
-/// deviation of the repetitions.
+/// Measure the speed of prefill and decode
+///
+/// As llama-bench does: random tokens, one unmeasured run of each test first, then mean and standard deviation of the
+/// repetitions, in tokens a second by the wall clock. `device ms` is what the device's own clock says of a repetition.
 #[derive(clap::Args)]
 pub struct Bench {
     #[command(flatten)]
@@ -21,38 +29,55 @@ pub struct Bench {
     /// Numbers of single tokens, each a test `tgN`; 0 for none
     #[arg(short = 'n', long = "n-gen", value_delimiter = ',', default_value = "128", value_name = "N,…")]
     generated: Vec<usize>,
-    /// Tokens in the caches before a test starts
+    /// Tokens in the caches before a test starts; every test runs at every depth
     #[arg(short = 'd', long = "n-depth", value_delimiter = ',', default_value = "0", value_name = "N,…")]
     depths: Vec<usize>,
+    /// Measured runs of each test
     #[arg(short = 'r', long, default_value_t = 5, value_name = "N")]
     repetitions: usize,
     /// Most tokens of one step of a prefill
-    #[arg(long, default_value_t = 2048, value_name = "N")]
+    #[arg(long, default_value_t = 2048, value_name = "N", value_parser = super::run::chunk)]
     chunk: usize,
+    /// Where to run
     #[arg(long, value_enum, default_value_t = Backend::Device)]
     backend: Backend,
     #[command(flatten)]
     terms: Terms,
+    /// Which of the model's own roundings are applied
     #[arg(long, value_enum, default_value_t = Numerics::Ds4)]
     numerics: Numerics,
-    /// Also where a step's time goes, node by node
+    /// Also where a step's time goes, node by node: a prefill's last chunk, a decode's first token
     #[arg(long)]
     per_node: bool,
+    /// Write the time of every launch of such a step to this file, for Chrome's tracing page or Perfetto
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
+    /// What to print
     #[arg(short = 'o', long, value_enum, default_value_t = Format::Md)]
     output: Format,
+    /// The same as `-o json` (schema assay.bench/1)
+    #[arg(long, conflicts_with = "output")]
+    json: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Format {
+    /// A Markdown table
     Md,
+    /// A table of comma-separated values; with --per-node a second one behind an empty line
     Csv,
+    /// One document when all is done
     Json,
+    /// A line of JSON for each test as it ends, and for each node table
     Jsonl,
 }
 
-/// What a device could do at best, for comparison.
-struct Limits {
-    name: String,
+/// What a row says beside its figures: the same for all.
+struct Facts {
+    model: String,
+    weights: Option<&'static str>,
+    device: String,
+    arch: Option<String>,
     /// Bytes a second that it copies, measured here.
     copy: Option<f64>,
     /// Dense f16 multiply-adds on its tensor cores, by its data sheet, floating-point operations a second.
@@ -61,39 +86,69 @@ struct Limits {
 
 impl Bench {
     pub fn run(&self) -> Result<u8> {
+        let format = if self.json { Format::Json } else { self.output };
         let tests = self.tests()?;
+        let _interrupt = Interrupt::watch(format == Format::Json);
         let model = self.model.open()?;
+        let broken_down = self.per_node || self.trace.is_some();
+        if broken_down && self.backend == Backend::Oracle {
+            return Err(Error::usage("the oracle launches nothing whose time could be told")
+                .expected("--per-node and --trace with --backend device, emulator or auto"));
+        }
+        // Before minutes of work that could not be written.
+        let trace = self.trace.as_ref().map(|path| File::create(path).map_err(|e| Error::io(path, e))).transpose()?;
         let copies = u64::from(self.depths.iter().any(|d| *d > 0));
         let seat = Seat::take(self.backend, self.terms.saving(copies))?;
         let context = tests.iter().map(|t| t.depth() + t.tokens()).max().unwrap_or(1);
-        let chunk = self.chunk.clamp(1, context);
+        let chunk = self.chunk.min(context);
         let options = SessionOptions { numerics: self.numerics, chunk, context, all_logits: false };
         let mut session = Session::new(&model, options)?;
         seat.attach(&mut session)?;
-        let limits = limits(&seat, &mut session)?;
+        let facts = Facts::of(&model, &seat, &mut session)?;
         let (mut done, mut breakdowns) = (Vec::new(), Vec::new());
         for test in &tests {
             let measured = bench::measure(&mut session, *test, self.repetitions)?;
-            if self.output == Format::Jsonl {
-                output::println(self.row(&measured, &limits).to_string())?;
+            if format == Format::Jsonl {
+                output::println(self.row(&measured, &facts, verified(&model, self.numerics, session.tally())))?;
             }
             done.push(measured);
-            if self.per_node && seat.placement() != Placement::Oracle {
-                breakdowns.push(bench::per_node(&mut session, *test)?);
+            if broken_down && seat.placement() != Placement::Oracle {
+                let breakdown = bench::per_node(&mut session, *test)?;
+                if self.per_node && format == Format::Jsonl {
+                    output::println(json!({ "test": test.name(), "per_node": &breakdown }))?;
+                }
+                breakdowns.push(breakdown);
             }
         }
-        match self.output {
-            Format::Md => self.markdown(&done, &limits)?,
-            Format::Csv => self.csv(&done, &limits)?,
+        if let (Some(mut file), Some(path)) = (trace, &self.trace) {
+            let text = chrome::trace(session.executor.plan(), &breakdowns).to_string();
+            file.write_all(text.as_bytes()).map_err(|e| Error::io(path, e))?;
+        }
+        if !self.per_node {
+            breakdowns.clear();
+        }
+        let verified = verified(&model, self.numerics, session.tally());
+        match format {
+            Format::Md => {
+                self.markdown(&done, &facts)?;
+                breakdowns.iter().try_for_each(|b| output::println(table(b)))?;
+            }
+            Format::Csv => {
+                output::println(csv(&done.iter().map(|m| self.row(m, &facts, verified.clone())).collect::<Vec<_>>()))?;
+                if !breakdowns.is_empty() {
+                    output::println(format_args!("\n{}", csv(&breakdowns.iter().flat_map(nodes).collect::<Vec<_>>())))?;
+                }
+            }
             Format::Json => {
-                let rows: Vec<Value> = done.iter().map(|m| self.row(m, &limits)).collect();
+                let rows: Vec<Value> = done.iter().map(|m| self.row(m, &facts, verified.clone())).collect();
                 let document = json!({
-                    "model": model.path().display().to_string(),
-                    "device": limits.name,
-                    "copy_bytes_per_second": limits.copy,
-                    "tensor_flops_per_second": limits.tensor,
+                    "model": facts.model,
+                    "weights": facts.weights,
+                    "device": facts.device,
+                    "copy_bytes_per_second": facts.copy,
+                    "tensor_flops_per_second": facts.tensor,
                     "placement": seat.json(session.tally()),
-                    "verified": verified(&model, self.numerics, session.tally()),
+                    "verified": verified,
                     "tests": rows,
                     "per_node": breakdowns,
                 });
@@ -101,12 +156,9 @@ impl Bench {
             }
             Format::Jsonl => {}
         }
-        if matches!(self.output, Format::Md | Format::Csv) {
-            for b in &breakdowns {
-                output::println(table(b))?;
-            }
+        if format != Format::Json {
             anstream::eprintln!("{}", seat.sentence(session.tally()));
-            anstream::eprintln!("{}", verified(&model, self.numerics, session.tally()));
+            anstream::eprintln!("{verified}");
         }
         Ok(0)
     }
@@ -124,70 +176,92 @@ impl Bench {
         Ok(tests)
     }
 
-    fn row(&self, m: &Measured, limits: &Limits) -> Value {
+    fn row(&self, m: &Measured, facts: &Facts, verified: String) -> Value {
         let (rate, deviation) = m.rate();
         let share = |per_token: f64, limit: Option<f64>| limit.map(|l| per_token * rate / l);
         json!({
             "test": m.test.name(),
             "kind": m.test,
+            "model": facts.model,
+            "weights": facts.weights,
+            "device": facts.device,
+            "arch": facts.arch,
             "numerics": self.numerics,
             "chunk": self.chunk,
-            "device": limits.name,
             "tokens_per_second": rate,
             "deviation": deviation,
+            "repetitions": m.seconds.len(),
+            "warm_up_runs": 1,
             "seconds": m.seconds,
             "device_ms": m.device_ms,
-            "warm_up_runs": 1,
             "bytes_per_token": m.bytes_per_token,
             "flops_per_token": m.flops_per_token,
-            "share_of_copy_rate": share(m.bytes_per_token, limits.copy),
-            "share_of_tensor_peak": share(m.flops_per_token, limits.tensor),
+            "copy_bytes_per_second": facts.copy,
+            "share_of_copy_rate": share(m.bytes_per_token, facts.copy),
+            "tensor_flops_per_second": facts.tensor,
+            "share_of_tensor_peak": share(m.flops_per_token, facts.tensor),
+            "verified": verified,
         })
     }
 
-    fn markdown(&self, done: &[Measured], limits: &Limits) -> Result<()> {
+    fn markdown(&self, done: &[Measured], facts: &Facts) -> Result<()> {
         let percent = |v: Option<f64>| v.map_or("-".to_string(), |v| format!("{:.1} %", 100.0 * v));
         output::println(format!(
             "{}, {} numerics, chunk {}; {} repetitions after 1 unmeasured; copy {}, tensor f16 {}\n",
-            limits.name,
+            facts.device,
             self.numerics.name(),
             self.chunk,
             self.repetitions,
-            limits.copy.map_or("not measured".into(), |c| format!("{:.0} GB/s measured", c / 1e9)),
-            limits.tensor.map_or("unknown".into(), |t| format!("{:.0} TFLOP/s by data sheet", t / 1e12)),
+            facts.copy.map_or("not measured".into(), |c| format!("{:.0} GB/s measured", c / 1e9)),
+            facts.tensor.map_or("unknown".into(), |t| format!("{:.0} TFLOP/s by data sheet", t / 1e12)),
         ))?;
         output::println("| test | t/s | device ms | MB/token | GFLOP/token | of copy | of tensor peak |")?;
         output::println("|---|---:|---:|---:|---:|---:|---:|")?;
         for m in done {
             let (rate, deviation) = m.rate();
-            let ms = m.device_ms.iter().sum::<f64>() / m.device_ms.len().max(1) as f64;
+            let ms = m.mean_device_ms();
             output::println(format!(
                 "| {} | {rate:.2} ± {deviation:.2} | {ms:.2} | {:.1} | {:.2} | {} | {} |",
                 m.test.name(),
                 m.bytes_per_token / 1e6,
                 m.flops_per_token / 1e9,
-                percent(limits.copy.map(|c| m.bytes_per_token * rate / c)),
-                percent(limits.tensor.map(|t| m.flops_per_token * rate / t)),
+                percent(facts.copy.map(|c| m.bytes_per_token * rate / c)),
+                percent(facts.tensor.map(|t| m.flops_per_token * rate / t)),
             ))?;
         }
         Ok(())
     }
+}
 
-    fn csv(&self, done: &[Measured], limits: &Limits) -> Result<()> {
-        output::println("test,tokens_per_second,deviation,device_ms,bytes_per_token,flops_per_token,device")?;
-        for m in done {
-            let (rate, deviation) = m.rate();
-            let ms = m.device_ms.iter().sum::<f64>() / m.device_ms.len().max(1) as f64;
-            output::println(format!(
-                "{},{rate},{deviation},{ms},{},{},\"{}\"",
-                m.test.name(),
-                m.bytes_per_token,
-                m.flops_per_token,
-                limits.name
-            ))?;
-        }
-        Ok(())
-    }
+/// Rows of one shape as comma-separated values: a list becomes its mean, an object is left to JSON.
+fn csv(rows: &[Value]) -> String {
+    let mean = |list: &[Value]| list.iter().filter_map(Value::as_f64).sum::<f64>() / list.len().max(1) as f64;
+    let field = |v: &Value| match v {
+        Value::Null => String::new(),
+        Value::Array(list) => mean(list).to_string(),
+        Value::String(text) if text.contains([',', '"', '\n']) => format!("\"{}\"", text.replace('"', "\"\"")),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let columns: Vec<&String> = rows
+        .first()
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+        .filter(|(_, v)| !v.is_object())
+        .map(|(k, _)| k)
+        .collect();
+    let mut lines = vec![columns.iter().map(|c| c.as_str()).collect::<Vec<_>>().join(",")];
+    lines.extend(rows.iter().map(|row| columns.iter().map(|c| field(&row[c.as_str()])).collect::<Vec<_>>().join(",")));
+    lines.join("\n")
+}
+
+/// A breakdown as rows.
+fn nodes(b: &Breakdown) -> Vec<Value> {
+    let sum: f64 = b.shares.iter().map(|s| s.ms).sum();
+    let row = |node: String, instances: usize, ms: f64| json!({ "test": b.test.name(), "node": node, "instances": instances, "ms": ms, "share": ms / b.step_ms });
+    let shares = b.shares.iter().map(|s| row(s.node.to_string(), s.instances, s.ms));
+    shares.chain([row("between launches".into(), 0, b.step_ms - sum)]).collect()
 }
 
 /// Node by node; the last line is what the sum misses of the whole step, or has too much: launches timed one by one
@@ -207,13 +281,23 @@ fn table(b: &Breakdown) -> String {
     out
 }
 
-fn limits(seat: &Seat, session: &mut Session<'_>) -> Result<Limits> {
-    if seat.placement() != Placement::Device {
-        return Ok(Limits { name: format!("{:?}", seat.placement()).to_lowercase(), copy: None, tensor: None });
+impl Facts {
+    fn of(model: &Model, seat: &Seat, session: &mut Session<'_>) -> Result<Facts> {
+        let info = session.executor.device_mut().map(|d| d.info().clone());
+        let on_device = seat.placement() == Placement::Device;
+        let device = match &info {
+            Some(info) if on_device => info.name.clone(),
+            _ => format!("{:?}", seat.placement()).to_lowercase(),
+        };
+        Ok(Facts {
+            model: model.path().display().to_string(),
+            weights: model.weights_note(),
+            copy: if on_device { bench::copy_rate(session)? } else { None },
+            tensor: tensor_peak(&device),
+            arch: info.map(|i| i.arch),
+            device,
+        })
     }
-    let copy = bench::copy_rate(session)?;
-    let name = session.executor.device_mut().map_or_else(String::new, |d| d.info().name.clone());
-    Ok(Limits { tensor: tensor_peak(&name), name, copy: Some(copy) })
 }
 
 /// Dense f16 with f32 sums, by the makers' data sheets.

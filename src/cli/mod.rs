@@ -65,7 +65,6 @@ enum Command {
     /// Judge kernels, every node that has one or the nodes named
     Verify(verify::Verify),
     Run(run::Run),
-    /// Measure the speed of prefill and decode
     Bench(bench::Bench),
     /// Compute logits and write them as .npy
     Logits(logits::Logits),

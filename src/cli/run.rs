@@ -9,7 +9,8 @@ use super::interrupt::Interrupt;
 use super::seat::{Backend, Seat, Terms};
 use super::standing::verified;
 use super::{ModelArg, output};
-use crate::engine::{Generation, Sampler, Sampling, Session, SessionOptions, Stop, generate};
+use crate::backend::Placement;
+use crate::engine::{Generation, Sampler, Sampling, Session, SessionOptions, Stop, generate, values};
 use crate::error::{Error, Kind, Result};
 use crate::model::chat::{Conversation, Thinking};
 use crate::model::{Model, Tokenizer};
@@ -70,6 +71,10 @@ pub struct Run {
     /// With --compare: the layers to compare, e.g. 0-2 or 5 [default: all, with embedding and head]
     #[arg(long, value_name = "FIRST-LAST", requires = "compare")]
     layers: Option<String>,
+    /// Instead of text: the prompt's prefill op by op, with the size of the residual streams behind every layer and the
+    /// first value that is no number
+    #[arg(long, conflicts_with = "compare")]
+    trace_values: bool,
     /// Print one JSON object when all is done (schema assay.run/1)
     #[arg(long)]
     pub json: bool,
@@ -112,6 +117,10 @@ impl Run {
         let chunk = self.chunk.min(prompt.len());
         let options = SessionOptions { numerics: self.numerics, chunk, context, all_logits: false };
         let mut session = Session::new(&model, options)?;
+        if self.trace_values {
+            seat.attach(&mut session)?;
+            return values(&mut session, &prompt, &seat, self.json);
+        }
         let sampling = self.sampling()?;
         let mut sampler = Sampler::new(sampling)?;
         seat.attach(&mut session)?;
@@ -199,6 +208,46 @@ impl Run {
             let _ = writeln!(err, "drawn with --seed {}", sampling.seed);
         }
         let _ = writeln!(err, "{}", verified(model, self.numerics, session.tally()));
+    }
+}
+
+/// `--trace-values`.
+fn values(session: &mut Session<'_>, prompt: &[u32], seat: &Seat, json: bool) -> Result<u8> {
+    let trace = values::trace(session, prompt)?;
+    if json {
+        let document = json!({ "backend": seat.placement(), "tokens": prompt.len(), "trace": trace });
+        output::json("assay.trace-values/1", document)?;
+        if let Some(bad) = &trace.not_finite {
+            output::error(&bad.error());
+        }
+        return Ok(u8::from(trace.not_finite.is_some()));
+    }
+    let place = match seat.placement() {
+        Placement::Device => "the device",
+        Placement::Emulator => "the emulator",
+        Placement::Oracle => "the oracle",
+    };
+    output::println(format_args!(
+        "prefill of {} on {place}, {} looked at: root mean square of the residual streams\n",
+        count(prompt.len(), "token"),
+        count(trace.instances, "op instance"),
+    ))?;
+    let mut table = output::table(&["behind", "rms", "growth", "by stream", "largest", "token, stream, element"]);
+    for r in &trace.residuals {
+        let streams: Vec<String> = r.streams.iter().map(|s| format!("{s:.3}")).collect();
+        table.add_row([
+            r.instance.clone(),
+            format!("{:.4}", r.rms),
+            format!("{:.3}", r.growth),
+            streams.join(" "),
+            format!("{:.2}", r.largest),
+            format!("{}, {}, {}", r.at[0], r.at[1], r.at[2]),
+        ]);
+    }
+    output::print(output::rows(&table))?;
+    match &trace.not_finite {
+        None => Ok(0),
+        Some(bad) => Err(bad.error()),
     }
 }
 

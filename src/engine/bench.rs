@@ -6,6 +6,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::Session;
+use crate::backend::executor::Timed;
 use crate::error::{Error, Result};
 use crate::ops::Node;
 use crate::plan::{Instance, StepState};
@@ -69,6 +70,11 @@ impl Measured {
         let squares: f64 = rates.iter().map(|r| (r - mean).powi(2)).sum();
         (mean, if rates.len() > 1 { (squares / (n - 1.0)).sqrt() } else { 0.0 })
     }
+
+    /// Milliseconds a repetition that the device was at it, on average.
+    pub fn mean_device_ms(&self) -> f64 {
+        self.device_ms.iter().sum::<f64>() / self.device_ms.len().max(1) as f64
+    }
 }
 
 /// Runs a test: once unmeasured, so that every graph is recorded, then `repetitions` times from the same state.
@@ -120,6 +126,9 @@ pub struct Breakdown {
     /// Of the whole step, as one graph.
     pub step_ms: f64,
     pub shares: Vec<Share>,
+    /// Every launch, in order; for [`chrome`](super::chrome).
+    #[serde(skip)]
+    pub launches: Vec<Timed>,
 }
 
 /// Times every node of one step: the last chunk of a prefill, or one token behind `depth` others.
@@ -141,18 +150,21 @@ pub fn per_node(session: &mut Session<'_>, test: Test) -> Result<Breakdown> {
     session.advance(&tokens[test.depth()..])?;
     let step_ms = session.device_ms()?;
     session.restore(&saved)?;
-    let times = session.time_each(&tokens[test.depth()..])?;
+    let launches = session.time_each(&tokens[test.depth()..])?;
     session.discard(saved)?;
     let plan = session.executor.plan();
     let mut shares: BTreeMap<Node, (usize, f64)> = BTreeMap::new();
-    for (instance, ms) in times {
-        let share = shares.entry(plan.instances[instance].node.clone()).or_default();
-        *share = (share.0 + 1, share.1 + ms);
+    let mut last = None;
+    for launch in &launches {
+        let share = shares.entry(plan.instances[launch.instance].node.clone()).or_default();
+        // An instance may take several launches.
+        let another = usize::from(last.replace(launch.instance) != Some(launch.instance));
+        *share = (share.0 + another, share.1 + f64::from(launch.ms));
     }
     let mut shares: Vec<Share> =
         shares.into_iter().map(|(node, (instances, ms))| Share { node, instances, ms }).collect();
     shares.sort_by(|a, b| b.ms.total_cmp(&a.ms));
-    Ok(Breakdown { test, step_ms, shares })
+    Ok(Breakdown { test, step_ms, shares, launches })
 }
 
 /// The same ids in every run.
@@ -243,12 +255,16 @@ fn cache_bytes(instance: &Instance, step: &StepState) -> f64 {
     }
 }
 
-/// Bytes a second that the device copies, read and written, over a buffer far larger than its caches.
-pub fn copy_rate(session: &mut Session<'_>) -> Result<f64> {
+/// Bytes a second that the device copies, read and written, over a buffer far larger than its caches. `None` where the
+/// model leaves no room for two such buffers.
+pub fn copy_rate(session: &mut Session<'_>) -> Result<Option<f64>> {
     const BYTES: u64 = 1 << 29;
     const TIMES: u32 = 16;
     let device =
         session.executor.device_mut().ok_or_else(|| Error::internal("a copy rate was asked for without a device"))?;
+    if device.free_memory()? < 3 * BYTES {
+        return Ok(None);
+    }
     let (from, to) = (device.alloc(BYTES)?, device.alloc(BYTES)?);
     device.fill(from, 0)?;
     device.copy(from, to, BYTES)?;
@@ -261,5 +277,5 @@ pub fn copy_rate(session: &mut Session<'_>) -> Result<f64> {
     let seconds = started.elapsed().as_secs_f64();
     device.free(from)?;
     device.free(to)?;
-    Ok(2.0 * BYTES as f64 * f64::from(TIMES) / seconds)
+    Ok(Some(2.0 * BYTES as f64 * f64::from(TIMES) / seconds))
 }

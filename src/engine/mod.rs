@@ -2,12 +2,14 @@
 //! ran.
 
 pub mod bench;
+pub mod chrome;
 pub mod compare;
 pub mod fit;
 mod generate;
 mod sampler;
 mod session;
 mod tally;
+pub mod values;
 
 pub use fit::Seating;
 pub use generate::{Generation, Stop, generate};

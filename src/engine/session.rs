@@ -4,7 +4,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::{Seating, Tally, fit};
-use crate::backend::executor::{self, Executor, Loaded, entries};
+use crate::backend::executor::{self, Executor, Loaded, Timed, entries};
 use crate::backend::{Device, Module};
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -227,8 +227,8 @@ impl<'m> Session<'m> {
         self.executor.device_mut().map_or(Ok(0.0), |d| d.replayed_ms())
     }
 
-    /// Milliseconds of every active instance of one step over `tokens`; the sequence is not to be continued.
-    pub fn time_each(&mut self, tokens: &[u32]) -> Result<Vec<(usize, f64)>> {
+    /// Every launch of one step over `tokens` with its time; the sequence is not to be continued.
+    pub fn time_each(&mut self, tokens: &[u32]) -> Result<Vec<Timed>> {
         self.check(tokens)?;
         let step = self.executor.plan().step(tokens.len(), self.position, 1)?;
         let ids: Vec<i32> = tokens.iter().map(|t| *t as i32).collect();
@@ -261,6 +261,11 @@ impl<'m> Session<'m> {
         let ids: Vec<i32> = tokens.iter().map(|t| *t as i32).collect();
         self.executor.set_tokens(&ids);
         Ok(step)
+    }
+
+    /// The step that was begun is over.
+    pub(super) fn end(&mut self, tokens: usize) {
+        self.position += tokens;
     }
 
     fn check(&self, tokens: &[u32]) -> Result<()> {

@@ -3,6 +3,8 @@
 //! A case is content: its arrays follow from seed, op, sizes and types by integer arithmetic alone, so that a verdict
 //! can be replayed on any machine.
 
+use std::sync::Arc;
+
 use half::f16;
 
 use super::contract::{Access, Arg, Contract, Elem, Rounding};
@@ -100,7 +102,8 @@ pub struct OwnedWeight {
     pub dtype: DType,
     pub k: usize,
     pub rows: usize,
-    pub bytes: Vec<u8>,
+    /// Shared: a case of one token is made from a long one hundreds of times.
+    pub bytes: Arc<Vec<u8>>,
 }
 
 impl OwnedWeight {
@@ -193,25 +196,30 @@ impl Case {
     pub fn token(&self, t: usize) -> Case {
         let c = self.contract();
         let n = self.tokens();
-        let mut out = self.clone();
-        out.label = format!("{} token {t}", self.label);
-        for (i, s) in c.steps.iter().enumerate() {
-            match *s {
-                "T" | "R" => out.steps[i] = 1,
-                "pos0" => out.steps[i] += t as i32,
-                _ => {}
+        let steps = c.steps.iter().zip(&self.steps).map(|(name, v)| match *name {
+            "T" | "R" => 1,
+            "pos0" => v + t as i32,
+            _ => *v,
+        });
+        // Not a clone that is cut: a long case's arrays are copied for hundreds of tokens.
+        let args = c.args.iter().zip(&self.args).map(|(arg, value)| {
+            if !matches!(arg.shape.first(), Some(&"T" | &"R")) {
+                return value.clone();
             }
+            value.as_ref().map(|v| match v {
+                Values::F32(v) => Values::F32(v[v.len() / n * t..][..v.len() / n].to_vec()),
+                Values::I32(v) => Values::I32(v[v.len() / n * t..][..v.len() / n].to_vec()),
+            })
+        });
+        Case {
+            label: format!("{} token {t}", self.label),
+            op: self.op,
+            dims: self.dims.clone(),
+            steps: steps.collect(),
+            scalars: self.scalars.clone(),
+            args: args.collect(),
+            weights: self.weights.clone(),
         }
-        for (arg, value) in c.args.iter().zip(&mut out.args) {
-            if matches!(arg.shape.first(), Some(&"T" | &"R")) {
-                match value {
-                    Some(Values::F32(v)) => *v = v[v.len() / n * t..][..v.len() / n].to_vec(),
-                    Some(Values::I32(v)) => *v = v[v.len() / n * t..][..v.len() / n].to_vec(),
-                    None => {}
-                }
-            }
-        }
-        out
     }
 }
 
@@ -335,8 +343,12 @@ pub fn draw_case(
     op.size(&mut draft);
     for (i, slot) in c.weights.iter().enumerate() {
         if let Some(real) = &sizes.real {
-            draft.case.weights[i] =
-                real.weights[i].map(|w| OwnedWeight { dtype: w.dtype, k: w.k, rows: w.rows, bytes: w.bytes.to_vec() });
+            draft.case.weights[i] = real.weights[i].map(|w| OwnedWeight {
+                dtype: w.dtype,
+                k: w.k,
+                rows: w.rows,
+                bytes: Arc::new(w.bytes.to_vec()),
+            });
             continue;
         }
         if slot.optional && draft.draw.below(4) == 0 {
@@ -347,7 +359,7 @@ pub fn draw_case(
         let (k, rows) = (dims[0], dims[1..].iter().product());
         let bytes = synthetic(dtype, k, rows, sizes.blocks, draft.draw)
             .ok_or_else(|| bug("a row is no whole number of blocks"))?;
-        draft.case.weights[i] = Some(OwnedWeight { dtype, k, rows, bytes });
+        draft.case.weights[i] = Some(OwnedWeight { dtype, k, rows, bytes: Arc::new(bytes) });
     }
     for (i, arg) in c.args.iter().enumerate() {
         let given = draft.case.args[i].is_some();

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use super::contract::*;
 use super::{Call, Draft, Op, router};
 use crate::error::Result;
@@ -73,7 +75,7 @@ impl Op for RouterHash {
         if !d.real {
             let experts = router::drawn_experts(d, vocab);
             if let Some(table) = &mut d.case.weights[0] {
-                table.bytes.copy_from_slice(bytemuck::cast_slice(&experts));
+                Arc::make_mut(&mut table.bytes).copy_from_slice(bytemuck::cast_slice(&experts));
             }
         }
     }

@@ -119,7 +119,7 @@ impl Mutant {
                     let Some(w) = other.weights.iter_mut().flatten().find(|w| is_quantised(w.dtype)) else { break };
                     let at = if w.dtype == DType::Q2_K { 80 } else { 0 };
                     let (bytes, block) = (w.dtype.block_bytes(), draw.below(w.bytes.len() / w.dtype.block_bytes()));
-                    let d = &mut w.bytes[block * bytes + at..][..2];
+                    let d = &mut std::sync::Arc::make_mut(&mut w.bytes)[block * bytes + at..][..2];
                     let value = half::f16::from_le_bytes([d[0], d[1]]).to_f32();
                     d.copy_from_slice(&half::f16::from_f32((value * 2.0).clamp(-65504.0, 65504.0)).to_le_bytes());
                     let outputs = other.expected(Rounding::None)?;

@@ -271,7 +271,7 @@ impl Runner<'_> {
         for (slot, (weight, buffer)) in c.weights.iter().zip(case.weights.iter().zip(&weights)) {
             if let (Some(weight), Some(buffer)) = (weight, buffer) {
                 match self.collect(buffer)? {
-                    Ok(bytes) if bytes == weight.bytes => {}
+                    Ok(bytes) if bytes == *weight.bytes => {}
                     Ok(_) => return Ok(Err(Failure::of(case, format!("the weights `{}` were modified", slot.name)))),
                     Err(what) => return Ok(Err(Failure::of(case, format!("{} {what}", slot.name)))),
                 }
@@ -555,7 +555,7 @@ pub fn judge(
         }
         asked.update(p.case.label.as_bytes());
         p.case.args.iter().flatten().for_each(|v| asked.update(v.bytes()));
-        p.case.weights.iter().flatten().for_each(|w| asked.update(&w.bytes));
+        p.case.weights.iter().flatten().for_each(|w| asked.update(w.bytes.as_slice()));
         // The sample's tokens are drawn from the secret seed, so that a kernel cannot know them.
         let parts: Vec<(Case, Option<usize>)> = if p.sampled {
             let mut draw = Draw::new(seed, &format!("sample {}", p.case.label));

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::bench::{Bench, Output};
 
 /// A workbench with the repository's kernels. `None`, said, without a C++ compiler.
-fn with_kernels() -> Option<Bench> {
+pub fn with_kernels() -> Option<Bench> {
     let bench = Bench::new();
     bench.copy("kernels");
     let out = bench.run(&["logits", "--backend", "emulator", "--tokens", "1", "--json"]);
@@ -23,7 +23,7 @@ fn with_kernels() -> Option<Bench> {
 }
 
 /// The first statement of an entry becomes this.
-fn edit(bench: &Bench, stem: &str, statement: &str) {
+pub fn edit(bench: &Bench, stem: &str, statement: &str) {
     let path = bench.path(&format!("kernels/{stem}.cu"));
     let text = std::fs::read_to_string(&path).unwrap();
     let entry = text.find("__global__").unwrap();

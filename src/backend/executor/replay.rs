@@ -25,6 +25,18 @@ pub(super) struct Recording {
     replays: usize,
 }
 
+/// One launch's time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Timed {
+    /// Index of its op instance in the plan.
+    pub instance: usize,
+    pub entry: String,
+    pub grid: [u32; 3],
+    pub block: [u32; 3],
+    pub shared: u32,
+    pub ms: f32,
+}
+
 impl Executor<'_> {
     /// `None` where an active instance runs on the oracle, or nothing is attached.
     pub(super) fn recordable(&self, step: &StepState) -> Option<Recordable> {
@@ -138,13 +150,22 @@ impl Executor<'_> {
         used.map(|r| (r.ran.clone(), std::mem::take(&mut r.replays))).collect()
     }
 
-    /// Milliseconds of every active instance of a step, its launches one after the other by the device's clock. The
-    /// step runs twice, so state moves on as it does in no generation.
-    pub fn time_each(&mut self, step: &StepState, tokens: &[i32]) -> Result<Vec<(usize, f64)>> {
+    /// Every launch of a step with its time, run one after the other, by the device's clock. The step runs twice, so
+    /// state moves on as it does in no generation.
+    pub fn time_each(&mut self, step: &StepState, tokens: &[i32]) -> Result<Vec<Timed>> {
+        if let Some((_, instance)) = self.plan.active(step).find(|(i, _)| !self.on_device(*i, step)) {
+            let what = format!("launches cannot be timed while {} runs on the oracle", instance.node);
+            return Err(Error::usage(what).hint("leave out --per-node and --trace"));
+        }
         self.run(step, tokens)?;
         let (launches, ran) = self.launches(step)?;
         let side = self.side.as_mut().ok_or_else(|| Error::internal("no device attached"))?;
-        let mut times = side.device.time_each(&launches)?.into_iter().map(f64::from);
-        Ok(ran.iter().map(|r| (r.instance, times.by_ref().take(r.launches.len()).sum())).collect())
+        let times = side.device.time_each(&launches)?;
+        let of = ran.iter().flat_map(|r| r.launches.iter().map(|_| r.instance));
+        let timed = |((instance, launch), ms): ((usize, Launch), f32)| {
+            let Launch { entry, grid, block, shared, .. } = launch;
+            Timed { instance, entry, grid, block, shared, ms }
+        };
+        Ok(of.zip(launches).zip(times).map(timed).collect())
     }
 }

@@ -1,0 +1,134 @@
+//! `bench` and `run --trace-values`: where time and numbers go. On the emulator, whose times mean nothing.
+
+use serde_json::Value;
+
+use crate::bench::Bench;
+use crate::faults::{edit, with_kernels};
+
+/// Lines of comma-separated values; nothing here is quoted but what has a comma in it.
+fn table(text: &str) -> Vec<Vec<&str>> {
+    text.lines().map(|l| l.split(',').collect()).collect()
+}
+
+#[test]
+fn a_benchmark_says_the_same_in_every_format() {
+    let Some(bench) = with_kernels() else { return };
+    let common = ["bench", "--backend", "emulator", "-p", "3", "-n", "0", "--per-node"];
+    let run = |more: &[&str]| {
+        let out = bench.run(&[&common, more].concat());
+        assert_eq!(out.code, 0, "{}", out.stderr);
+        out
+    };
+    let out = run(&["-d", "0,2", "-r", "2", "--json", "--trace", "trace.json"]);
+    let doc: Value = serde_json::from_str(&out.stdout).unwrap();
+    assert_eq!(doc["schema"], "assay.bench/1");
+    let tests = doc["tests"].as_array().unwrap();
+    let names: Vec<&str> = tests.iter().map(|t| t["test"].as_str().unwrap()).collect();
+    assert_eq!(names, ["pp3", "pp3 @ d2"]);
+    for test in tests {
+        assert_eq!(test["seconds"].as_array().unwrap().len(), 2);
+        assert!(test["tokens_per_second"].as_f64().unwrap() > 0.0 && test["bytes_per_token"].as_f64().unwrap() > 1e6);
+        assert!(test["device_ms"][0].as_f64().unwrap() > 0.0, "{test}");
+    }
+    for breakdown in doc["per_node"].as_array().unwrap() {
+        assert!(breakdown["step_ms"].as_f64().unwrap() > 0.0);
+        let nodes = breakdown["shares"].as_array().unwrap();
+        assert!(
+            nodes.iter().any(|n| n["node"] == "moe_down[q2_k]" && n["instances"].as_u64() == Some(5)),
+            "{breakdown}"
+        );
+    }
+    // A process for each test; the launches of each lie one behind the other, and cover what the nodes took.
+    let trace: Value = serde_json::from_str(&std::fs::read_to_string(bench.path("trace.json")).unwrap()).unwrap();
+    let events = trace["traceEvents"].as_array().unwrap();
+    for (process, breakdown) in doc["per_node"].as_array().unwrap().iter().enumerate() {
+        let launches: Vec<&Value> =
+            events.iter().filter(|e| e["pid"] == process && e["ph"] == "X" && e["tid"] == 1).collect();
+        assert!(launches.len() > 100, "{}", launches.len());
+        let mut at = 0.0;
+        for launch in &launches {
+            assert!((launch["ts"].as_f64().unwrap() - at).abs() < 1e-3, "{launch}");
+            at += launch["dur"].as_f64().unwrap();
+        }
+        let sum: f64 = breakdown["shares"].as_array().unwrap().iter().map(|n| n["ms"].as_f64().unwrap()).sum();
+        assert!((at / 1e3 - sum).abs() < 1e-6 * sum, "{at} µs, {sum} ms");
+        assert_eq!(launches[0]["args"]["instance"], "token_embd");
+        let layers = events.iter().filter(|e| e["pid"] == process && e["ph"] == "X" && e["tid"] == 0);
+        assert!(layers.map(|e| e["name"].as_str().unwrap()).any(|n| n == "layer 4"));
+    }
+
+    let out = run(&["-r", "1", "-o", "csv"]);
+    let (measured, nodes) = out.stdout.split_once("\n\n").unwrap();
+    let (measured, nodes) = (table(measured), table(nodes));
+    assert_eq!((measured.len(), measured[0][0], measured[1][0]), (2, "test", "pp3"));
+    assert_eq!(measured[0].last(), Some(&"verified"));
+    assert!(measured[1][measured[0].len() - 1].starts_with("\"UNVERIFIED: "), "{measured:?}");
+    for column in ["tokens_per_second", "deviation", "device_ms", "chunk", "numerics", "verified", "share_of_copy_rate"]
+    {
+        assert!(measured[0].contains(&column), "{column}: {:?}", measured[0]);
+    }
+    assert_eq!(nodes[0], ["test", "node", "instances", "ms", "share"]);
+    assert!(nodes.iter().any(|row| row[1] == "between launches"));
+
+    let lines = run(&["-r", "1", "-o", "jsonl"]).stdout;
+    let lines: Vec<Value> = lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(lines.len(), 2);
+    let keys = |v: &Value| v.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(keys(&lines[0]), keys(&tests[0]));
+    assert_eq!((&lines[1]["test"], lines[1]["per_node"].is_object()), (&"pp3".into(), true));
+}
+
+#[test]
+fn every_option_of_bench_is_explained() {
+    let help = Bench::new().stdout(&["bench", "--help"]);
+    let lines: Vec<&str> = help.lines().collect();
+    for (i, line) in lines.iter().enumerate() {
+        let option = line.trim_start();
+        if option.starts_with('-') && !option.starts_with("- ") && line.starts_with("  ") && i > 3 {
+            let said = lines.get(i + 1).is_some_and(|l| l.trim().len() > 5 && !l.trim().starts_with('['));
+            assert!(said, "{line}\n{:?}", lines.get(i + 1));
+        }
+    }
+}
+
+#[test]
+fn bench_refuses_what_it_cannot_do() {
+    let bench = Bench::new();
+    for (args, part) in [
+        (&["-p", "0", "-n", "0"][..], "nothing to measure"),
+        (&["--chunk", "0"], "at least 1 token"),
+        (&["--backend", "oracle", "--per-node"], "the oracle launches nothing"),
+        (&["--json", "-o", "csv"], "cannot be used with"),
+    ] {
+        let out = bench.run(&[&["bench"], args].concat());
+        assert!(out.code == 2 && out.stderr.contains(part), "{args:?}: {}", out.stderr);
+    }
+    let out = bench.run(&["bench", "--trace", "no/such/folder/t.json"]);
+    assert!(out.code == 3 && out.stderr.contains("no/such/folder"), "{}", out.stderr);
+}
+
+#[test]
+fn values_are_traced_and_the_first_that_is_no_number_is_named() {
+    let Some(bench) = with_kernels() else { return };
+    let args = ["run", "--backend", "emulator", "-p", "38+45=", "--trace-values"];
+    let out = bench.run(&args);
+    assert_eq!(out.code, 0, "{}", out.stderr);
+    for part in ["on the emulator", "token_embd", "blk.0.hc_attn_expand", "blk.4.hc_ffn_expand", "growth"] {
+        assert!(out.stdout.contains(part), "{part}: {}", out.stdout);
+    }
+    edit(&bench, "swiglu", "  if (threadIdx.x == 1) { a.h[4 * threadIdx.x + 2] = sqrtf(-1.0f); return; }");
+    let out = bench.run(&args);
+    assert_eq!(out.code, 1, "{}", out.stderr);
+    assert!(out.stderr.contains("[not-finite]") && out.stderr.contains("blk.0."), "{}", out.stderr);
+    assert!(out.stderr.contains("h[0, 6] = NaN") && out.stderr.contains("assay verify swiglu"), "{}", out.stderr);
+    assert!(
+        out.stdout.contains("blk.0.hc_attn_expand") && !out.stdout.contains("blk.0.hc_ffn_expand"),
+        "{}",
+        out.stdout
+    );
+    let out = bench.run(&[&args[..], &["--json"]].concat());
+    let doc: Value = serde_json::from_str(&out.stdout).unwrap();
+    assert_eq!((out.code, &doc["schema"]), (1, &"assay.trace-values/1".into()));
+    let bad = &doc["trace"]["not_finite"];
+    assert_eq!((&bad["output"], &bad["element"], &bad["node"]), (&"h".into(), &6.into(), &"swiglu".into()));
+}
