@@ -133,7 +133,13 @@ impl Executor<'_> {
         let read = side.buffers[at.0].filter(|_| logits);
         let read = read.map(|buffer| Span { buffer, offset: 0, len: into.len() as u64 });
         let call = Step { writes: &side.writes, bytes: &side.bytes, graph: recording.graph, read };
-        side.device.step(&call, into)?;
+        side.device.step(&call, into).map_err(|e| match e.code().id {
+            // A graph has one name for all of its launches.
+            "cuda-launch" | "cuda-timeout" => {
+                e.hint("assay run --trace-values runs it launch by launch and names the one")
+            }
+            _ => e,
+        })?;
         for buffer in &recording.writes {
             self.valid[buffer.0] = Valid { host: false, device: true };
             self.initial[buffer.0] = None;
