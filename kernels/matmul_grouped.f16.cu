@@ -1,27 +1,39 @@
-// matmul_grouped on F16 weights: the kernels of matmul.cuh, a group in each grid z.
+// matmul_grouped on F16 weights: the kernels of matmul.cuh and matmul_many.cuh, a group in each grid z.
 #include "common/cuda.cuh"
 
 #include "args/matmul_grouped.h"
+#include "many/plain.cuh"
 #include "matmul.cuh"
+#include "matmul_many.cuh"
 #include "quant/plain.cuh"
 
 __device__ inline Product product(const MatmulGroupedArgs& a) { return {a.x, a.y, a.w, *a.T, a.G, a.K, a.N}; }
 
-extern "C" __global__ void __launch_bounds__(kMatvecThreads) matmul_grouped_f16_one(const MatmulGroupedArgs a) {
-  matmul_few<F16, 1>(product(a));
+extern "C" __global__ void __launch_bounds__(kPlainThreads, 2) matmul_grouped_f16_one(const MatmulGroupedArgs a) {
+  matmul_plain<F16>(product(a));
 }
 
 extern "C" __global__ void __launch_bounds__(kMatvecThreads) matmul_grouped_f16_few(const MatmulGroupedArgs a) {
   matmul_few<F16, 4>(product(a));
 }
 
-extern "C" __global__ void __launch_bounds__(kTileThreads, kTileBlocks<F16>)
-matmul_grouped_f16_many(const MatmulGroupedArgs a) {
-  matmul_many<F16, 2>(product(a));
-}
+static_assert(sizeof(ManyTile<F16, 1, kDenseTokens<1>>::Shared) == 98880, "say the new size in the manifest");
+static_assert(sizeof(ManyTile<F16, 2, kDenseTokens<2>>::Shared) == 65840, "say the new size in the manifest");
 
 // Activations rounded to f16: half the tensor work.
-extern "C" __global__ void __launch_bounds__(kTileThreads, kTileBlocks<F16>)
-matmul_grouped_f16_many_f16(const MatmulGroupedArgs a) {
-  matmul_many<F16, 1>(product(a));
+extern "C" __global__ void __launch_bounds__(kPrepareThreads) matmul_grouped_f16_prepare_f16(const MatmulGroupedArgs a) {
+  matmul_prepare<F16, 1>(product(a), a.scratch);
+}
+
+extern "C" __global__ void __launch_bounds__(kManyThreads, 1) matmul_grouped_f16_many_f16(const MatmulGroupedArgs a) {
+  matmul_many<F16, 1>(product(a), a.scratch);
+}
+
+// Not rounded.
+extern "C" __global__ void __launch_bounds__(kPrepareThreads) matmul_grouped_f16_prepare(const MatmulGroupedArgs a) {
+  matmul_prepare<F16, 2>(product(a), a.scratch);
+}
+
+extern "C" __global__ void __launch_bounds__(kManyThreads, 1) matmul_grouped_f16_many(const MatmulGroupedArgs a) {
+  matmul_many<F16, 2>(product(a), a.scratch);
 }

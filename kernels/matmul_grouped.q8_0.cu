@@ -1,27 +1,39 @@
-// matmul_grouped on Q8_0 weights: the kernels of matmul.cuh, a group in each grid z.
+// matmul_grouped on Q8_0 weights: the kernels of matmul.cuh and matmul_many.cuh, a group in each grid z.
 #include "common/cuda.cuh"
 
 #include "args/matmul_grouped.h"
+#include "many/q8_0.cuh"
 #include "matmul.cuh"
+#include "matmul_many.cuh"
 #include "quant/q8_0.cuh"
 
 __device__ inline Product product(const MatmulGroupedArgs& a) { return {a.x, a.y, a.w, *a.T, a.G, a.K, a.N}; }
 
-extern "C" __global__ void __launch_bounds__(kMatvecThreads) matmul_grouped_q8_0_one(const MatmulGroupedArgs a) {
-  matmul_few<Q8_0, 1>(product(a));
+extern "C" __global__ void __launch_bounds__(32 * kStreamWarps, 2) matmul_grouped_q8_0_one(const MatmulGroupedArgs a) {
+  matmul_stream<Q8_0, Q8_0Lane>(product(a));
 }
 
 extern "C" __global__ void __launch_bounds__(kMatvecThreads) matmul_grouped_q8_0_few(const MatmulGroupedArgs a) {
   matmul_few<Q8_0, 4>(product(a));
 }
 
-extern "C" __global__ void __launch_bounds__(kTileThreads, kTileBlocks<Q8_0>)
-matmul_grouped_q8_0_many(const MatmulGroupedArgs a) {
-  matmul_many<Q8_0, 2>(product(a));
-}
+static_assert(sizeof(ManyTile<Q8_0, 1, kDenseTokens<1>>::Shared) == 98880, "say the new size in the manifest");
+static_assert(sizeof(ManyTile<Q8_0, 2, kDenseTokens<2>>::Shared) == 65840, "say the new size in the manifest");
 
 // Activations rounded to f16: half the tensor work.
-extern "C" __global__ void __launch_bounds__(kTileThreads, kTileBlocks<Q8_0>)
-matmul_grouped_q8_0_many_f16(const MatmulGroupedArgs a) {
-  matmul_many<Q8_0, 1>(product(a));
+extern "C" __global__ void __launch_bounds__(kPrepareThreads) matmul_grouped_q8_0_prepare_f16(const MatmulGroupedArgs a) {
+  matmul_prepare<Q8_0, 1>(product(a), a.scratch);
+}
+
+extern "C" __global__ void __launch_bounds__(kManyThreads, 1) matmul_grouped_q8_0_many_f16(const MatmulGroupedArgs a) {
+  matmul_many<Q8_0, 1>(product(a), a.scratch);
+}
+
+// Not rounded.
+extern "C" __global__ void __launch_bounds__(kPrepareThreads) matmul_grouped_q8_0_prepare(const MatmulGroupedArgs a) {
+  matmul_prepare<Q8_0, 2>(product(a), a.scratch);
+}
+
+extern "C" __global__ void __launch_bounds__(kManyThreads, 1) matmul_grouped_q8_0_many(const MatmulGroupedArgs a) {
+  matmul_many<Q8_0, 2>(product(a), a.scratch);
 }

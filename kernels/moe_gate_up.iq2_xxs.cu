@@ -1,24 +1,33 @@
-// moe_gate_up on IQ2_XXS experts: the kernels of moe_gate_up.cuh.
+// moe_gate_up on IQ2_XXS experts: the kernels of moe_gate_up.cuh and moe_gate_up_many.cuh.
 #include "common/cuda.cuh"
 
+#include "many/iq2_xxs.cuh"
 #include "moe_gate_up.cuh"
+#include "moe_gate_up_many.cuh"
 #include "quant/iq2_xxs.cuh"
 
-extern "C" __global__ void __launch_bounds__(kMatvecThreads) moe_gate_up_iq2_xxs_few(const MoeGateUpArgs a) {
-  moe_gate_up_few<IQ2_XXS>(a);
+extern "C" __global__ void __launch_bounds__(32 * kGateUpWarps, 2)
+moe_gate_up_iq2_xxs_few(const MoeGateUpArgs a) {
+  moe_gate_up_few<IQ2_XXS, IQ2_XXSLane>(a);
 }
 
-extern "C" __global__ void __launch_bounds__(kSortThreads) moe_gate_up_iq2_xxs_sort(const MoeGateUpArgs a) {
-  moe_gate_up_sort(a);
-}
-
-extern "C" __global__ void __launch_bounds__(kTileThreads, kTileBlocks<IQ2_XXS>)
-moe_gate_up_iq2_xxs_many(const MoeGateUpArgs a) {
-  moe_gate_up_many<IQ2_XXS, 2>(a);
-}
+static_assert(sizeof(ManyTile<IQ2_XXS, 1, kTileTokens>::Shared) == 51504, "say the new size in the manifest");
+static_assert(sizeof(ManyTile<IQ2_XXS, 2, kTileTokens>::Shared) == 67872, "say the new size in the manifest");
 
 // Activations rounded to f16: half the tensor work.
-extern "C" __global__ void __launch_bounds__(kTileThreads, kTileBlocks<IQ2_XXS>)
-moe_gate_up_iq2_xxs_many_f16(const MoeGateUpArgs a) {
+extern "C" __global__ void __launch_bounds__(kSortThreads) moe_gate_up_iq2_xxs_prepare_f16(const MoeGateUpArgs a) {
+  moe_gate_up_prepare<IQ2_XXS, 1>(a);
+}
+
+extern "C" __global__ void __launch_bounds__(kManyThreads, 2) moe_gate_up_iq2_xxs_many_f16(const MoeGateUpArgs a) {
   moe_gate_up_many<IQ2_XXS, 1>(a);
+}
+
+// Not rounded.
+extern "C" __global__ void __launch_bounds__(kSortThreads) moe_gate_up_iq2_xxs_prepare(const MoeGateUpArgs a) {
+  moe_gate_up_prepare<IQ2_XXS, 2>(a);
+}
+
+extern "C" __global__ void __launch_bounds__(kManyThreads, 1) moe_gate_up_iq2_xxs_many(const MoeGateUpArgs a) {
+  moe_gate_up_many<IQ2_XXS, 2>(a);
 }

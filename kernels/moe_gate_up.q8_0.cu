@@ -1,24 +1,33 @@
-// moe_gate_up on Q8_0 experts: the kernels of moe_gate_up.cuh.
+// moe_gate_up on Q8_0 experts: the kernels of moe_gate_up.cuh and moe_gate_up_many.cuh.
 #include "common/cuda.cuh"
 
+#include "many/q8_0.cuh"
 #include "moe_gate_up.cuh"
+#include "moe_gate_up_many.cuh"
 #include "quant/q8_0.cuh"
 
-extern "C" __global__ void __launch_bounds__(kMatvecThreads) moe_gate_up_q8_0_few(const MoeGateUpArgs a) {
-  moe_gate_up_few<Q8_0>(a);
+extern "C" __global__ void __launch_bounds__(32 * kGateUpWarps, 2)
+moe_gate_up_q8_0_few(const MoeGateUpArgs a) {
+  moe_gate_up_few<Q8_0, Q8_0Lane>(a);
 }
 
-extern "C" __global__ void __launch_bounds__(kSortThreads) moe_gate_up_q8_0_sort(const MoeGateUpArgs a) {
-  moe_gate_up_sort(a);
-}
-
-extern "C" __global__ void __launch_bounds__(kTileThreads, kTileBlocks<Q8_0>)
-moe_gate_up_q8_0_many(const MoeGateUpArgs a) {
-  moe_gate_up_many<Q8_0, 2>(a);
-}
+static_assert(sizeof(ManyTile<Q8_0, 1, kTileTokens>::Shared) == 49472, "say the new size in the manifest");
+static_assert(sizeof(ManyTile<Q8_0, 2, kTileTokens>::Shared) == 65840, "say the new size in the manifest");
 
 // Activations rounded to f16: half the tensor work.
-extern "C" __global__ void __launch_bounds__(kTileThreads, kTileBlocks<Q8_0>)
-moe_gate_up_q8_0_many_f16(const MoeGateUpArgs a) {
+extern "C" __global__ void __launch_bounds__(kSortThreads) moe_gate_up_q8_0_prepare_f16(const MoeGateUpArgs a) {
+  moe_gate_up_prepare<Q8_0, 1>(a);
+}
+
+extern "C" __global__ void __launch_bounds__(kManyThreads, 1) moe_gate_up_q8_0_many_f16(const MoeGateUpArgs a) {
   moe_gate_up_many<Q8_0, 1>(a);
+}
+
+// Not rounded.
+extern "C" __global__ void __launch_bounds__(kSortThreads) moe_gate_up_q8_0_prepare(const MoeGateUpArgs a) {
+  moe_gate_up_prepare<Q8_0, 2>(a);
+}
+
+extern "C" __global__ void __launch_bounds__(kManyThreads, 1) moe_gate_up_q8_0_many(const MoeGateUpArgs a) {
+  moe_gate_up_many<Q8_0, 2>(a);
 }

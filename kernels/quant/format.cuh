@@ -1,17 +1,15 @@
 // What a block format gives to a product, and the bit tricks that all of them use.
 //
-// Kernels take a weight row 16 consecutive elements at a time: a *chunk*. In every format a chunk's elements share one
+// Kernels for few tokens take a weight row 16 consecutive elements at a time: a *chunk*. In every format a chunk's elements share one
 // scale and one minimum, so an element is `scale · q − min` with q a small whole number (or, in the plain formats, the
-// value itself). Products are formed with q, and scale and minimum are applied once per chunk or group. A format is a
+// value itself). Products are formed with q, and scale and minimum are applied once per chunk. A format is a
 // struct with
 //   kElems, kBytes   elements and bytes of a stored block
-//   kGroup           elements that share a scale: 16 or 32; a chunk never straddles two groups
 //   kMin             whether there is a minimum
-//   kParts           f16 numbers that one q needs to be exact: 1, or 2 for f32
 //   Chunk            registers that hold a chunk as stored
 //   load(row, e, k)  the chunk of elements e .. e + 16, e a multiple of 16; elements from k on are zeros
 //   floats(chunk, q, scale, min)      q as f32, for FMA
-//   halves(chunk, q, scale, min)      q as f16 pairs [part][8], for the tensor cores
+// Products of many tokens take larger pieces: many/tile.cuh.
 // Rows of most formats start on any even address: blocks of 34 and 66 bytes keep no more than that.
 #pragma once
 #include "common/cuda.cuh"
@@ -39,20 +37,3 @@ __device__ inline float byte_to_float(u32 v, int i) {
 __device__ inline float signed_byte_to_float(u32 v, int i) {
   return __uint_as_float(0x4b000000u | (((v ^ 0x80808080u) >> (8 * i)) & 0xffu)) - 8388736.0f;
 }
-
-// The same in f16, two at a time: 0x6400 is 1024, whose mantissa counts ones. `bias` is 1024, and 128 more for signed
-// bytes with their top bit flipped.
-__device__ inline void bytes_to_halves(u32 v, u32 bias, u32& low, u32& high) {
-  union Pair { u32 bits; __half2 h; };
-  Pair a, b, c;
-  c.bits = bias;
-  a.bits = 0x64006400u | (v & 0xffu) | (v & 0xff00u) << 8;
-  b.bits = 0x64006400u | (v >> 16 & 0xffu) | (v >> 24) << 16;
-  a.h = __hsub2(a.h, c.h);
-  b.h = __hsub2(b.h, c.h);
-  low = a.bits;
-  high = b.bits;
-}
-
-constexpr u32 kUnsignedBias = 0x64006400u;  // 1024, 1024
-constexpr u32 kSignedBias = 0x64806480u;    // 1152, 1152

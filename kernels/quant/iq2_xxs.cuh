@@ -2,6 +2,7 @@
 // grid and a word of four 7-bit sign indices and a 4-bit s; value d·(0.5 + s)·0.25·grid·sign.
 #pragma once
 #include "quant/format.cuh"
+#include "quant/limbs.cuh"
 
 // The codebook: eight unsigned bytes an entry, each 8, 25 or 43, element 0 lowest. In global memory, not constant:
 // lanes look up different entries, which constant memory would serve one after another; 2 KB stay in L1.
@@ -75,9 +76,7 @@ __device__ const u64 kIq2xxsGrid[256] = {
 struct IQ2_XXS {
   static constexpr int kElems = 256;
   static constexpr int kBytes = 66;
-  static constexpr int kGroup = 32;
   static constexpr bool kMin = false;
-  static constexpr int kParts = 1;
 
   struct Chunk {
     u32 q[4];    // four bytes each: magnitudes
@@ -118,15 +117,77 @@ struct IQ2_XXS {
     scale = c.scale;
     min = 0.0f;
   }
+};
 
-  __device__ static void halves(const Chunk& c, u32 (&q)[kParts][8], float& scale, float& min) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) bytes_to_halves(c.q[i], kUnsignedBias, q[0][2 * i], q[0][2 * i + 1]);
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      q[0][i] |= (c.signs >> (2 * i) & 1) << 15 | (c.signs >> (2 * i + 1) & 1) << 31;
+// For quant/stream.cuh: a lane has two groups of 32, 16 bytes of indices and signs. The grid's three magnitudes and their
+// negatives are six bytes, which one byte permute looks up by three bits: four weights at a time from 16 bits of
+// selectors. A grid entry is stored as eight selectors without signs, a sign index as what is to be added to them.
+struct IQ2_XXSLane {
+  static constexpr int kSliceBytes = kSlice / 256 * 66;
+  static constexpr int kRows = 4;
+  static constexpr int kStages = 2;
+  static constexpr int kStride = 16;
+  using X = LaneLimbs;
+
+  // Lanes look up different entries: each finds its own bank where there are 32 copies, and one other lane at most in
+  // the same where there are 16.
+  struct Tables {
+    alignas(16) u32 grid[256][32];
+    alignas(16) u32 signs[128][16];
+  };
+
+  __device__ static void fill(Tables& t) {
+    for (int i = threadIdx.x; i < 256 * 8; i += blockDim.x) {
+      const u64 entry = kIq2xxsGrid[i / 8];
+      // 8, 25, 43 are 0, 1, 2 in their upper halves.
+      const u32 v = selectors(static_cast<u32>(entry)) | selectors(static_cast<u32>(entry >> 32)) << 16;
+      *reinterpret_cast<uint4*>(&t.grid[i / 8][i % 8 * 4]) = make_uint4(v, v, v, v);
     }
-    scale = c.scale;
-    min = 0.0f;
+    for (int i = threadIdx.x; i < 128 * 4; i += blockDim.x) {
+      const u32 signs = IQ2_XXS::sign_byte(i / 4);
+      u32 v = 0;
+#pragma unroll
+      for (int bit = 0; bit < 8; ++bit) v |= (signs >> bit & 1) << (4 * bit + 2);
+      *reinterpret_cast<uint4*>(&t.signs[i / 4][i % 4 * 4]) = make_uint4(v, v, v, v);
+    }
+  }
+  __device__ static int first(int lane) { return 64 * lane; }
+
+  __device__ static float dot(const Tables& t, const u8* row, int lane, int count, const X& x) {
+    if (64 * lane >= count) return 0.0f;
+    const u8* block = row + lane / 4 * 66;
+    const u8* at = block + 2 + lane % 4 * 16;
+    // Every other block starts off a word.
+    const u32 off = reinterpret_cast<u64>(at) & 2;
+    u32 w[5], u[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) w[i] = load_u32(at - off + 4 * i);
+    w[4] = off == 0 ? 0 : load_u16(at + 14);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) u[i] = __byte_perm(w[i], w[i + 1], off == 0 ? 0x3210 : 0x5432);
+    const float d = half_bits_to_float(load_u16(block)) * 0.25f;
+    u32 q[8];
+    weights(t, u[0], u[1], lane, q);
+    const float first = steps(u[1]) * x.scale[0] * x.dot<0>(q);
+    weights(t, u[2], u[3], lane, q);
+    return d * fmaf(steps(u[3]) * x.scale[2], x.dot<8>(q), first);
+  }
+
+ private:
+  __device__ static u32 selectors(u32 magnitudes) {
+    const u32 v = magnitudes >> 4 & 0x03030303u, pairs = v | v >> 4;
+    return (pairs & 0xffu) | (pairs >> 8 & 0xff00u);
+  }
+
+  // The group's scale in d's: 0.5 + the upper four bits, which stand in the mantissa of 2^23.
+  __device__ static float steps(u32 word) { return __uint_as_float(0x4b000000u | word >> 28) - 8388607.5f; }
+
+  __device__ static void weights(const Tables& t, u32 entries, u32 signs, int lane, u32 (&q)[8]) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const u32 select = t.grid[entries >> (8 * i) & 0xff][lane] | t.signs[signs >> (7 * i) & 0x7f][lane % 16];
+      q[2 * i] = __byte_perm(0x002b1908u, 0x00d5e7f8u, select & 0xffffu);
+      q[2 * i + 1] = __byte_perm(0x002b1908u, 0x00d5e7f8u, select >> 16);
+    }
   }
 };

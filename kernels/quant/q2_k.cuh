@@ -2,13 +2,12 @@
 // value d·(sc & 15)·q − dmin·(sc >> 4), one sc for 16 elements.
 #pragma once
 #include "quant/format.cuh"
+#include "quant/limbs.cuh"
 
 struct Q2_K {
   static constexpr int kElems = 256;
   static constexpr int kBytes = 84;
-  static constexpr int kGroup = 16;
   static constexpr bool kMin = true;
-  static constexpr int kParts = 1;
 
   struct Chunk {
     u32 q[4];  // four bytes each, 0 to 3
@@ -35,14 +34,49 @@ struct Q2_K {
     scales(c, scale, min);
   }
 
-  __device__ static void halves(const Chunk& c, u32 (&q)[kParts][8], float& scale, float& min) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) bytes_to_halves(c.q[i], kUnsignedBias, q[0][2 * i], q[0][2 * i + 1]);
-    scales(c, scale, min);
-  }
-
   __device__ static void scales(const Chunk& c, float& scale, float& min) {
     scale = half_bits_to_float(c.d & 0xffff) * static_cast<float>(c.sc & 15);
     min = half_bits_to_float(c.d >> 16) * static_cast<float>(c.sc >> 4);
+  }
+};
+
+// For quant/stream.cuh: a lane has 16 bytes of a block, and of each its four elements, which lie 32 apart.
+struct Q2_KLane {
+  static constexpr int kSliceBytes = kSlice / 256 * 84;
+  static constexpr int kRows = 4;
+  static constexpr int kStages = 3;
+  static constexpr int kStride = 32;
+  struct Tables {};
+  using X = SummedLimbs;
+
+  __device__ static void fill(Tables&) {}
+  __device__ static int first(int lane) { return lane / 4 * 256 + lane % 4 / 2 * 128 + lane % 2 * 16; }
+
+  __device__ static float dot(const Tables&, const u8* row, int lane, int count, const X& x) {
+    if (lane / 4 * 256 >= count) return 0.0f;
+    const u8* block = row + lane / 4 * 84;
+    const int half = lane % 4 / 2, odd = lane % 2;
+    const u32 d = load_u32(block + 80);
+    // Scales of this half: bytes 2j + odd.
+    const u32 sc[2] = {load_u32(block + 8 * half) >> (8 * odd), load_u32(block + 8 * half + 4) >> (8 * odd)};
+    u32 w[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) w[i] = load_u32(block + 16 + 32 * half + 16 * odd + 4 * i);
+    float sum = 0.0f, minima = 0.0f;
+    add<0>(w, sc[0], x, sum, minima);
+    add<1>(w, sc[0] >> 16, x, sum, minima);
+    add<2>(w, sc[1], x, sum, minima);
+    add<3>(w, sc[1] >> 16, x, sum, minima);
+    return half_bits_to_float(d & 0xffff) * sum - half_bits_to_float(d >> 16) * minima;
+  }
+
+ private:
+  template <int J>
+  __device__ static void add(const u32 (&w)[4], u32 sc, const X& x, float& sum, float& minima) {
+    u32 q[4];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) q[i] = w[i] >> (2 * J) & 0x03030303u;
+    sum = fmaf(byte_to_float(sc & 15, 0) * x.scale[J], x.dot<4 * J>(q), sum);
+    minima = fmaf(byte_to_float(sc >> 4 & 15, 0), x.sum[J], minima);
   }
 };
