@@ -99,7 +99,7 @@ fn rows_of_one_numerics_or_of_a_thorough_judge_come_out_again() {
     for options in [["--numerics", "ds4"].as_slice(), &["--numerics", "exact"], &["--thorough"]] {
         let bench = Bench::new();
         bench.says(&[&["verify", "take_rows", "--backend", "emulator", "--record"], options].concat(), 0, "rows [1]");
-        bench.says(&["audit", "--replay", "1"], 0, "1 of 1 rows were replayed");
+        bench.says(&["audit", "--replay", "1"], 0, "1 of 1 row was replayed");
     }
 }
 
