@@ -8,8 +8,7 @@ use super::ledger::{self, TrustArgs, answer};
 use super::{ModelArg, output};
 use crate::error::Result;
 use crate::history::{self, LandRequest};
-use crate::ledger::Closures;
-use crate::ops::Node;
+use crate::ledger::{Closures, Target};
 use crate::plan::Numerics;
 
 /// Commits staged kernels with the evidence that proves them.
@@ -19,9 +18,9 @@ use crate::plan::Numerics;
 /// become stale, or that came from another host.
 #[derive(clap::Args)]
 pub struct Land {
-    /// Nodes to land, beside those that the staged change touches.
-    #[arg(value_parser = parse_node)]
-    nodes: Vec<Node>,
+    /// Nodes to land, beside those that the staged change touches; '*' is the whole schedule.
+    #[arg(value_parser = parse_target)]
+    nodes: Vec<Target>,
     /// What the subject says after the op.
     #[arg(short = 'w', long = "what", value_name = "TEXT")]
     what: Option<String>,
@@ -42,7 +41,7 @@ pub struct Land {
     json: bool,
 }
 
-fn parse_node(text: &str) -> Result<Node, String> {
+fn parse_target(text: &str) -> Result<Target, String> {
     text.parse()
 }
 

@@ -1,5 +1,6 @@
 //! Green commits: `kernels/` and `state/`, made only when every node that they touch is proved as staged. A node whose
-//! kernel is as it was, but whose proof had become stale, lands by its new evidence: a commit of `state/` alone.
+//! kernel is as it was, but whose proof had become stale, lands by its new evidence: a commit of `state/` alone. So does
+//! the whole schedule, `*`, which has no kernel.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -11,13 +12,14 @@ use super::message::message;
 use super::repo::{Commit, Entry, Repo, git, plain};
 use super::{AUTHOR, NO_GIT, NOTHING, OUTSIDE, UNCLAIMED, UNPROVED, extend};
 use crate::error::{Error, Result};
-use crate::ledger::{ClosureSource, Closures, Digest, Ledger, Row, SecretKey, Standing, Target, Trust, Verdict};
-use crate::ops::Node;
+use crate::ledger::{
+    Binding, ClosureSource, Closures, Digest, Ledger, Row, SecretKey, Standing, Target, Trust, Verdict,
+};
 use crate::plan::Numerics;
 
 /// What to land.
 pub struct Request<'a> {
-    pub nodes: &'a [Node],
+    pub nodes: &'a [Target],
     /// What the subject says after `<op>: `.
     pub what: Option<&'a str>,
     pub numerics: Numerics,
@@ -32,8 +34,8 @@ pub struct Request<'a> {
 pub struct Landed {
     pub commit: String,
     pub message: String,
-    /// Node and row.
-    pub nodes: Vec<(Node, u64)>,
+    /// Node, or `*`, and row.
+    pub nodes: Vec<(Target, u64)>,
     /// Some row counted only because a trust file lists class simulated.
     pub simulated: bool,
 }
@@ -59,18 +61,18 @@ pub fn land(root: &Path, request: &Request<'_>, closures: &dyn Closures, trust: 
     let staged = stage(&repo, head.as_ref())?;
     let scratch = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), e))?;
     let now = opened(&repo, &staged.files, &scratch.path().join("staged"), closures)?;
-    let mut touched = BTreeSet::new();
+    let mut touched: BTreeSet<Target> = BTreeSet::new();
     if !staged.changed.is_empty() {
         let before = head.as_ref().map_or(Ok(Vec::new()), |head| repo.files(head.tree, "kernels"))?;
         let before = opened(&repo, &before, &scratch.path().join("head"), closures)?;
-        touched.extend(now.touched(&staged.changed));
-        touched.extend(before.touched(&staged.changed));
+        touched.extend(now.touched(&staged.changed).into_iter().map(Target::Node));
+        touched.extend(before.touched(&staged.changed).into_iter().map(Target::Node));
     }
     let bench = Bench { ledger: &ledger, held, now: &*now, request, trust };
     let pending = bench.pending()?;
     let proofs = bench.prove(&touched, &pending)?;
     let groups = match staged.changed.is_empty() {
-        true => proofs.into_iter().map(|proof| vec![proof]).collect(),
+        true => one_by_one(proofs),
         false => vec![proofs],
     };
     let ends = ends(&groups, &pending, &ledger)?;
@@ -142,8 +144,10 @@ fn stage(repo: &Repo, head: Option<&Commit>) -> Result<Staged> {
 
 /// A node and the row that proves it as staged.
 pub(super) struct Proof<'l> {
-    pub node: Node,
+    pub node: Target,
     pub row: &'l Row,
+    /// The row from which on it holds: a whole schedule's only from its last node's on.
+    pub from: u64,
     pub verdict: &'l Verdict,
     pub simulated: bool,
     /// What HEAD's ledger says of it as it is staged.
@@ -164,31 +168,34 @@ struct Bench<'l, 'r> {
 
 impl<'l> Bench<'l, '_> {
     /// The rows that HEAD's ledger lacks and that prove a node anew as it is staged.
-    fn pending(&self) -> Result<Vec<(u64, Node)>> {
+    fn pending(&self) -> Result<Vec<(u64, Target)>> {
         let (with_kernel, mut found) = (self.now.nodes(), Vec::new());
         for row in &self.ledger.rows()[self.held..] {
             let Some(verdict) = row.statement().verdict() else { continue };
             let (target, arch) = (&verdict.node, verdict.binding.arch.as_str());
-            let Target::Node(node) = target else { continue };
-            if arch == "emulator" || verdict.binding.numerics != self.request.numerics || !with_kernel.contains(node) {
+            let known = match target {
+                Target::Node(node) => with_kernel.contains(node),
+                Target::Schedule => true,
+            };
+            if arch == "emulator" || verdict.binding.numerics != self.request.numerics || !known {
                 continue;
             }
-            let binding = self.now.binding(node, arch, self.request.numerics)?;
+            let Some(binding) = self.binding(target, arch)? else { continue };
             let proof = green(&self.ledger.standing(target, &binding, self.trust));
             let before = green(&self.ledger.standing_in(self.held, target, &binding, self.trust));
             if before.is_none() && proof.is_some_and(|(proof, _)| proof.seq == row.seq) {
-                found.push((row.seq, node.clone()));
+                found.push((row.seq, target.clone()));
             }
         }
         Ok(found)
     }
 
     /// Proofs of every node to land in the order of their rows, or the names of those that have none and why.
-    fn prove(&self, touched: &BTreeSet<Node>, pending: &[(u64, Node)]) -> Result<Vec<Proof<'l>>> {
-        let mut nodes: BTreeSet<Node> = self.request.nodes.iter().cloned().collect();
+    fn prove(&self, touched: &BTreeSet<Target>, pending: &[(u64, Target)]) -> Result<Vec<Proof<'l>>> {
+        let mut nodes: BTreeSet<Target> = self.request.nodes.iter().cloned().collect();
         nodes.extend(touched.iter().cloned());
         if nodes.is_empty() {
-            let new: BTreeSet<&Node> = pending.iter().map(|(_, node)| node).collect();
+            let new: BTreeSet<&Target> = pending.iter().map(|(_, node)| node).collect();
             return Err(Error::new(&NOTHING, "nothing to land: no node is named and no node's kernel is staged").hint(
                 match new.is_empty() {
                     true => "git add kernels/…; assay status says what is stale".into(),
@@ -199,7 +206,9 @@ impl<'l> Bench<'l, '_> {
         let with_kernel = self.now.nodes();
         let (mut proofs, mut missing, mut held) = (Vec::new(), Vec::new(), Vec::new());
         for node in nodes {
-            if !with_kernel.contains(&node) {
+            if let Target::Node(node) = &node
+                && !with_kernel.contains(node)
+            {
                 missing.push(format!("{node}: no kernel of it is staged"));
                 continue;
             }
@@ -241,10 +250,9 @@ impl<'l> Bench<'l, '_> {
     }
 
     /// The newest proof of `node` over all architectures that may be landed, or why there is none.
-    fn proof(&self, node: &Node, staged: bool) -> Result<Result<Proof<'l>, String>> {
-        let target = Target::Node(node.clone());
+    fn proof(&self, target: &Target, staged: bool) -> Result<Result<Proof<'l>, String>> {
         let mut archs = BTreeSet::new();
-        for verdict in self.ledger.verdicts(&target).filter_map(|row| row.statement().verdict()) {
+        for verdict in self.ledger.verdicts(target).filter_map(|row| row.statement().verdict()) {
             let arch = verdict.binding.arch.as_str();
             if arch != "emulator" && self.request.arch.is_none_or(|only| only == arch) {
                 archs.insert(arch);
@@ -252,16 +260,29 @@ impl<'l> Bench<'l, '_> {
         }
         let (mut best, mut why): (Option<Proof<'l>>, Vec<String>) = Default::default();
         for arch in archs {
-            let binding = self.now.binding(node, arch, self.request.numerics)?;
-            let standing = self.ledger.standing(&target, &binding, self.trust);
+            let Some(binding) = self.binding(target, arch)? else {
+                why.push(format!("{arch}: some node has no kernel staged"));
+                continue;
+            };
+            let standing = self.ledger.standing(target, &binding, self.trust);
             let Some((row, verdict)) = green(&standing) else {
                 why.push(format!("{arch}: {}", reason(&standing)));
                 continue;
             };
+            let mut from = row.seq;
+            if *target == Target::Schedule {
+                match self.last_part(verdict)? {
+                    Ok(last) => from = from.max(last),
+                    Err(part) => {
+                        why.push(format!("{arch}: the schedule is proved in row {}, but {part}", row.seq));
+                        continue;
+                    }
+                }
+            }
             if best.as_ref().is_none_or(|best| best.row.seq < row.seq) {
                 let simulated = matches!(standing, Standing::Simulated(_));
-                let before = self.ledger.standing_in(self.held, &target, &binding, self.trust);
-                best = Some(Proof { node: node.clone(), row, verdict, simulated, before, staged });
+                let before = self.ledger.standing_in(self.held, target, &binding, self.trust);
+                best = Some(Proof { node: target.clone(), row, from, verdict, simulated, before, staged });
             }
         }
         Ok(best.ok_or_else(|| match why.is_empty() {
@@ -269,6 +290,43 @@ impl<'l> Bench<'l, '_> {
             false => why.join("; "),
         }))
     }
+
+    /// What a verdict on `target` binds as staged; `None` of a schedule that is short of a kernel.
+    fn binding(&self, target: &Target, arch: &str) -> Result<Option<Binding>> {
+        match target {
+            Target::Node(node) => self.now.binding(node, arch, self.request.numerics).map(Some),
+            Target::Schedule => Ok(self.now.schedule(arch)?.map(|(binding, _)| binding)),
+        }
+    }
+
+    /// The last row that a node of a schedule is green by, as it is staged; or one that is not: then prefill does not
+    /// work, whatever the schedule's row says.
+    fn last_part(&self, schedule: &Verdict) -> Result<Result<u64, String>> {
+        let mut last = 0;
+        for node in self.now.nodes().into_iter().filter(|n| schedule.parts.contains_key(&n.to_string())) {
+            let binding = self.now.binding(&node, &schedule.binding.arch, self.request.numerics)?;
+            let standing = self.ledger.standing(&Target::Node(node.clone()), &binding, self.trust);
+            match green(&standing) {
+                Some((row, _)) => last = last.max(row.seq),
+                None => return Ok(Err(format!("{node}: {}", reason(&standing)))),
+            }
+        }
+        Ok(Ok(last))
+    }
+}
+
+/// A commit each, in the order of rows; a schedule that holds only from a node's row on shares that node's.
+fn one_by_one(proofs: Vec<Proof<'_>>) -> Vec<Vec<Proof<'_>>> {
+    let mut groups: Vec<Vec<Proof<'_>>> = Vec::new();
+    let (later, now): (Vec<_>, Vec<_>) = proofs.into_iter().partition(|proof| proof.from > proof.row.seq);
+    groups.extend(now.into_iter().map(|proof| vec![proof]));
+    for proof in later {
+        match groups.iter_mut().find(|group| group.iter().any(|other| other.row.seq == proof.from)) {
+            Some(group) => group.push(proof),
+            None => groups.push(vec![proof]),
+        }
+    }
+    groups
 }
 
 fn green<'l>(standing: &Standing<'l>) -> Option<(&'l Row, &'l Verdict)> {
@@ -278,22 +336,22 @@ fn green<'l>(standing: &Standing<'l>) -> Option<(&'l Row, &'l Verdict)> {
     }
 }
 
-fn command<'n>(nodes: impl IntoIterator<Item = &'n Node>) -> String {
+fn command<'n>(nodes: impl IntoIterator<Item = &'n Target>) -> String {
     let names: Vec<_> = nodes.into_iter().map(|node| format!("'{node}'")).collect();
     format!("assay land {}", names.join(" "))
 }
 
 /// How many rows of the ledger each commit holds: up to the next row that proves a node which it does not claim, so that
 /// a later commit can. All rows, where there is none.
-fn ends(groups: &[Vec<Proof<'_>>], pending: &[(u64, Node)], ledger: &Ledger) -> Result<Vec<usize>> {
-    let named: BTreeSet<&Node> = groups.iter().flatten().map(|proof| &proof.node).collect();
-    let mut claimed: BTreeSet<&Node> = BTreeSet::new();
+fn ends(groups: &[Vec<Proof<'_>>], pending: &[(u64, Target)], ledger: &Ledger) -> Result<Vec<usize>> {
+    let named: BTreeSet<&Target> = groups.iter().flatten().map(|proof| &proof.node).collect();
+    let mut claimed: BTreeSet<&Target> = BTreeSet::new();
     let mut ends = Vec::new();
     for proofs in groups {
         claimed.extend(proofs.iter().map(|proof| &proof.node));
-        let last = proofs.iter().map(|proof| proof.row.seq).max();
-        let swept = pending.iter().filter(|(row, node)| Some(*row) < last && !named.contains(node));
-        let swept: BTreeSet<&Node> = swept.map(|(_, node)| node).collect();
+        let last = proofs.iter().map(|proof| proof.from).max();
+        let swept = pending.iter().filter(|(row, node)| Some(*row) <= last && !named.contains(node));
+        let swept: BTreeSet<&Target> = swept.map(|(_, node)| node).collect();
         if !swept.is_empty() {
             let names: Vec<_> = swept.iter().map(ToString::to_string).collect();
             return Err(Error::new(

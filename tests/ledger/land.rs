@@ -1,19 +1,20 @@
 //! Green commits: what may land, what is refused, and what the commit then holds.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use assay::history::{self, LandRequest, Landed};
 use assay::ledger::{
-    Binding, Class, ClosureSource, Closures, Config, Digest, SecretKey, Standing, Target, Trust, Verdict,
+    Binding, Class, ClosureSource, Closures, Config, Digest, SecretKey, Standing, Target, Trust, Verdict, closure_of,
 };
 use assay::ops::Node;
 use assay::plan::Numerics;
 use git2::Repository;
 
 use crate::fixture::Workbench;
-use crate::fixture::{binding, of_class, red, verdict};
+use crate::fixture::{binding, of_class, red, verdict, whole};
 use crate::git::{audit, commit, init};
 
 /// A node per `kernels/<stem>.cu`; its closure is that file and everything in `common/`. Its cases are a
@@ -57,6 +58,12 @@ impl ClosureSource for Source {
             }
         }
         Ok(Binding { closure: Digest::of(&all), arch: arch.into(), numerics, cases: self.1, ..binding(0) })
+    }
+
+    fn schedule(&self, arch: &str) -> assay::Result<Option<(Binding, BTreeMap<String, Digest>)>> {
+        let closure = |n: Node| Ok((n.to_string(), self.binding(&n, arch, Numerics::Ds4)?.closure));
+        let parts = self.nodes().into_iter().map(closure).collect::<assay::Result<BTreeMap<_, _>>>()?;
+        Ok(Some((Binding { closure: closure_of(&parts), arch: arch.into(), cases: self.1, ..binding(0) }, parts)))
     }
 
     fn touched(&self, changed: &[PathBuf]) -> Vec<Node> {
@@ -119,6 +126,13 @@ impl Repo {
         self.bench.append(edit(verdict))
     }
 
+    /// Records a verdict on the whole schedule as the work tree has it.
+    fn record_whole(&self) -> u64 {
+        let source = self.sources.of(&self.bench.root().join("kernels")).unwrap();
+        let (binding, parts) = source.schedule("sm_90").unwrap().unwrap();
+        self.bench.append(Verdict { binding, parts, ..whole(&[]) })
+    }
+
     /// Lands as the holder of `writer`.
     fn land_as(
         &self,
@@ -127,7 +141,7 @@ impl Repo {
         trust: &Trust,
         writer: &dyn Fn() -> assay::Result<SecretKey>,
     ) -> assay::Result<Vec<Landed>> {
-        let nodes: Vec<Node> = nodes.iter().map(|n| n.parse().unwrap()).collect();
+        let nodes: Vec<Target> = nodes.iter().map(|n| n.parse().unwrap()).collect();
         let request = LandRequest { nodes: &nodes, what, numerics: Numerics::Ds4, arch: None, writer };
         history::land(self.bench.root(), &request, &self.sources, trust)
     }
@@ -436,4 +450,45 @@ fn a_landing_leaves_what_proves_other_nodes_to_a_later_one() {
     repo.land(&["matmul[q8_0]"]).unwrap();
     assert_eq!(repo.at_head("state/ledger.jsonl"), repo.bench.bytes("ledger.jsonl"));
     assert_eq!(audit(repo.bench.root()).unwrap().commits, 5);
+}
+
+/// A schedule's row is no node's: it is neither swept along by a node's commit nor landed while a node is unproved.
+#[test]
+fn the_whole_schedule_lands_alone_and_only_with_every_node_of_it() {
+    let repo = Repo::new();
+    let nodes = repo.sources.of(&repo.bench.root().join("kernels")).unwrap().nodes();
+    let names: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+    assert!(names.len() > 1, "{names:?}");
+    let mine = |repo: &Repo| Config::at(repo.config.path()).key(None);
+    let land_all = |repo: &Repo, names: &[&str]| repo.land_as(names, None, &repo.trust, &|| mine(repo)).unwrap();
+    for name in &names[1..] {
+        repo.record(name, |v| v);
+    }
+    repo.record_whole();
+    repo.refused(&["*"], "land-unproved", &format!("but {}: not proved", names[0]));
+    land_all(&repo, &names[1..].iter().map(String::as_str).collect::<Vec<_>>());
+    repo.record(&names[0], |v| v);
+    // Its row is before the node's, so it holds from that one on, and they land together.
+    repo.refused(&[&names[0]], "land-unclaimed", "*");
+    repo.refused(&["*"], "land-unclaimed", &names[0]);
+    let landed = land_all(&repo, &[&names[0], "*"]);
+    let [landed] = &landed[..] else { panic!("{landed:?}") };
+    assert_eq!(landed.nodes.len(), 2);
+    let subject = format!("{0}, state: {0}", names[0].split('[').next().unwrap());
+    assert!(landed.message.starts_with(&subject), "{}", landed.message);
+    assert!(landed.message.lines().next().unwrap().ends_with(": prefill works on sm_90"), "{}", landed.message);
+    let progress = || String::from_utf8(repo.at_head("state/progress.json")).unwrap();
+    assert!(progress().contains("\"prefill_working\": ["), "{}", progress());
+    repo.refused(&["*"], "land-nothing", "proved in HEAD's ledger as staged");
+    // A kernel changes: the schedule's proof is of other closures, until it is judged again.
+    repo.set(&format!("kernels/{}.cu", nodes[0].file_stem()), "another");
+    repo.record(&names[0], |v| v);
+    repo.land(&[&names[0]]).unwrap();
+    repo.refused(&["*"], "land-unproved", "since changed: closure");
+    let row = repo.record_whole();
+    let landed = repo.land(&["*"]).unwrap();
+    assert_eq!(landed.nodes, [(Target::Schedule, row)]);
+    assert!(landed.message.starts_with("state: prefill works on sm_90 again\n\n*: "), "{}", landed.message);
+    assert!(landed.message.ends_with("Assay-Node: *\n"), "{}", landed.message);
+    audit(repo.bench.root()).unwrap();
 }
