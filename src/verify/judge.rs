@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use super::prefill::{Baselines, LARGE_MODEL};
 use super::unit::{self, ModelShape, Runner};
 use super::{
-    Class, Compilers, Figures, Outcome, Place, Stage, StageReport, Verdict, is_kernels_fault, mutants, prefill,
+    Class, Compilers, Figures, Outcome, Place, Stage, StageReport, Verdict, is_kernels_fault, large, mutants, prefill,
     sanitize, source,
 };
 use crate::backend::executor::host_weight;
@@ -394,8 +394,9 @@ impl<'m> Judge<'_, 'm> {
         run: &mut Run<'_>,
     ) -> Result<Option<prefill::Graph>> {
         let total: u64 = self.model.gguf.tensors().iter().map(|t| self.model.gguf.bytes(t).len() as u64).sum();
-        if total > LARGE_MODEL {
-            let reason = format!("this file holds {} GiB; an oracle prefill over it is not run here", total >> 30);
+        let in_large = total > LARGE_MODEL;
+        if in_large && self.place.placement() != Placement::Device {
+            let reason = format!("this file holds {} GiB; a prefill over it is run on a device alone", total >> 30);
             run.end(Stage::Prefill, Outcome::Indeterminate { reason });
             return Ok(None);
         }
@@ -418,7 +419,10 @@ impl<'m> Judge<'_, 'm> {
         };
         let mut graph = prefill::Graph::default();
         for numerics in self.prefill_numerics(node, kernel)? {
-            let p = request.run(numerics, &mut |done, of| self.progress.tick(done, of))?;
+            let p = match in_large {
+                true => large::run(&request, numerics, &self.seed)?,
+                false => request.run(numerics, &mut |done, of| self.progress.tick(done, of))?,
+            };
             run.figures.extend(p.figures);
             if let Some((reason, first_bad)) = p.red {
                 run.end(Stage::Prefill, Outcome::Red { reason, first_bad });

@@ -8,6 +8,7 @@ pub mod binding;
 pub mod compare;
 pub mod insitu;
 mod judge;
+mod large;
 pub mod mutants;
 pub mod places;
 pub mod prefill;
