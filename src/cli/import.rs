@@ -80,10 +80,13 @@ impl Import {
     }
 }
 
-/// Whether a verdict binds what is here; `None` for keys and whole schedules.
+/// Whether a verdict binds what is here; `None` for what is no verdict.
 fn counts(row: &Row, here: &dyn ClosureSource) -> Result<Option<bool>> {
     let Statement::Verdict(verdict) = row.statement() else { return Ok(None) };
-    let Target::Node(node) = &verdict.node else { return Ok(None) };
+    let Target::Node(node) = &verdict.node else {
+        let schedule = here.schedule(&verdict.binding.arch)?;
+        return Ok(Some(schedule.is_some_and(|(binding, _)| binding == verdict.binding)));
+    };
     if !here.nodes().contains(node) {
         return Ok(Some(false));
     }

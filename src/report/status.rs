@@ -231,12 +231,16 @@ impl Status {
         }
         let gates = self.gates().len();
         let on = self.here.arch.as_ref().map_or(String::new(), |a| format!(" on {a}"));
-        match gates {
-            0 => format!("no: no gate is left{on}, but the whole schedule has not passed (assay verify --all)"),
-            n => format!(
-                "no: {n} of {} {} not green{on} (assay next)",
+        let whole: Vec<_> = self.schedule.iter().map(Proof::describe).collect();
+        let whole = whole.join("; ");
+        match (gates, whole.is_empty()) {
+            (0, true) => format!("no: no gate is left{on}, but the whole schedule has not passed (assay verify --all)"),
+            (0, false) => format!("no: no gate is left{on}, but of the whole schedule: {whole} (assay verify --all)"),
+            (n, _) => format!(
+                "no: {n} of {} {} not green{on} (assay next){}",
                 count(self.nodes.len(), "node"),
-                agree(n, "is", "are")
+                agree(n, "is", "are"),
+                if whole.is_empty() { String::new() } else { format!("; the whole schedule: {whole}") }
             ),
         }
     }

@@ -15,4 +15,5 @@ mod replay;
 mod rows;
 mod status;
 mod verify;
+mod whole;
 mod words;

@@ -7,13 +7,15 @@ use std::sync::atomic::AtomicBool;
 use super::sign::about;
 use crate::error::{Error, Kind, Result};
 use crate::ledger::{self as records, ClosureSource, Digest};
+use crate::model::Model;
 use crate::ops::Node;
 use crate::plan::Numerics;
 use crate::plan::kernels::KernelTree;
 use crate::plan::manifest::Variant;
-use crate::verify::binding::Workshop;
+use crate::verify::binding::{Tree, Workshop};
 use crate::verify::places::{CudaPlace, EmulatorPlace, NvrtcCompilers};
 use crate::verify::prefill::Baselines;
+use crate::verify::whole::Whole;
 use crate::verify::{Compilers, Judge, Place, Progress, Stage, record};
 use crate::workbench::Workbench;
 
@@ -26,9 +28,6 @@ pub struct Replay {
 
 impl records::Judge for Replay {
     fn judge_again(&self, recorded: &records::Verdict) -> Result<records::Verdict> {
-        let records::Target::Node(node) = &recorded.node else {
-            return Err(Error::new(&NO_REPLAY, "a whole schedule is judged by `assay verify --all`"));
-        };
         let bench = Workbench::find(".".as_ref())?;
         let emulator;
         let place: &dyn Place = match recorded.class {
@@ -40,16 +39,16 @@ impl records::Judge for Replay {
         };
         let model = bench.open_model()?;
         let tree = KernelTree::open(&bench.kernels())?;
+        let workshop = Workshop::new(&model)?.tree(&bench.kernels())?;
+        let node = match &recorded.node {
+            records::Target::Node(node) => node,
+            records::Target::Schedule => return schedule_again(recorded, &bench, &model, &tree, place, &workshop),
+        };
         // A node that this file or this tree does not have is another's, and no fault of the ledger's.
-        let mine = Workshop::new(&model)?
-            .tree(&bench.kernels())?
+        let mine = workshop
             .binding(node, place.arch(), recorded.binding.numerics)
             .map_err(|e| if e.kind() == Kind::No { Error::new(&NO_REPLAY, e.what()) } else { e })?;
-        let differences = mine.differences(&recorded.binding);
-        if !differences.is_empty() {
-            return Err(Error::new(&NO_REPLAY, format!("the row binds another {}", differences.join(", ")))
-                .hint("check out the commit that landed it, and replay there"));
-        }
+        same(&mine, &recorded.binding)?;
         let nvrtc = NvrtcCompilers::new(&bench.settings.architectures);
         let numerics = numerics(recorded, &tree, node)?;
         let judge = |thorough: bool| {
@@ -82,6 +81,44 @@ impl records::Judge for Replay {
         }
         Ok(again)
     }
+}
+
+/// Refuses a row that speaks of something else than what is here.
+fn same(mine: &records::Binding, recorded: &records::Binding) -> Result<()> {
+    let differences = mine.differences(recorded);
+    match differences.is_empty() {
+        true => Ok(()),
+        false => Err(Error::new(&NO_REPLAY, format!("the row binds another {}", differences.join(", ")))
+            .hint("check out the commit that landed it, and replay there")),
+    }
+}
+
+/// A whole schedule, over the numerics that its row has outputs of.
+fn schedule_again(
+    recorded: &records::Verdict,
+    bench: &Workbench,
+    model: &Model,
+    tree: &KernelTree,
+    place: &dyn Place,
+    workshop: &Tree<'_>,
+) -> Result<records::Verdict> {
+    let Some((mine, parts)) = workshop.schedule(place.arch())? else {
+        return Err(Error::new(&NO_REPLAY, "the schedule is short of a kernel here"));
+    };
+    same(&mine, &recorded.binding)?;
+    let ran = asked(recorded);
+    let over = |n: &Numerics| ran.is_empty() || ran.iter().any(|(name, _)| *name == n.name());
+    let numerics: Vec<_> = [Numerics::Ds4, Numerics::Exact].into_iter().filter(over).collect();
+    let judge = |thorough: bool| {
+        let stop = AtomicBool::new(false);
+        let seed = recorded.seed.0;
+        let numerics = numerics.clone();
+        let whole = Whole { model, tree, place, numerics, thorough, seed, stop: &stop, tick: &|_: &str| () };
+        let (target, parts) = (recorded.node.clone(), parts.clone());
+        record::statement(&whole.judge()?, target, mine.clone(), parts, &about(bench, model))
+    };
+    let again = judge(false)?;
+    if asked(&again) == asked(recorded) || ran.is_empty() { Ok(again) } else { judge(true) }
 }
 
 impl Replay {

@@ -27,7 +27,7 @@ const CHAOTIC: f64 = 0.2;
 /// Two logits that are nearer to each other, in units of the logits' RMS, are tied.
 const TIED: f64 = 0.01;
 
-/// Logits by the number of tokens that they follow.
+/// Logits by the number of tokens that they follow. A distance between two is infinite where there is a NaN.
 pub struct Rows(Vec<(usize, Vec<f32>)>);
 
 impl Rows {
@@ -140,7 +140,7 @@ impl Book {
             let worst = list.iter().max_by(|a, b| a.distance.total_cmp(&b.distance));
             let choices = list.iter().filter(|c| c.same_choice).count();
             let limit = self.limit();
-            let beyond = list.iter().filter(|c| !(c.distance <= limit)).count();
+            let beyond = list.iter().filter(|c| c.distance > limit).count();
             figures.insert(
                 name.into(),
                 json!({
@@ -172,7 +172,7 @@ impl Book {
         let worst = list.iter().max_by(|a, b| a.distance.total_cmp(&b.distance))?;
         match self.limits.numerics {
             Numerics::Exact => {
-                if beyond > 1 + list.len() / FLIPS || !(worst.distance <= FLIPPED.max(limit)) {
+                if beyond > 1 + list.len() / FLIPS || worst.distance > FLIPPED.max(limit) {
                     return Some(say(
                         worst,
                         &format!("; {limit:.0e} is allowed, {beyond} of {} are beyond", list.len()),
@@ -182,7 +182,7 @@ impl Book {
                 Some(say(other, ", and its largest logit is another one though it is not tied"))
             }
             Numerics::Ds4 => {
-                let wrong = !(rms <= limit) || worst.distance.is_infinite();
+                let wrong = rms > limit;
                 wrong.then(|| {
                     say(worst, &format!("; over {} positions by {rms:.2e}, {limit:.0e} is allowed", list.len()))
                 })
@@ -219,7 +219,8 @@ mod tests {
 
     #[test]
     fn one_flipped_choice_is_no_fault_in_exact_and_many_are() {
-        let off = |every: usize| move |p: usize, i: usize| right(p, i) * if p % every == 0 { 1.05 } else { 1.0 };
+        let off =
+            |every: usize| move |p: usize, i: usize| right(p, i) * if p.is_multiple_of(every) { 1.05 } else { 1.0 };
         assert_eq!(judged(Numerics::Exact, right), None);
         assert_eq!(judged(Numerics::Exact, off(100)), None);
         assert!(judged(Numerics::Exact, off(4)).is_some());

@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use rayon::prelude::*;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -229,7 +230,8 @@ impl<'m> Whole<'_, 'm> {
 
     /// Stage 3: every op of the plan has a kernel here, and all of them compile.
     fn build(&self, figures: &mut Figures) -> Result<Option<Fault>> {
-        let mut stems: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        // By the entries that sessions ask for, so that theirs are found in the cache.
+        let mut wanted: BTreeSet<(String, Vec<String>)> = BTreeSet::new();
         for numerics in &self.numerics {
             let arch = self.place.arch();
             let missing = without_kernel(self.model, self.tree, arch, *numerics)?;
@@ -242,18 +244,21 @@ impl<'m> Whole<'_, 'm> {
             let lower = |tokens| Schedule::lower(&plan, self.tree, arch, tokens);
             let schedules = [lower(1)?, lower(script::CHUNK)?];
             for choice in schedules.iter().flat_map(|s| s.choices.iter().flatten()) {
-                let wanted = stems.entry(choice.stem.clone()).or_default();
-                wanted.extend(entries(&schedules, &choice.stem));
+                wanted.insert((choice.stem.clone(), entries(&schedules, &choice.stem)));
             }
         }
-        let mut cubins = Figures::new();
-        for (stem, entries) in &stems {
+        let modules = wanted.par_iter().map(|(stem, entries)| {
             let source = SourceSet::load(self.tree.root(), &format!("{stem}.cu"))?;
-            let entries: Vec<String> = entries.iter().cloned().collect();
-            if let Module::Cubin(cubin) = self.place.build(&source, &entries)? {
-                cubins.insert(stem.clone(), json!(hex(&Sha256::digest(cubin))));
+            Ok((stem, self.place.build(&source, entries)?))
+        });
+        let mut cubins: BTreeMap<&String, Sha256> = BTreeMap::new();
+        for (stem, module) in modules.collect::<Result<Vec<_>>>()? {
+            if let Module::Cubin(cubin) = module {
+                cubins.entry(stem).or_default().update(cubin);
             }
         }
+        let stems: BTreeSet<&String> = wanted.iter().map(|(stem, _)| stem).collect();
+        let cubins: Figures = cubins.into_iter().map(|(k, v)| (k.clone(), json!(hex(&v.finalize())))).collect();
         figures.insert("kernels".into(), json!(stems.len()));
         if !cubins.is_empty() {
             figures.insert("cubins".into(), Value::Object(cubins));

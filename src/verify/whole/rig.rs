@@ -23,8 +23,8 @@ use crate::verify::{Figures, Stage};
 /// Tokens of a step that a check recomputes.
 const TOKENS: usize = 4;
 /// Of the instances that nothing demands one in so many is checked.
-const ODDS: usize = 4;
-const ODDS_LARGE: usize = 16;
+const ODDS: usize = 16;
+const ODDS_LARGE: usize = 32;
 /// Prefills whose embeddings are moved.
 const MOVED: usize = 3;
 /// By how much of each value: as f32 rounds, a few times over.
@@ -46,7 +46,7 @@ struct Class {
     step: StepKind,
     later: bool,
     past_window: bool,
-    /// Of the last position, in small models.
+    /// Of the last position, for what compresses rows or reads them; in small models.
     residue: usize,
 }
 
@@ -321,7 +321,7 @@ impl<'w, 'm> Rig<'w, 'm> {
             step: kind(&plan, step),
             later: step.get(StepField::Pos0) > 0,
             past_window: end > config.window,
-            residue: if self.large { 0 } else { end % 4 },
+            residue: if self.large || !instance.contract().dims.contains(&"ratio") { 0 } else { end % 4 },
         };
         let odds = if self.large { ODDS_LARGE } else { ODDS };
         self.checks.seen.insert(class) || self.checks.draw.below(odds) == 0

@@ -94,7 +94,7 @@ fn then_decode(n: usize, chunk: usize, decoded: usize) -> Vec<usize> {
 
 fn chunks(n: usize, chunk: usize) -> Vec<usize> {
     let mut out = vec![chunk; n / chunk];
-    out.extend((n % chunk > 0).then_some(n % chunk));
+    out.extend((!n.is_multiple_of(chunk)).then_some(n % chunk));
     out
 }
 
