@@ -109,10 +109,11 @@ fn drawn(n: usize, most: usize, draw: &mut Draw) -> Vec<usize> {
     out
 }
 
-/// A prefill of `n` tokens in steps of at most `bound`, as a short prompt's session has them.
-fn short(bound: usize, n: usize, draw: &mut Draw) -> Other {
+/// A prefill of `n` tokens in steps of at most `bound`, as a short prompt's session has them; within the context.
+fn short(bound: usize, n: usize, context: usize, draw: &mut Draw) -> Other {
+    let (n, bound) = (n.min(context), bound.min(context));
     let mut lengths = vec![bound];
-    lengths.extend(drawn(n - bound, bound, draw));
+    lengths.extend(drawn(n.saturating_sub(bound), bound, draw));
     let name = format!("prefill of {n} with chunks of up to {bound}");
     Other { script: eager(name, lengths, true), chunk: bound, all_logits: false }
 }
@@ -181,7 +182,7 @@ fn small(model: &Model, bounds: &[usize], draw: &mut Draw) -> Scripts {
             all_logits: false,
         },
     ];
-    others.extend(bounds.iter().map(|b| short(*b, selecting.max(window) + 3 * b + 2, draw)));
+    others.extend(bounds.iter().map(|b| short(*b, selecting.max(window) + 3 * b + 2, context, draw)));
     let perturbed = Some(if window > 8 { window - 3 } else { far });
     Scripts { chunk: CHUNK.min(context), context, list, others, oracle: Some(context), perturbed }
 }
@@ -212,7 +213,7 @@ fn big(numerics: Numerics, bounds: &[usize], thorough: bool, draw: &mut Draw) ->
         chunk,
         all_logits: false,
     }];
-    others.extend(bounds.iter().map(|b| short(*b, 128 + 3 * b + 2, draw)));
+    others.extend(bounds.iter().map(|b| short(*b, 128 + 3 * b + 2, context, draw)));
     let oracle = thorough.then_some(192);
     if oracle.is_some() {
         list.extend([64, 192].map(|n| as_graphs(format!("prefill of {n}"), vec![n])));
