@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::standing;
 use crate::backend::Placement;
-use crate::engine::{Seating, Session, Tally};
+use crate::engine::{Seating, Session, Tally, fit};
 use crate::error::{Error, Kind, Result};
 use crate::plan::kernels::KernelTree;
 use crate::verify::Place;
@@ -164,9 +164,9 @@ impl Seat {
         });
         bar.finish_and_clear();
         if let Some(loaded) = loaded?.filter(|l| l.bytes > 0) {
-            let (gigabytes, seconds) = (loaded.bytes as f64 / 1e9, loaded.time.as_secs_f64());
-            let rate = gigabytes / seconds.max(1e-9);
-            anstream::eprintln!("loaded {gigabytes:.2} GB of weights in {seconds:.2} s, {rate:.1} GB/s");
+            let seconds = loaded.time.as_secs_f64();
+            let (size, rate) = (fit::bytes(loaded.bytes), loaded.bytes as f64 / 1e9 / seconds.max(1e-9));
+            anstream::eprintln!("loaded {size} of weights in {seconds:.2} s, {rate:.1} GB/s");
         }
         Ok(())
     }
