@@ -51,6 +51,8 @@ struct DeviceSide {
     weights: HashMap<(usize, usize), BufferId>,
     /// One for all: launches follow one another, and nothing in it may outlive its instance.
     scratch: Option<(BufferId, u64)>,
+    /// What scratch memory holds when an instance begins, where launches are run one by one.
+    scratch_begins_as: Option<u32>,
     step: BufferId,
     expected: Vec<Traced>,
     recordings: HashMap<Recordable, Recording>,
@@ -224,6 +226,7 @@ impl<'m> Executor<'m> {
             buffers: vec![None; self.plan.buffers.len()],
             weights: HashMap::new(),
             scratch: None,
+            scratch_begins_as: None,
             step,
             expected: Vec::new(),
             recordings: HashMap::new(),
@@ -250,6 +253,14 @@ impl<'m> Executor<'m> {
     /// Moves one instance between oracle and device; it must have a kernel there.
     pub fn place(&mut self, instance: usize, on_device: bool) {
         self.placed[instance] = on_device;
+    }
+
+    /// From now on scratch memory holds nothing but NaN when an instance's launches begin one by one: whoever judges
+    /// them must not let a kernel live off what the one before has left there.
+    pub fn poison_scratch(&mut self) {
+        if let Some(side) = &mut self.side {
+            side.scratch_begins_as = Some(u32::MAX);
+        }
     }
 
     pub fn device_mut(&mut self) -> Option<&mut dyn Device> {
@@ -486,6 +497,11 @@ impl<'m> Executor<'m> {
     fn launch(&mut self, i: usize, step: &StepState) -> Result<Vec<Launch>> {
         let (launches, ran) = self.prepare(i, step)?;
         let side = self.side.as_mut().ok_or_else(|| Error::internal("no device attached"))?;
+        if let (Some(word), Some((scratch, _))) = (side.scratch_begins_as, side.scratch)
+            && side.schedules[side.of(step)].scratch(&self.plan, i)? > 0
+        {
+            side.device.fill(scratch, word)?;
+        }
         for launch in &launches {
             side.device.launch(launch)?;
         }

@@ -294,6 +294,7 @@ impl Request<'_, '_> {
             None => self.place.start()?,
         };
         executor.attach(device_here, schedule, |stem, entries| (self.build)(stem, entries), on_device)?;
+        executor.poison_scratch();
         let mut ran = 0;
         let end = plan.instances.len();
         for chunk in &base.steps {

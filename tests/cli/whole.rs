@@ -64,7 +64,8 @@ impl Whole {
         let args = ["logits", "--tokens", "1,2,3", "--backend", "emulator", "--numerics", "ds4"];
         let out = self.run(&[&args[..], &["--out", "logits.npy"]].concat());
         assert_eq!(out.code, 0, "{}", out.stderr);
-        format!("{}{}", out.stdout, out.stderr).lines().last().unwrap().to_string()
+        let standing = |l: &&str| l.starts_with("UNVERIFIED") || l.starts_with("verified");
+        out.stdout.lines().find(standing).unwrap_or_else(|| panic!("{}", out.stdout)).to_string()
     }
 }
 
@@ -131,6 +132,21 @@ fn a_kernel_that_is_wrong_where_a_chunk_begins_passes_alone_and_fails_as_part_of
     assert!(red["first_bad"]["case"].as_str().unwrap().contains(" at 128"), "{red}");
     let alone = whole.run(&alone);
     assert_eq!(alone.code, 0, "{}{}", alone.stdout, alone.stderr);
+}
+
+/// What it reads is whatever the op before has left there; 0 times that is 0 in most runs.
+#[test]
+fn a_kernel_that_reads_scratch_which_it_has_not_written_fails_as_part_of_the_whole() {
+    let whole = Whole::new();
+    whole.edit("kernels/attention_mixed.toml", "T*H*32*(D+4)*4", "T*H*32*(D+4)*4+4");
+    let merged = "attention::merge(keys_of(a, tile), tile, query, a.scratch);";
+    let and_more = "{ attention::merge(keys_of(a, tile), tile, query, a.scratch); if (threadIdx.x == 0) \
+                    tile.o[query * a.D] += 0.0f * ((const float*)a.scratch)[size_t(*a.T) * a.H * 32 * (a.D + 4)]; }";
+    whole.edit("kernels/attention_mixed.cu", merged, and_more);
+    let Some((code, doc)) = whole.judge(&[]) else { return };
+    let red = stage(&doc, "prefill");
+    assert_eq!((code, red["outcome"].as_str()), (1, Some("red")), "{doc}");
+    assert!(red["reason"].as_str().unwrap().ends_with("attention_mixed is wrong in place"), "{red}");
 }
 
 #[test]

@@ -134,6 +134,7 @@ impl<'w, 'm> Rig<'w, 'm> {
         let device = place.start_reading(whole.model.path())?;
         session.attach(&seating, device, &|source, entries| place.build(source, entries))?;
         session.load(&mut |_, _| {})?;
+        session.executor.poison_scratch();
         let plan = session.executor.plan().clone();
         let lower = |tokens| Schedule::lower(&plan, whole.tree, place.arch(), tokens);
         let schedules = [lower(1)?, lower(session.chunk())?];
