@@ -112,5 +112,5 @@ pub fn failure(launch: &Launch, failed: Failed, memory: &Memory, limit: Duration
 }
 
 fn time_up(limit: Duration) -> String {
-    format!("did not end within {:.1} s", limit.as_secs_f64())
+    format!("did not end within {:.1} s of a processor's time", limit.as_secs_f64())
 }
