@@ -7,13 +7,21 @@ use serde_json::{Value, json};
 use super::interrupt::Interrupt;
 use super::seat::{Backend, Seat, Terms};
 use super::standing::verified;
-use super::{ModelArg, output};
+use super::verify::sign::about;
+use super::{ModelArg, ledger, output};
 use crate::backend::Placement;
+use crate::backend::cuda::NO_DEVICE;
 use crate::engine::bench::{self, Breakdown, Measured, Test};
 use crate::engine::{Session, SessionOptions, chrome};
 use crate::error::{Error, Result};
+use crate::ledger::{Binding, ClosureSource, Evidence, SecretKey, Statement, bundle};
 use crate::model::Model;
 use crate::plan::Numerics;
+use crate::plan::kernels::KERNEL_ABSENT;
+use crate::verify::binding::Workshop;
+use crate::verify::record;
+use crate::verify::timing::{self, Setting};
+use crate::workbench::Workbench;
 
 /// Measure the speed of prefill and decode
 ///
@@ -52,6 +60,15 @@ pub struct Bench {
     /// Write the time of every launch of such a step to this file, for Chrome's tracing page or Perfetto
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+    /// Sign what was measured and append it to the ledger, as a row bound to the schedule that ran
+    #[arg(long)]
+    record: bool,
+    /// Sign what was measured into this file, for `assay import` elsewhere
+    #[arg(long, value_name = "FILE")]
+    evidence: Option<PathBuf>,
+    /// Private key to sign with
+    #[arg(long, value_name = "NAME")]
+    key: Option<String>,
     /// What to print
     #[arg(short = 'o', long, value_enum, default_value_t = Format::Md)]
     output: Format,
@@ -78,6 +95,7 @@ struct Facts {
     weights: Option<&'static str>,
     device: String,
     arch: Option<String>,
+    driver: String,
     /// Bytes a second that it copies, measured here.
     copy: Option<f64>,
     /// Dense f16 multiply-adds on its tensor cores, by its data sheet, floating-point operations a second.
@@ -95,6 +113,11 @@ impl Bench {
             return Err(Error::usage("the oracle launches nothing whose time could be told")
                 .expected("--per-node and --trace with --backend device, emulator or auto"));
         }
+        let signs = self.record || self.evidence.is_some();
+        if signs && !matches!(self.backend, Backend::Device | Backend::Auto) {
+            return Err(Error::usage(format!("times of the {} are no figures of speed", self.backend.name()))
+                .expected("--record and --evidence with --backend device"));
+        }
         // Before minutes of work that could not be written.
         let trace = self.trace.as_ref().map(|path| File::create(path).map_err(|e| Error::io(path, e))).transpose()?;
         let copies = u64::from(self.depths.iter().any(|d| *d > 0));
@@ -105,6 +128,7 @@ impl Bench {
         let mut session = Session::new(&model, options)?;
         seat.attach(&mut session)?;
         let facts = Facts::of(&model, &seat, &mut session)?;
+        let signer = if signs { Some(Signer::new(self, &model, &seat, &facts)?) } else { None };
         let (mut done, mut breakdowns) = (Vec::new(), Vec::new());
         for test in &tests {
             let measured = bench::measure(&mut session, *test, self.repetitions)?;
@@ -127,6 +151,7 @@ impl Bench {
         if !self.per_node {
             breakdowns.clear();
         }
+        let rows = signer.map(|s| s.sign(&done)).transpose()?;
         let verified = verified(&model, self.numerics, session.tally());
         match format {
             Format::Md => {
@@ -151,6 +176,7 @@ impl Bench {
                     "verified": verified,
                     "tests": rows,
                     "per_node": breakdowns,
+                    "rows": rows,
                 });
                 output::json("assay.bench/1", document)?;
             }
@@ -159,6 +185,9 @@ impl Bench {
         if format != Format::Json {
             anstream::eprintln!("{}", seat.sentence(session.tally()));
             anstream::eprintln!("{verified}");
+            if let Some(row) = rows.iter().flatten().next() {
+                anstream::eprintln!("recorded as row {row}");
+            }
         }
         Ok(0)
     }
@@ -281,6 +310,61 @@ fn table(b: &Breakdown) -> String {
     out
 }
 
+/// Signs what was measured. Made before the measuring: what would stop it must not stop it then.
+struct Signer {
+    record: bool,
+    evidence: Option<(PathBuf, File)>,
+    key: SecretKey,
+    root: PathBuf,
+    binding: Binding,
+    about: record::About,
+    setting: Setting,
+}
+
+impl Signer {
+    fn new(bench: &Bench, model: &Model, seat: &Seat, facts: &Facts) -> Result<Signer> {
+        let arch = facts.arch.as_deref().filter(|_| seat.placement() == Placement::Device);
+        let arch = arch.ok_or_else(|| {
+            Error::new(&NO_DEVICE, "nothing was run on a device, so there are no times to sign").hint("assay doctor")
+        })?;
+        let workbench = Workbench::find(".".as_ref())?;
+        let schedule = Workshop::new(model)?.tree(&workbench.kernels())?.schedule(arch)?;
+        let (binding, _) = schedule.ok_or_else(|| {
+            Error::new(&KERNEL_ABSENT, format!("a node has no kernel for {arch}: there is no whole schedule to bind"))
+                .hint("assay next")
+        })?;
+        let create = |path: &PathBuf| File::create(path).map(|f| (path.clone(), f)).map_err(|e| Error::io(path, e));
+        Ok(Signer {
+            record: bench.record,
+            evidence: bench.evidence.as_ref().map(create).transpose()?,
+            key: ledger::writer(&workbench.root, bench.key.as_deref())?,
+            binding: Binding { numerics: bench.numerics, ..binding },
+            about: about(&workbench, model),
+            root: workbench.root,
+            setting: Setting {
+                chunk: bench.chunk,
+                device: facts.device.clone(),
+                driver: facts.driver.clone(),
+                copy: facts.copy,
+                tensor: facts.tensor,
+            },
+        })
+    }
+
+    /// The rows that came of it.
+    fn sign(self, done: &[Measured]) -> Result<Vec<u64>> {
+        let statement = timing::statement(done, &self.setting, self.binding, &self.about);
+        let evidence = [Evidence::sign(Statement::Bench(Box::new(statement)), &self.key)?];
+        if let Some((path, mut file)) = self.evidence {
+            file.write_all(&bundle(&self.key, &evidence)?).map_err(|e| Error::io(&path, e))?;
+        }
+        match self.record {
+            true => ledger::open(&self.root)?.append(&evidence, &self.key),
+            false => Ok(Vec::new()),
+        }
+    }
+}
+
 impl Facts {
     fn of(model: &Model, seat: &Seat, session: &mut Session<'_>) -> Result<Facts> {
         let info = session.executor.device_mut().map(|d| d.info().clone());
@@ -294,6 +378,7 @@ impl Facts {
             weights: model.weights_note(),
             copy: if on_device { bench::copy_rate(session)? } else { None },
             tensor: tensor_peak(&device),
+            driver: info.as_ref().map_or(String::new(), |i| i.driver.clone()),
             arch: info.map(|i| i.arch),
             device,
         })

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::ledger::{self, TrustArgs, answer, summary};
 use super::{ModelArg, output};
 use crate::error::Result;
-use crate::ledger::{ClosureSource, Row, Statement, Target, read_evidence};
+use crate::ledger::{Binding, ClosureSource, Row, Statement, Target, read_evidence};
 use crate::words::{agree, count};
 
 /// Bring in evidence that other hosts signed, if you trust their keys
@@ -80,8 +80,12 @@ impl Import {
     }
 }
 
-/// Whether a verdict binds what is here; `None` for what is no verdict.
+/// Whether a verdict or a benchmark binds what is here; `None` for what binds nothing.
 fn counts(row: &Row, here: &dyn ClosureSource) -> Result<Option<bool>> {
+    if let Statement::Bench(bench) = row.statement() {
+        let (here, there) = (here.schedule(&bench.binding.arch)?, &bench.binding);
+        return Ok(Some(here.is_some_and(|(b, _)| Binding { numerics: there.numerics, ..b } == *there)));
+    }
     let Statement::Verdict(verdict) = row.statement() else { return Ok(None) };
     let Target::Node(node) = &verdict.node else {
         let schedule = here.schedule(&verdict.binding.arch)?;

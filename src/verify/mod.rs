@@ -15,6 +15,7 @@ pub mod prefill;
 pub mod record;
 pub mod sanitize;
 pub mod source;
+pub mod timing;
 pub mod unit;
 pub mod weights;
 pub mod whole;

@@ -99,6 +99,8 @@ fn bench_refuses_what_it_cannot_do() {
         (&["--chunk", "0"], "at least 1 token"),
         (&["--backend", "oracle", "--per-node"], "the oracle launches nothing"),
         (&["--json", "-o", "csv"], "cannot be used with"),
+        (&["--backend", "emulator", "--record"], "times of the emulator are no figures of speed"),
+        (&["--backend", "oracle", "--evidence", "e.jsonl"], "times of the oracle are no figures of speed"),
     ] {
         let out = bench.run(&[&["bench"], args].concat());
         assert!(out.code == 2 && out.stderr.contains(part), "{args:?}: {}", out.stderr);

@@ -3,7 +3,7 @@
 mod all;
 mod replay;
 mod report;
-mod sign;
+pub(super) mod sign;
 
 pub use replay::{CODES, Replay};
 

@@ -72,7 +72,7 @@ impl<'m> Signer<'m> {
 }
 
 /// Where verdicts are made, for the informative part of their rows.
-pub(super) fn about(bench: &Workbench, model: &Model) -> record::About {
+pub(in crate::cli) fn about(bench: &Workbench, model: &Model) -> record::About {
     let file = model.path().file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());
     let note = model.weights_note().map_or(String::new(), |n| format!(", weights {n}"));
     let commit = history::Repo::find(&bench.root).ok().flatten().and_then(|r| r.head_id().ok().flatten());
