@@ -122,7 +122,7 @@ impl<'m> Session<'m> {
         let modules: BTreeMap<String, Module> = stems
             .into_par_iter()
             .map(|stem| {
-                let source = SourceSet::load(seating.tree.root(), &format!("{stem}.cu"))?;
+                let source = seating.tree.source_of(stem)?;
                 Ok((stem.to_string(), build(&source, &entries(&schedules, stem))?))
             })
             .collect::<Result<_>>()?;

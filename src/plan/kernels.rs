@@ -1,6 +1,6 @@
 //! The kernels of a workbench: which file covers a node, and what that file's digest is.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -24,6 +24,8 @@ pub struct KernelTree {
     root: PathBuf,
     /// By stem; a manifest that cannot be read keeps its error.
     manifests: BTreeMap<String, Result<Manifest, String>>,
+    /// Stems that are another tree's, and where it lies.
+    lent: BTreeMap<String, PathBuf>,
 }
 
 /// A kernel that covers a node.
@@ -34,10 +36,6 @@ pub struct Kernel<'t> {
 }
 
 impl Kernel<'_> {
-    pub fn main(&self) -> String {
-        format!("{}.cu", self.stem)
-    }
-
     /// Variants that some schedule of this node may select, in order of preference.
     pub fn selectable(&self, node: &Node, numerics: Numerics, arch: &str) -> Vec<&Variant> {
         let mut out = Vec::new();
@@ -71,7 +69,7 @@ impl KernelTree {
             };
             manifests.insert(stem.to_string(), manifest);
         }
-        Ok(KernelTree { root: root.into(), manifests })
+        Ok(KernelTree { root: root.into(), manifests, lent: BTreeMap::new() })
     }
 
     pub fn root(&self) -> &Path {
@@ -103,7 +101,29 @@ impl KernelTree {
     }
 
     pub fn source(&self, kernel: &Kernel<'_>) -> Result<SourceSet> {
-        SourceSet::load(&self.root, &kernel.main())
+        self.source_of(kernel.stem)
+    }
+
+    /// The source of a stem, with the headers of the tree that it is from.
+    pub fn source_of(&self, stem: &str) -> Result<SourceSet> {
+        SourceSet::load(self.lent.get(stem).unwrap_or(&self.root), &format!("{stem}.cu"))
+    }
+
+    /// This tree with `other`'s word on `stems`: a stem that `other` lacks is gone. Each kernel keeps the headers of its
+    /// own tree, so that two may include different versions of one.
+    pub fn with(&self, other: &KernelTree, stems: &BTreeSet<String>) -> KernelTree {
+        let (mut manifests, mut lent) = (self.manifests.clone(), self.lent.clone());
+        for stem in stems {
+            lent.remove(stem);
+            match other.manifests.get(stem) {
+                None => drop(manifests.remove(stem)),
+                Some(manifest) => {
+                    manifests.insert(stem.clone(), manifest.clone());
+                    lent.insert(stem.clone(), other.lent.get(stem).unwrap_or(&other.root).clone());
+                }
+            }
+        }
+        KernelTree { root: self.root.clone(), manifests, lent }
     }
 
     /// Digest of everything that decides what the node's kernel is: sources, the manifest's entries for it, the

@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::tokens::{quoted_includes, tokens};
+use super::tokens::{Kind, quoted_includes, tokens};
 use crate::error::{Error, Result};
 
 crate::codes! {
@@ -63,6 +63,13 @@ impl SourceSet {
         SourceSet { files: BTreeMap::from([(main.clone(), text.into())]), main }
     }
 
+    /// Whether no compiler can tell the two apart: they differ in comments and blanks alone, if at all.
+    pub fn same_code(&self, other: &SourceSet) -> bool {
+        let alike =
+            |(name, text): (&String, &String)| other.files.get(name).is_some_and(|theirs| code(text) == code(theirs));
+        self.main == other.main && self.files.len() == other.files.len() && self.files.iter().all(alike)
+    }
+
     /// Digest of names and contents, for caches.
     pub fn digest(&self) -> blake3::Hash {
         let mut hasher = blake3::Hasher::new();
@@ -77,6 +84,24 @@ impl SourceSet {
         }
         hasher.finalize()
     }
+}
+
+/// What a compiler sees of a text. Of directives, where a blank can matter, the lines as they stand.
+fn code(text: &str) -> (Vec<(Kind, String)>, Vec<&str>) {
+    let mut out: Vec<(Kind, String)> = tokens(text).into_iter().map(|t| (t.kind, t.text)).collect();
+    out.dedup_by(|a, b| a.0 == Kind::EndOfLine && b.0 == Kind::EndOfLine);
+    let ends = out.last().is_some_and(|last| last.0 == Kind::EndOfLine);
+    out.truncate(out.len() - usize::from(ends));
+    let (mut lines, mut spliced) = (Vec::new(), false);
+    for line in text.lines() {
+        let directive = line.trim_start().starts_with(['#', '%', '?']);
+        let splices = line.trim_end().ends_with(['\\', '/']);
+        if directive || spliced || splices {
+            lines.push(line);
+        }
+        spliced = splices;
+    }
+    (out, lines)
 }
 
 /// Lower-case hexadecimal.
@@ -126,6 +151,17 @@ mod tests {
         std::os::unix::fs::symlink(dir.path().join("secret"), root.join("link.cuh")).unwrap();
         write("d.cu", "#include \"link.cuh\"\n");
         assert_eq!(SourceSet::load(&root, "d.cu").unwrap_err().code().id, "source-include");
+    }
+
+    #[test]
+    fn comments_and_blanks_are_no_code() {
+        let same = |a: &str, b: &str| SourceSet::single("a.cu", a).same_code(&SourceSet::single("a.cu", b));
+        assert!(same("int f(); // one\n\n", "/* two */ int\tf();\n"));
+        assert!(!same("int f();", "int g();"));
+        assert!(!same("#define f(x) x\n", "#define f (x) x\n"));
+        assert!(!same("char* s = \"a b\";", "char* s = \"a  b\";"));
+        assert!(!same("// x\\\nint f();\n", "// x\nint f();\n"));
+        assert!(!SourceSet::single("a.cu", "").same_code(&SourceSet::single("b.cu", "")));
     }
 
     #[test]

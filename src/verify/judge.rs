@@ -404,7 +404,7 @@ impl<'m> Judge<'_, 'm> {
             if stem == kernel.stem {
                 return Ok(module.clone());
             }
-            let set = SourceSet::load(self.tree.root(), &format!("{stem}.cu"))?;
+            let set = self.tree.source_of(stem)?;
             self.place.build(&set, entries)
         };
         let request = prefill::Request {

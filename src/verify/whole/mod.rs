@@ -30,7 +30,7 @@ use crate::model::Model;
 use crate::ops::cases::Draw;
 use crate::plan::kernels::KernelTree;
 use crate::plan::schedule::{Schedule, canonical};
-use crate::plan::source::{SourceSet, hex};
+use crate::plan::source::hex;
 use crate::plan::{Numerics, Plan, PlanOptions};
 use logits::{Book, Limits, Rows};
 use rig::{Checks, Rig};
@@ -248,7 +248,7 @@ impl<'m> Whole<'_, 'm> {
             }
         }
         let modules = wanted.par_iter().map(|(stem, entries)| {
-            let source = SourceSet::load(self.tree.root(), &format!("{stem}.cu"))?;
+            let source = self.tree.source_of(stem)?;
             Ok((stem, self.place.build(&source, entries)?))
         });
         let mut cubins: BTreeMap<&String, Sha256> = BTreeMap::new();
