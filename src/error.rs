@@ -122,6 +122,7 @@ const TABLES: &[&[&Code]] = &[
     crate::ledger::TRUST_CODES,
     crate::ledger::IMPORT_CODES,
     crate::history::CODES,
+    crate::history::bisect::CODES,
     crate::verify::sanitize::CODES,
     crate::cli::VERIFY_CODES,
 ];

@@ -2,6 +2,7 @@
 
 mod audit;
 mod bench;
+mod bisect;
 mod compare;
 mod compile;
 mod completions;
@@ -78,6 +79,7 @@ enum Command {
     Diff(diff::Diff),
     History(history::History),
     Audit(audit::Audit),
+    Bisect(bisect::Bisect),
     Key(key::Key),
     Ledger(ledger::LedgerCommand),
     Synth(synth::Synth),
@@ -208,6 +210,7 @@ impl Cli {
             Command::Diff(c) => c.run(&root()?),
             Command::History(c) => c.run(&root()?),
             Command::Audit(c) => c.run(&root()?, Some(&verify::Replay::default())),
+            Command::Bisect(c) => c.run(),
             // Keys are the user's: they can be made before there is a workbench.
             Command::Key(c) => c.run(&root().unwrap_or_else(|_| ".".into())),
             Command::Ledger(c) => c.run(&root()?),

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::extend::LEDGER_PATH;
-use super::repo::{Repo, git};
+use super::repo::Repo;
 use super::{GIT, NO_GIT};
 use crate::error::{Error, Result};
 use crate::ledger::{Chain, Evidence, proposed_keys};
@@ -12,8 +12,7 @@ use crate::ledger::{Chain, Evidence, proposed_keys};
 pub fn evidence_of(root: &Path, revision: &str) -> Result<Vec<Evidence>> {
     let repo =
         Repo::find(root)?.ok_or_else(|| Error::new(&NO_GIT, format!("{} is in no git repository", root.display())))?;
-    let commit = repo.git.revparse_single(revision).and_then(|object| object.peel_to_commit()).map_err(git)?.id();
-    let commit = repo.commit(commit)?;
+    let commit = repo.commit(repo.resolve(revision)?)?;
     let Some(blob) = repo.file(commit.tree, LEDGER_PATH)? else {
         return Err(Error::new(&GIT, format!("commit {} has no ledger", commit.short())).expected(LEDGER_PATH));
     };

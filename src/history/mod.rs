@@ -3,6 +3,7 @@
 
 mod attempts;
 mod audit;
+pub mod bisect;
 mod extend;
 mod land;
 mod merge;
@@ -20,6 +21,10 @@ crate::codes! {
     GIT: "git", CouldNotRun, "libgit2 could not do what was asked. assay uses no git command, hook, filter or GIT_ variable.";
     NO_GIT: "no-git", CouldNotRun, "Landing makes a commit, and the workbench lies in no git repository. `verify` and `import` need none.";
     AUTHOR: "git-author", CouldNotRun, "A commit needs an author; git's configuration has no user.name or user.email.";
+    OWNER: "git-owner", CouldNotRun, "The repository belongs to another user. Its configuration would be read and could run or \
+        redirect things, so git does not open it unless you say that it is safe, and nor does assay.";
+    REVISION: "git-revision", Usage, "A revision is a branch, a tag, the digits of a commit, or what `git rev-parse` takes, and it must name a \
+        commit of this repository.";
     GIT_LINK: "git-link", Integrity, "A file that should be plain is a symlink or a submodule in git, or its name leads out of its tree.";
     NOT_EXTENDED: "ledger-not-extended", Integrity, "A ledger only grows: the work tree's must start with every row of HEAD's, a commit's with \
         every row of its first parent's. Rows were removed, replaced, or come from another branch: bring that branch's evidence \

@@ -9,7 +9,7 @@ use std::path::{Component, Path};
 
 use git2::{ErrorCode, ObjectType, Oid, Repository, RepositoryOpenFlags, TreeWalkMode, TreeWalkResult};
 
-use super::{GIT, GIT_LINK};
+use super::{GIT, GIT_LINK, OWNER};
 use crate::error::{Error, Result};
 
 pub(super) fn git(e: git2::Error) -> Error {
@@ -56,6 +56,16 @@ impl Repo {
         let none: [&OsStr; 0] = [];
         let git = match Repository::open_ext(root, RepositoryOpenFlags::empty(), none) {
             Err(e) if e.code() == ErrorCode::NotFound => return Ok(None),
+            Err(e) if e.code() == ErrorCode::Owner => {
+                let named = root.canonicalize().unwrap_or_else(|_| root.into());
+                return Err(Error::new(
+                    &OWNER,
+                    format!("the repository around {} is somebody else's", named.display()),
+                )
+                .because(e)
+                .expected("a repository that is yours, or that you said is safe: its configuration is read")
+                .hint(format!("git config --global --add safe.directory {}", named.display())));
+            }
             opened => opened.map_err(self::git)?,
         };
         let Some(work) = git.workdir() else { return Ok(None) };
@@ -70,6 +80,17 @@ impl Repo {
             prefix.push('/');
         }
         Ok(Some(Repo { git, prefix }))
+    }
+
+    /// The commit that a revision names.
+    pub fn resolve(&self, revision: &str) -> Result<Oid> {
+        let found = self.git.revparse_single(revision).and_then(|object| object.peel_to_commit());
+        found.map(|commit| commit.id()).map_err(|e| {
+            Error::new(&super::REVISION, format!("`{revision}` names no commit"))
+                .because(e)
+                .expected("a branch, a tag, a commit's digest, HEAD~3, …")
+                .hint("git log --oneline")
+        })
     }
 
     /// HEAD's commit, in hexadecimal; `None` before the first.
@@ -141,11 +162,12 @@ impl Repo {
         Ok(self.git.find_blob(id).map_err(git)?.content().to_vec())
     }
 
-    /// Every file of `tree` under `dir` of the workbench, paths relative to `dir`, sorted.
+    /// Every file of `tree` under `dir` of the workbench (an empty name: all of it), paths relative to `dir`, sorted.
     pub(super) fn files(&self, tree: Oid, dir: &str) -> Result<Vec<Entry>> {
-        let tree = self.git.find_tree(tree).map_err(git)?;
         let dir = format!("{}{dir}", self.prefix);
-        let id = match tree.get_path(Path::new(&dir)) {
+        let dir = dir.trim_end_matches('/');
+        let id = match self.git.find_tree(tree).map_err(git)?.get_path(Path::new(dir)) {
+            _ if dir.is_empty() => tree,
             Err(e) if e.code() == ErrorCode::NotFound => return Ok(Vec::new()),
             entry => entry.map_err(git)?.id(),
         };

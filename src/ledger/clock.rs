@@ -9,7 +9,7 @@ pub fn now() -> String {
 }
 
 /// Seconds since 1970 as RFC 3339. Days become a date by counting from 1 March, so that the leap day is a year's last.
-fn rfc3339(seconds: u64) -> String {
+pub fn rfc3339(seconds: u64) -> String {
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     let days = days + 719_468; // from 0000-03-01
     let (era, day_of_era) = (days / 146_097, days % 146_097);

@@ -16,6 +16,7 @@ pub mod record;
 pub mod sanitize;
 pub mod source;
 pub mod timing;
+pub mod swap;
 pub mod unit;
 pub mod weights;
 pub mod whole;

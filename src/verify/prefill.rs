@@ -27,7 +27,7 @@ use crate::plan::{Numerics, Plan, PlanOptions, StepState};
 /// Relative RMS of logits that a correct node may cause in `exact`.
 pub const EXACT_LIMIT: f64 = 1e-3;
 /// In `ds4` roundings flip, and two correct engines differ by up to 0.05; past this something else is wrong.
-const DS4_LIMIT: f64 = 0.25;
+pub const DS4_LIMIT: f64 = 0.25;
 /// Weights past which an oracle prefill takes too long to wait for.
 pub const LARGE_MODEL: u64 = 2 << 30;
 /// Multiply-adds of one node in a prefill on the emulator; longer prompts are left to `--thorough`.

@@ -3,6 +3,7 @@
 //! Models are the bundled one and files that `assay synth` writes; workbenches are made for each test.
 
 mod bench;
+mod bisect;
 mod diagnosis;
 mod doors;
 mod errors;

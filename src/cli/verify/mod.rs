@@ -258,7 +258,7 @@ impl Verify {
 }
 
 /// Set by the first Ctrl-C; a second one ends the program.
-fn stop_at_interrupt() -> Arc<AtomicBool> {
+pub(super) fn stop_at_interrupt() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     let handler = stop.clone();
     let _ = ctrlc::set_handler(move || {
@@ -269,7 +269,7 @@ fn stop_at_interrupt() -> Arc<AtomicBool> {
     stop
 }
 
-fn parse_seed(hex: &str) -> Result<[u8; 32]> {
+pub(super) fn parse_seed(hex: &str) -> Result<[u8; 32]> {
     let seed = hex.to_ascii_lowercase().parse::<records::Seed>();
     seed.map(|s| s.0).map_err(|_| Error::usage("--seed is no seed").expected("64 hexadecimal digits").found(hex))
 }
