@@ -11,6 +11,8 @@ mod fixture;
 mod git;
 #[path = "ledger/land.rs"]
 mod land;
+#[path = "ledger/odd.rs"]
+mod odd;
 #[path = "ledger/schema.rs"]
 mod schema;
 #[path = "ledger/standing.rs"]

@@ -23,6 +23,7 @@ mod next;
 mod ops;
 mod output;
 mod plan;
+mod revert;
 mod run;
 mod seat;
 mod show;
@@ -74,6 +75,7 @@ enum Command {
     /// Every node that the staged change touches must be proved as it is staged; nodes that are not are named and nothing
     /// is committed.
     Land(land::Land),
+    Revert(revert::Revert),
     Import(import::Import),
     Show(show::Show),
     Diff(diff::Diff),
@@ -192,6 +194,10 @@ impl Cli {
             Command::Logits(c) => c.run(),
             Command::Verify(c) => c.run(),
             Command::Land(c) => {
+                let model = c.model.open()?;
+                c.run(&root()?, &Workshop::new(&model)?)
+            }
+            Command::Revert(c) => {
                 let model = c.model.open()?;
                 c.run(&root()?, &Workshop::new(&model)?)
             }

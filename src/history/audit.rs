@@ -5,9 +5,9 @@ use std::path::Path;
 
 use git2::Oid;
 
-use super::extend::{self, LEDGER_PATH, extends, line_hashes};
+use super::extend::{self, LEDGER_PATH, extends_parent, line_hashes};
 use super::repo::{Commit, Repo};
-use super::{DISAGREES, LOST_EVIDENCE, NO_REPLAY};
+use super::{DISAGREES, LOST_EVIDENCE, NO_REPLAY, SHALLOW};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::{
     Chain, Checkpoint, Class, Digest, Judge, KeyId, KeyRing, Ledger, Outcome, Trust, Verdict, figure, proposed_keys,
@@ -125,6 +125,12 @@ impl History<'_> {
     fn walk(&mut self, head: &Commit, report: &mut Report) -> Result<()> {
         let (commits, shallow) = self.repo.ancestry(head.id)?;
         (report.commits, report.shallow) = (commits.len(), shallow);
+        if shallow {
+            report.notes.push(format!(
+                "the history is cut off [{}]: no commit before it was looked at; git fetch --unshallow",
+                SHALLOW.id
+            ));
+        }
         for commit in &commits {
             self.check(commit, report)?;
         }
@@ -185,7 +191,7 @@ impl History<'_> {
             let (own, theirs) =
                 (own.map_or(&empty, |b| &self.ledgers[&b]), theirs.map_or(&empty, |b| &self.ledgers[&b]));
             if i == 0 {
-                extends(&own.rows, &theirs.rows, &format!("commit {}'s ledger", commit.short()), &parent)?;
+                extends_parent(&own.rows, &theirs.rows, commit, &parent)?;
             } else if let Some(lost) = theirs.evidence.difference(&own.evidence).min() {
                 return Err(Error::new(
                     &LOST_EVIDENCE,

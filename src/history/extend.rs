@@ -5,21 +5,25 @@ use std::path::Path;
 use super::Repo;
 use super::repo::Commit;
 use crate::error::{Error, Result};
-use crate::ledger::{Digest, LEDGER_FILE, Ledger, Row};
+use crate::ledger::{Chain, Digest, LEDGER_FILE, Ledger, Row, proposed_keys};
+use crate::words::{agree, count};
 
 pub(super) const LEDGER_PATH: &str = "state/ledger.jsonl";
 
 /// The ledger of the workbench `root`, verified, and checked to extend HEAD's where there is git. Every command that
 /// reads or extends a ledger starts here.
 pub fn open(root: &Path) -> Result<Ledger> {
-    read(root)?;
+    checked(Ledger::read(root)?, root)?;
     // Only now may anything be written: a ledger that was rolled back is left as it is.
-    Ledger::open(root)
+    noted(Ledger::open(root)?, root)
 }
 
 /// The same without ever writing.
 pub fn read(root: &Path) -> Result<Ledger> {
-    let ledger = Ledger::read(root)?;
+    noted(checked(Ledger::read(root)?, root)?, root)
+}
+
+fn checked(ledger: Ledger, root: &Path) -> Result<Ledger> {
     if let Some(repo) = Repo::find(root)?
         && let Some(head) = repo.head()?
         && let Some(blob) = repo.file(head.tree, LEDGER_PATH)?
@@ -27,6 +31,97 @@ pub fn read(root: &Path) -> Result<Ledger> {
         extends(&hashes(ledger.rows()), &line_hashes(&repo.blob(blob)?), "the work tree's ledger", &head)?;
     }
     Ok(ledger)
+}
+
+/// Says what else a reader should know of.
+fn noted(mut ledger: Ledger, root: &Path) -> Result<Ledger> {
+    if let Some(repo) = Repo::find(root)?
+        && let Some(stash) = stashed(&repo, &ledger)?
+    {
+        ledger.note(format!("{} [{}]: {}", stash.says(), super::STASHED.id, stash.remedy()));
+    }
+    Ok(ledger)
+}
+
+/// Evidence in the last stash that the ledger lacks.
+pub(super) struct Stash {
+    revision: &'static str,
+    evidence: usize,
+}
+
+impl Stash {
+    fn says(&self) -> String {
+        format!(
+            "{} of a git stash {} not in the ledger",
+            count(self.evidence, "row"),
+            agree(self.evidence, "is", "are")
+        )
+    }
+
+    fn remedy(&self) -> String {
+        format!("assay ledger merge '{}', or git stash drop", self.revision)
+    }
+
+    pub fn error(&self) -> Error {
+        Error::new(&super::STASHED, self.says()).expected("every row that was recorded here").hint(self.remedy())
+    }
+}
+
+/// What `git stash` took out of the ledger, tracked or (`-u`) untracked. Evidence that came back since, under whatever
+/// row, is not missed.
+pub(super) fn stashed(repo: &Repo, ledger: &Ledger) -> Result<Option<Stash>> {
+    let Ok(id) = repo.git.refname_to_id("refs/stash") else { return Ok(None) };
+    let stash = repo.commit(id)?;
+    let untracked = stash.parents.get(2).copied();
+    let sides = [("stash@{0}", Some(id)), ("stash@{0}^3", untracked)];
+    for (revision, commit) in sides.into_iter().filter_map(|(name, id)| Some((name, id?))) {
+        let Some(blob) = repo.file(repo.commit(commit)?.tree, LEDGER_PATH)? else { continue };
+        let bytes = repo.blob(blob)?;
+        let ours: std::collections::HashSet<Digest> = ledger.rows().iter().map(|row| row.hash).collect();
+        if line_hashes(&bytes).iter().all(|hash| ours.contains(hash)) {
+            continue;
+        }
+        // One that cannot be read is no ledger of ours to wait for.
+        let Ok(chain) = Chain::read(&bytes, proposed_keys(ledger.root())?) else { continue };
+        let missed = chain.rows.iter().filter(|row| ledger.chain().find(&row.evidence.digest()).is_none());
+        let evidence = missed.count();
+        if evidence > 0 {
+            return Ok(Some(Stash { revision, evidence }));
+        }
+    }
+    Ok(None)
+}
+
+/// Refuses a commit that holds less than its first parent; one that was made by `git revert` by that name.
+pub(super) fn over_parent(repo: &Repo, commit: &Commit) -> Result<()> {
+    let Some(parent) = commit.parents.first().copied() else { return Ok(()) };
+    if !repo.exists(parent)? {
+        return Ok(());
+    }
+    let parent = repo.commit(parent)?;
+    let rows = |commit: &Commit| -> Result<Vec<Digest>> {
+        let blob = repo.file(commit.tree, LEDGER_PATH)?;
+        blob.map_or(Ok(Vec::new()), |blob| Ok(line_hashes(&repo.blob(blob)?)))
+    };
+    extends_parent(&rows(commit)?, &rows(&parent)?, commit, &parent)
+}
+
+pub(super) fn extends_parent(own: &[Digest], theirs: &[Digest], commit: &Commit, parent: &Commit) -> Result<()> {
+    extends(own, theirs, &format!("commit {}'s ledger", commit.short()), parent).map_err(|e| {
+        let reverts = commit.message.lines().find_map(|line| line.strip_prefix("This reverts commit "));
+        let Some(reverted) = reverts.map(|text| text.trim_end_matches('.')) else { return e };
+        Error::new(
+            &super::REVERTED,
+            format!(
+                "commit {} took rows of the ledger back with the kernels of {reverted}: {}",
+                commit.short(),
+                e.what()
+            ),
+        )
+        .expected(format!("at least the {} rows of commit {}", theirs.len(), parent.short()))
+        .found(format!("{} rows", own.len()))
+        .hint(format!("git reset --keep {}, if nobody has it yet; then assay revert {reverted}", parent.short()))
+    })
 }
 
 /// How many rows the ledger of `commit` has.

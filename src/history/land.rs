@@ -57,6 +57,13 @@ pub fn land(root: &Path, request: &Request<'_>, closures: &dyn Closures, trust: 
     }
     let ledger = extend::open(root)?;
     let head = repo.head()?;
+    if let Some(stash) = extend::stashed(&repo, &ledger)? {
+        return Err(stash.error());
+    }
+    // What is built on a commit that took rows back is refused with it.
+    if let Some(head) = &head {
+        extend::over_parent(&repo, head)?;
+    }
     let held = extend::rows_in(&repo, head.as_ref())?;
     let staged = stage(&repo, head.as_ref())?;
     let scratch = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), e))?;
@@ -428,7 +435,7 @@ fn commit(
 }
 
 /// An index entry without the file's times: git looks at the file once and then knows them.
-fn index_entry(path: String, id: Oid, size: usize) -> IndexEntry {
+pub(super) fn index_entry(path: String, id: Oid, size: usize) -> IndexEntry {
     let (ctime, mtime) = (IndexTime::new(0, 0), IndexTime::new(0, 0));
     IndexEntry {
         ctime,

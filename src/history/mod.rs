@@ -9,6 +9,7 @@ mod land;
 mod merge;
 mod message;
 mod repo;
+mod revert;
 
 pub use attempts::{Attempt, attempts, record_attempt};
 pub use audit::{Options as AuditOptions, Report, Signer, audit};
@@ -16,6 +17,7 @@ pub use extend::{open, read};
 pub use land::{Landed, Request as LandRequest, land, landed};
 pub use merge::evidence_of;
 pub use repo::Repo;
+pub use revert::{Reverted, What as RevertWhat, revert};
 
 crate::codes! {
     GIT: "git", CouldNotRun, "libgit2 could not do what was asked. assay uses no git command, hook, filter or GIT_ variable.";
@@ -25,6 +27,15 @@ crate::codes! {
         redirect things, so git does not open it unless you say that it is safe, and nor does assay.";
     REVISION: "git-revision", Usage, "A revision is a branch, a tag, the digits of a commit, or what `git rev-parse` takes, and it must name a \
         commit of this repository.";
+    SHALLOW: "git-shallow", CouldNotRun, "The history ends at the boundary of a shallow clone. Ledger and commits up to there are checked as \
+        ever; what lies before cannot be looked at, or taken back.";
+    REVERT: "revert", No, "Only what one commit did to kernels/ can be taken back, and only if no later commit changed the same files. \
+        `state/` is never taken back: rows are only added.";
+    DIRTY: "revert-dirty", No, "Taking a kernel back would overwrite work: its files are edited, or something is staged.";
+    REVERTED: "ledger-reverted", Integrity, "A commit took rows of the ledger back, as `git revert` of a green commit does. What was measured \
+        stays on record: `assay revert` takes the kernels back and keeps the rows.";
+    STASHED: "ledger-stashed", No, "Rows that were recorded in this work tree are in a git stash and not in its ledger. Nothing is lost \
+        yet; landing waits until they are back, or the stash is dropped.";
     GIT_LINK: "git-link", Integrity, "A file that should be plain is a symlink or a submodule in git, or its name leads out of its tree.";
     NOT_EXTENDED: "ledger-not-extended", Integrity, "A ledger only grows: the work tree's must start with every row of HEAD's, a commit's with \
         every row of its first parent's. Rows were removed, replaced, or come from another branch: bring that branch's evidence \

@@ -206,6 +206,11 @@ impl Ledger {
         &self.chain
     }
 
+    /// One thing more that a reader should be told.
+    pub fn note(&mut self, text: String) {
+        self.notes.push(text);
+    }
+
     /// What a reader should be told: an interrupted append, a progress file that was behind.
     pub fn notes(&self) -> &[String] {
         &self.notes

@@ -20,7 +20,7 @@ use crate::git::{audit, commit, init};
 /// A node per `kernels/<stem>.cu`; its closure is that file and everything in `common/`. Its cases are a
 /// contract's, which is no file of a kernel's.
 #[derive(Default)]
-struct Sources {
+pub struct Sources {
     cases: Cell<u8>,
 }
 struct Source(Vec<(PathBuf, Vec<u8>)>, Digest);

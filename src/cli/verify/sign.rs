@@ -60,14 +60,28 @@ impl<'m> Signer<'m> {
 
     /// Appends the verdicts to the ledger; red ones are kept as attempts too.
     pub fn record(&self, root: &Path) -> Result<Vec<u64>> {
+        let rows = ledger::open(root)?.append(&self.evidence, &self.key)?;
         for e in &self.evidence {
             if let Some(v) = e.statement().verdict()
                 && let (records::Target::Node(node), records::Outcome::Red { .. }) = (&v.node, &v.outcome)
             {
-                history::record_attempt(root, node, e)?;
+                attempt(root, node, e)?;
             }
         }
-        ledger::open(root)?.append(&self.evidence, &self.key)
+        Ok(rows)
+    }
+}
+
+/// Keeps a red verdict's kernels as a commit under a ref of its own. The row stands without: this is a convenience, which
+/// needs an author.
+fn attempt(root: &Path, node: &Node, red: &records::Evidence) -> Result<()> {
+    match history::record_attempt(root, node, red) {
+        Err(e) if e.code().id == history::AUTHOR.id => {
+            let (what, hint) = (e.what(), e.hint_text().unwrap_or_default());
+            anstream::eprintln!("note: the attempt at {node} is no commit: {what} [{}]; {hint}", e.code().id);
+            Ok(())
+        }
+        kept => kept.map(drop),
     }
 }
 
