@@ -123,6 +123,7 @@ const TABLES: &[&[&Code]] = &[
     crate::ledger::IMPORT_CODES,
     crate::history::CODES,
     crate::history::bisect::CODES,
+    crate::verify::remote::CODES,
     crate::verify::sanitize::CODES,
     crate::cli::VERIFY_CODES,
 ];

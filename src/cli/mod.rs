@@ -93,6 +93,9 @@ enum Command {
     /// Host a device for another assay process; not for use by hand
     #[command(hide = true)]
     Worker,
+    /// Judge for `assay verify --runner` on another host, over stdin and stdout; not for use by hand
+    #[command(hide = true)]
+    RemoteWorker,
     Explain(explain::Explain),
     Completions(completions::Completions),
 }
@@ -225,6 +228,7 @@ impl Cli {
             Command::Doctor(c) => c.run(),
             Command::SanitizeRun(c) => c.run(),
             Command::Worker => crate::backend::worker::serve().map(|()| 0),
+            Command::RemoteWorker => verify::serve(),
             Command::Explain(c) => c.run(),
             Command::Completions(c) => c.run(),
         }

@@ -27,7 +27,7 @@ pub use checkpoint::Checkpoint;
 pub use digest::{Digest, Seed};
 pub use evidence::Evidence;
 pub use figure::Figure;
-pub use import::{CODES as IMPORT_CODES, bundle, read_evidence};
+pub use import::{CODES as IMPORT_CODES, UNTRUSTED, bundle, read_evidence};
 pub use judge::{ClosureSource, Closures, Judge};
 pub use keys::{CODES as KEY_CODES, Config, KeyId, KeyRing, PublicKey, SecretKey};
 pub use progress::{Head, PrefillWorking, Progress, Proof};

@@ -13,6 +13,7 @@ pub mod mutants;
 pub mod places;
 pub mod prefill;
 pub mod record;
+pub mod remote;
 pub mod sanitize;
 pub mod source;
 pub mod timing;

@@ -12,6 +12,7 @@ mod faults;
 mod graph;
 mod next;
 mod readme;
+mod remote;
 mod replay;
 mod rows;
 mod status;

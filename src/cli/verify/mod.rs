@@ -1,11 +1,14 @@
 //! `assay verify`.
 
 mod all;
+mod remote;
 mod replay;
 mod report;
+mod serve;
 pub(super) mod sign;
 
 pub use replay::{CODES, Replay};
+pub use serve::serve;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -67,6 +70,22 @@ pub struct Verify {
     /// Private key to sign with
     #[arg(long, value_name = "NAME")]
     key: Option<String>,
+    /// Judge on another host: a command to put in front (`ssh gpu1`), or a name in your own runners.toml; several times
+    /// for several hosts, each of which takes the next node when it is free
+    #[arg(long, value_name = "CMD", conflicts_with = "all")]
+    runner: Vec<String>,
+    /// Where the model lies on those hosts [default: where it lies here, or the model of a workbench there]
+    #[arg(long, value_name = "FILE", requires = "runner")]
+    remote_model: Option<PathBuf>,
+    /// The program on those hosts [default: assay]
+    #[arg(long, value_name = "PROGRAM", requires = "runner")]
+    remote_assay: Option<String>,
+    /// Give a host up that says nothing for so long, or works on one node for 60 times as long
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, requires = "runner", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    runner_timeout: u64,
+    /// Ask other hosts for nodes too that a row of the ledger answers already
+    #[arg(long, requires = "runner")]
+    again: bool,
     #[arg(long)]
     json: bool,
 }
@@ -104,6 +123,9 @@ impl Verify {
             None => Model::open(&workbench.model())?,
         };
         let tree = KernelTree::open(&workbench.kernels())?;
+        if !self.runner.is_empty() {
+            return remote::run(self, &workbench, &model, &tree);
+        }
         if self.all {
             return all::run(self, &workbench, &model, &tree);
         }

@@ -169,7 +169,7 @@ fn numerics(recorded: &records::Verdict, tree: &KernelTree, node: &Node) -> Resu
     Ok(wanted.into_iter().filter_map(|(numerics, wanted)| wanted.then_some(numerics)).collect())
 }
 
-struct Silent;
+pub(super) struct Silent;
 
 impl Progress for Silent {
     fn stage(&self, _: &Node, _: Stage) {}

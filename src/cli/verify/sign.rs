@@ -74,7 +74,7 @@ impl<'m> Signer<'m> {
 
 /// Keeps a red verdict's kernels as a commit under a ref of its own. The row stands without: this is a convenience, which
 /// needs an author.
-fn attempt(root: &Path, node: &Node, red: &records::Evidence) -> Result<()> {
+pub(super) fn attempt(root: &Path, node: &Node, red: &records::Evidence) -> Result<()> {
     match history::record_attempt(root, node, red) {
         Err(e) if e.code().id == history::AUTHOR.id => {
             let (what, hint) = (e.what(), e.hint_text().unwrap_or_default());
