@@ -125,6 +125,7 @@ const TABLES: &[&[&Code]] = &[
     crate::history::bisect::CODES,
     crate::verify::remote::CODES,
     crate::verify::sanitize::CODES,
+    crate::verify::teeth::CODES,
     crate::cli::VERIFY_CODES,
 ];
 

@@ -3,6 +3,8 @@
 //! The one reader of sources: the rules ask it what a text may not hold, stage 2 which entries it defines, a source set
 //! which files it includes.
 
+use std::ops::Range;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Word,
@@ -18,6 +20,8 @@ pub(crate) struct Token {
     pub kind: Kind,
     pub text: String,
     pub line: u32,
+    /// Where it stands in the text, in bytes; a token that a line splice divides has the splice inside.
+    pub at: Range<usize>,
 }
 
 impl Token {
@@ -56,7 +60,7 @@ pub(crate) fn tokens(text: &str) -> Vec<Token> {
     let mut out = Vec::new();
     let mut i = 0;
     while i < chars.len() {
-        let (c, line) = chars[i];
+        let (c, line, from) = chars[i];
         let next = chars.get(i + 1).map(|c| c.0);
         let start = i;
         let kind = match c {
@@ -115,7 +119,7 @@ pub(crate) fn tokens(text: &str) -> Vec<Token> {
                 let twice = chars.get(i).is_some_and(|c| c.0 == '%') && chars.get(i + 1).is_some_and(|c| c.0 == ':');
                 i += if twice { 2 } else { 0 };
                 let text = if twice { "##" } else { "#" };
-                out.push(Token { kind: Kind::Punctuation, text: text.into(), line });
+                out.push(Token { kind: Kind::Punctuation, text: text.into(), line, at: from..end_of(&chars, i) });
                 continue;
             }
             _ => {
@@ -124,24 +128,33 @@ pub(crate) fn tokens(text: &str) -> Vec<Token> {
             }
         };
         let text = chars[start..i.min(chars.len())].iter().map(|c| c.0).collect();
-        out.push(Token { kind, text, line });
+        out.push(Token { kind, text, line, at: from..end_of(&chars, i) });
     }
     out
 }
 
-/// Characters with their line numbers, lines that end in a backslash joined to the next.
-fn splice(text: &str) -> Vec<(char, u32)> {
+/// A character, its line's number and its place in the text.
+type Char = (char, u32, usize);
+
+/// Lines that end in a backslash are joined to the next.
+fn splice(text: &str) -> Vec<Char> {
     let mut out = Vec::with_capacity(text.len());
-    for (number, line) in (1u32..).zip(text.lines()) {
-        match line.strip_suffix('\\') {
-            Some(joined) => out.extend(joined.chars().map(|c| (c, number))),
-            None => {
-                out.extend(line.chars().map(|c| (c, number)));
-                out.push(('\n', number));
-            }
+    let mut at = 0;
+    for (number, whole) in (1u32..).zip(text.split_inclusive('\n')) {
+        let line = whole.strip_suffix('\n').map_or(whole, |line| line.strip_suffix('\r').unwrap_or(line));
+        let kept = line.strip_suffix('\\');
+        out.extend(kept.unwrap_or(line).char_indices().map(|(i, c)| (c, number, at + i)));
+        if kept.is_none() {
+            out.push(('\n', number, at + line.len()));
         }
+        at += whole.len();
     }
     out
+}
+
+/// The byte behind the character before `i`.
+fn end_of(chars: &[Char], i: usize) -> usize {
+    chars[..i.min(chars.len())].last().map_or(0, |(c, _, at)| at + c.len_utf8())
 }
 
 fn is_word(c: char) -> bool {
@@ -149,7 +162,7 @@ fn is_word(c: char) -> bool {
 }
 
 /// Past a literal; an unclosed one ends with its line.
-fn quoted(chars: &[(char, u32)], mut i: usize, quote: char) -> usize {
+fn quoted(chars: &[Char], mut i: usize, quote: char) -> usize {
     i += 1;
     while i < chars.len() && chars[i].0 != '\n' {
         match chars[i].0 {
@@ -162,7 +175,7 @@ fn quoted(chars: &[(char, u32)], mut i: usize, quote: char) -> usize {
 }
 
 /// Past a raw string whose opening quote is at `i`.
-fn raw(chars: &[(char, u32)], i: usize) -> usize {
+fn raw(chars: &[Char], i: usize) -> usize {
     let Some(open) = chars[i..].iter().position(|c| c.0 == '(') else { return chars.len() };
     let mut close: Vec<char> = vec![')'];
     close.extend(chars[i + 1..i + open].iter().map(|c| c.0));
@@ -182,6 +195,14 @@ mod tests {
                     #inc\\\nlude \"e.cuh\"\n// #include \"x\"\n/*\n#include \"x\"\n*/\nconst char* s = R\"(\n#include \"x\"\n)\";\n";
         let all = tokens(text);
         assert_eq!(quoted_includes(&all).collect::<Vec<_>>(), ["a.cuh", "b/c.cuh", "d.cuh", "e.cuh"]);
+    }
+
+    #[test]
+    fn a_token_knows_where_it_stands() {
+        let text = "int é = 1'0;\r\n#define F \\\n  fo\\\no\n\"s\" x";
+        for t in tokens(text).iter().filter(|t| t.kind != Kind::EndOfLine) {
+            assert_eq!(text[t.at.clone()].replace("\\\n", ""), t.text);
+        }
     }
 
     #[test]

@@ -14,7 +14,6 @@ use crate::backend::executor::host_weight;
 use crate::backend::{Module, Placement};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::ops::cases::Draw;
 use crate::ops::{self, Node};
 use crate::plan::kernels::{Kernel, KernelTree};
 use crate::plan::manifest::Variant;
@@ -120,7 +119,7 @@ impl<'m> Judge<'_, 'm> {
         };
         let op = ops::find(&node.op).ok_or_else(|| Error::internal(format!("no op {}", node.op)))?;
         let mut faults = source::faults(&source, kernel.manifest, op.contract());
-        let variants = self.variants(node, &kernel);
+        let variants = variants(&self.numerics, self.place.arch(), node, &kernel);
         if variants.is_empty() {
             faults.push(format!("no variant of kernels/{}.toml covers {node} on {}", kernel.stem, self.place.arch()));
         }
@@ -205,22 +204,6 @@ impl<'m> Judge<'_, 'm> {
         Ok(())
     }
 
-    /// Every variant that some schedule of this node selects here.
-    fn variants<'k>(&self, node: &Node, kernel: &Kernel<'k>) -> Vec<&'k Variant> {
-        let mut out: Vec<&Variant> = Vec::new();
-        for numerics in &self.numerics {
-            let arch = self.place.arch();
-            let mut ended = false;
-            for v in kernel.manifest.variants.iter().filter(|v| v.covers(node, *numerics, arch)) {
-                if !ended && !out.iter().any(|o| o.name == v.name) {
-                    out.push(v);
-                }
-                ended |= v.tokens.is_none();
-            }
-        }
-        out
-    }
-
     /// Stage 1: every tensor that the node reads is there, with the type, dims and place that the plan asks for.
     fn weights(&self, node: &Node, figures: &mut Figures) -> Result<Outcome> {
         let mut found = false;
@@ -274,37 +257,9 @@ impl<'m> Judge<'_, 'm> {
         Ok(module)
     }
 
-    fn shapes(&self, node: &Node) -> Result<Vec<ModelShape<'m>>> {
-        let mut out: Vec<ModelShape<'m>> = Vec::new();
-        for numerics in &self.numerics {
-            let plan = Plan::build(self.model, canonical(*numerics))?;
-            for i in plan.instances.iter().filter(|i| i.node == *node) {
-                let absent: Vec<bool> = i.args.iter().map(Option::is_none).collect();
-                let optional: Vec<bool> = i.weights.iter().map(Option::is_none).collect();
-                let same = |s: &&mut ModelShape<'m>| {
-                    s.dims == i.dims
-                        && s.absent == absent
-                        && s.weights.iter().map(Option::is_none).eq(optional.iter().copied())
-                };
-                if out.iter_mut().find(same).is_some() {
-                    continue;
-                }
-                let weights = i.weights.iter().map(|w| w.as_deref().map(|w| host_weight(self.model, w)).transpose());
-                out.push(ModelShape {
-                    label: i.label.clone(),
-                    dims: i.dims.clone(),
-                    scalars: i.scalars.clone(),
-                    weights: weights.collect::<Result<_>>()?,
-                    absent,
-                });
-            }
-        }
-        Ok(out)
-    }
-
     fn unit(&self, node: &Node, variants: &[&Variant], module: &Module, run: &mut Run<'_>) -> Result<Tested> {
         let op = ops::find(&node.op).ok_or_else(|| Error::internal(format!("no op {}", node.op)))?;
-        let shapes = self.shapes(node)?;
+        let shapes = shapes(self.model, &self.numerics, node)?;
         let request = unit::Request {
             op,
             types: unit::slot_types(op, node),
@@ -344,19 +299,8 @@ impl<'m> Judge<'_, 'm> {
                 let reason = format!("{}: {}", variant.name, f.reason);
                 return Ok(Tested { outcome: Outcome::Red { reason, first_bad: f.first_bad }, fates, stub: f.stub });
             }
-            let fresh = mutants::teeth(
-                &unit.small,
-                variant.rounding,
-                &mut Draw::new(&self.seed, &format!("teeth {}", variant.name)),
-            )?;
-            if fates.is_empty() {
-                fates = fresh;
-            } else {
-                for (sum, f) in fates.iter_mut().zip(fresh) {
-                    sum.applies += f.applies;
-                    sum.killed += f.killed;
-                }
-            }
+            let draw = &mut mutants::draw(&self.seed, &variant.name);
+            mutants::sum(&mut fates, &mutants::teeth(&unit.small, variant.rounding, draw)?);
         }
         Ok(Tested { outcome: Outcome::Pass, fates, stub: false })
     }
@@ -450,7 +394,51 @@ struct Tested {
     stub: bool,
 }
 
-fn entries(variants: &[&Variant]) -> Vec<String> {
+/// Every variant that some schedule of this node selects on an architecture.
+pub(super) fn variants<'k>(numerics: &[Numerics], arch: &str, node: &Node, kernel: &Kernel<'k>) -> Vec<&'k Variant> {
+    let mut out: Vec<&Variant> = Vec::new();
+    for numerics in numerics {
+        let mut ended = false;
+        for v in kernel.manifest.variants.iter().filter(|v| v.covers(node, *numerics, arch)) {
+            if !ended && !out.iter().any(|o| o.name == v.name) {
+                out.push(v);
+            }
+            ended |= v.tokens.is_none();
+        }
+    }
+    out
+}
+
+/// The node's shapes in the model, each once.
+pub(super) fn shapes<'m>(model: &'m Model, numerics: &[Numerics], node: &Node) -> Result<Vec<ModelShape<'m>>> {
+    let mut out: Vec<ModelShape<'m>> = Vec::new();
+    for numerics in numerics {
+        let plan = Plan::build(model, canonical(*numerics))?;
+        for i in plan.instances.iter().filter(|i| i.node == *node) {
+            let absent: Vec<bool> = i.args.iter().map(Option::is_none).collect();
+            let optional: Vec<bool> = i.weights.iter().map(Option::is_none).collect();
+            let same = |s: &&mut ModelShape<'m>| {
+                s.dims == i.dims
+                    && s.absent == absent
+                    && s.weights.iter().map(Option::is_none).eq(optional.iter().copied())
+            };
+            if out.iter_mut().find(same).is_some() {
+                continue;
+            }
+            let weights = i.weights.iter().map(|w| w.as_deref().map(|w| host_weight(model, w)).transpose());
+            out.push(ModelShape {
+                label: i.label.clone(),
+                dims: i.dims.clone(),
+                scalars: i.scalars.clone(),
+                weights: weights.collect::<Result<_>>()?,
+                absent,
+            });
+        }
+    }
+    Ok(out)
+}
+
+pub(super) fn entries(variants: &[&Variant]) -> Vec<String> {
     let mut out: Vec<String> = variants.iter().flat_map(|v| v.launches.iter().map(|l| l.entry.clone())).collect();
     out.sort();
     out.dedup();

@@ -2,7 +2,7 @@
 //!
 //! Reading order: [`Judge::judge`] here runs the stages; [`source`] reads the kernel's text, [`unit`] runs it case by
 //! case, [`mutants`] asks whether the cases could have told, [`prefill`] runs it inside the model; [`compare`] is the one
-//! comparison that all of them use.
+//! comparison that all of them use. [`teeth`] turns on all of it: would it have seen a mistake?
 
 pub mod binding;
 pub mod compare;
@@ -18,6 +18,7 @@ pub mod sanitize;
 pub mod source;
 pub mod timing;
 pub mod swap;
+pub mod teeth;
 pub mod unit;
 pub mod weights;
 pub mod whole;

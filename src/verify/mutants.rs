@@ -209,6 +209,9 @@ pub struct Fate {
     pub applies: usize,
     pub killed: usize,
     pub left_out: Option<&'static str>,
+    /// The cases in which it applies, by their place in the list, and whether each killed it.
+    #[serde(skip)]
+    pub cases: Vec<(usize, bool)>,
 }
 
 impl Fate {
@@ -218,12 +221,28 @@ impl Fate {
     }
 }
 
+/// What the mutants of a variant are drawn from.
+pub fn draw(seed: &[u8; 32], variant: &str) -> Draw {
+    Draw::new(seed, &format!("teeth {variant}"))
+}
+
+/// Adds the fates in one variant's cases to those in others'.
+pub fn sum(sum: &mut Vec<Fate>, fresh: &[Fate]) {
+    if sum.is_empty() {
+        return sum.extend_from_slice(fresh);
+    }
+    for (sum, f) in sum.iter_mut().zip(fresh) {
+        sum.applies += f.applies;
+        sum.killed += f.killed;
+    }
+}
+
 /// Puts every mutant to every case.
 pub fn teeth(cases: &[(Case, Reference)], rounding: Rounding, draw: &mut Draw) -> Result<Vec<Fate>> {
     let mut fates = Vec::new();
     for mutant in MUTANTS {
         let left_out = cases.iter().map(|(c, _)| mutant.left_out(c)).reduce(|a, b| a.and(b)).flatten();
-        let mut fate = Fate { mutant, applies: 0, killed: 0, left_out };
+        let mut fate = Fate { mutant, applies: 0, killed: 0, left_out, cases: Vec::new() };
         for (i, (case, reference)) in cases.iter().enumerate() {
             if mutant.left_out(case).is_some() {
                 continue;
@@ -234,7 +253,9 @@ pub fn teeth(cases: &[(Case, Reference)], rounding: Rounding, draw: &mut Draw) -
                 continue;
             }
             fate.applies += 1;
-            fate.killed += usize::from(!compare::passes(case, reference, &out));
+            let killed = !compare::passes(case, reference, &out);
+            fate.killed += usize::from(killed);
+            fate.cases.push((i, killed));
         }
         fates.push(fate);
     }

@@ -1,6 +1,7 @@
 //! The two places where kernels are judged, and the compilers that need no device.
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -24,7 +25,20 @@ pub struct EmulatorPlace {
 impl EmulatorPlace {
     /// Errors: `emulator-no-compiler` where the host has no C++ compiler.
     pub fn new() -> Result<EmulatorPlace> {
-        let builder = Builder::new()?;
+        EmulatorPlace::with(Builder::new()?)
+    }
+
+    /// One that keeps its objects in a folder of their own and leaves out of them what no entry reaches.
+    pub fn apart(cache: &Path) -> Result<EmulatorPlace> {
+        EmulatorPlace::with(Builder::with_cache(cache)?.without_unreached())
+    }
+
+    /// The most that one launch may take from now on, whatever a judge would grant it.
+    pub fn limit_launches(&mut self, limit: Option<Duration>) {
+        self.options.launch_limit = limit;
+    }
+
+    fn with(builder: Builder) -> Result<EmulatorPlace> {
         let mut options = WorkerOptions::new(DeviceKind::Emulator)?;
         options.read.push(builder.cache().to_path_buf());
         options.emulator_name = builder.compiler().version.clone();

@@ -383,6 +383,13 @@ pub struct Planned {
     pub sampled: bool,
 }
 
+impl Planned {
+    /// Whether mutants of its right answer are tried.
+    pub fn is_small(&self) -> bool {
+        self.case.tokens() <= 63 && self.case.op.macs(&self.case.dims, self.case.tokens()) < 3_000_000
+    }
+}
+
 impl Request<'_, '_> {
     fn limit(&self, tokens: usize) -> u64 {
         match self.placement {
@@ -632,7 +639,7 @@ pub fn judge(
             unit.failure = failure;
             return Ok(unit);
         }
-        if p.case.tokens() <= 63 && p.case.op.macs(&p.case.dims, p.case.tokens()) < 3_000_000 {
+        if p.is_small() {
             unit.small.extend(parts.into_iter().map(|(c, _)| c).zip(references));
         }
     }

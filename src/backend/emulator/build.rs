@@ -36,6 +36,8 @@ const TIME_LIMIT: Duration = Duration::from_secs(120);
 pub struct Builder {
     compiler: Compiler,
     cache: PathBuf,
+    /// Besides the compiler's own.
+    flags: Vec<&'static str>,
     sandbox: Mutex<Option<Sandbox>>,
 }
 
@@ -50,7 +52,17 @@ impl Builder {
         let cache = cache.join("emulator");
         std::fs::create_dir_all(&cache).map_err(|e| cache_error(&cache, e))?;
         let cache = cache.canonicalize().map_err(|e| cache_error(&cache, e))?;
-        Ok(Builder { compiler, cache, sandbox: Mutex::new(None) })
+        Ok(Builder { compiler, cache, flags: Vec::new(), sandbox: Mutex::new(None) })
+    }
+
+    /// Leaves out of objects what no entry reaches.
+    pub fn without_unreached(mut self) -> Self {
+        self.flags = vec!["-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections"];
+        self
+    }
+
+    fn flags(&self) -> Vec<&'static str> {
+        [self.compiler.flags(), self.flags.clone()].concat()
     }
 
     pub fn compiler(&self) -> &Compiler {
@@ -88,7 +100,7 @@ impl Builder {
         let mut hasher = blake3::Hasher::new();
         hasher.update(source.digest().as_bytes());
         let compiler = self.compiler.path.to_string_lossy();
-        let flags = self.compiler.flags().join(" ");
+        let flags = self.flags().join(" ");
         let fixed = [wrapper, &compiler, &self.compiler.version, &flags];
         for text in fixed.into_iter().chain(SHIM.iter().flat_map(|(name, text)| [*name, *text])) {
             hasher.update(&(text.len() as u64).to_le_bytes());
@@ -112,7 +124,7 @@ impl Builder {
                 .map_err(|e| cache_error(&path, e))?;
         }
         let mut command = Command::new(&self.compiler.path);
-        command.args(self.compiler.flags()).args(["-I.", "-o", "out.so", "assay_wrapper.cpp"]);
+        command.args(self.flags()).args(["-I.", "-o", "out.so", "assay_wrapper.cpp"]);
         command.current_dir(scratch.path()).env("TMPDIR", scratch.path()).env("LC_ALL", "C");
         let log_path = scratch.path().join("log");
         let log = File::create(&log_path).map_err(|e| cache_error(&log_path, e))?;

@@ -57,6 +57,33 @@ pub fn check(main: &str, file: &[u8]) -> Result<()> {
     }
 }
 
+/// Whether two objects run the same: all that is loaded is equal, but for the build's id and the places in the text that
+/// the sanitizers' reports name. What could be written besides those, [`check`] refuses.
+pub fn same_code(a: &[u8], b: &[u8]) -> bool {
+    let loaded = |file| {
+        let mut sections = loaded(file)?;
+        sections.retain(|(name, _, _)| !name.starts_with(".note") && *name != ".data");
+        Some(sections)
+    };
+    matches!((loaded(a), loaded(b)), (Some(a), Some(b)) if a == b)
+}
+
+/// Name, size and contents of the sections that a loader loads.
+fn loaded(file: &[u8]) -> Option<Vec<(&str, usize, &[u8])>> {
+    let elf = Elf::new(file)?;
+    let names = elf.contents(elf.header(usize::from(elf.u16_at(0x3e)?))?)?;
+    let mut out = Vec::new();
+    for at in (0..elf.count).filter_map(|i| elf.header(i)) {
+        let (kind, flags, size) = (elf.u32_at(at + 4)?, elf.u64_at(at + 8)?, elf.u64_at(at + 0x20)?);
+        if flags & ALLOC != 0 {
+            let name = names.get(elf.u32_at(at)? as usize..)?.split(|b| *b == 0).next()?;
+            let contents = if kind == NOBITS { &[] } else { elf.contents(at)? };
+            out.push((std::str::from_utf8(name).ok()?, size, contents));
+        }
+    }
+    Some(out)
+}
+
 struct Symbol<'a> {
     name: &'a str,
     /// A variable in memory that stays and can be written.
@@ -67,40 +94,71 @@ struct Symbol<'a> {
 
 // Constants of the ELF format.
 const SYMTAB: u32 = 2;
+const NOBITS: u32 = 8;
+const ALLOC: usize = 2;
 const OBJECT: usize = 1;
 const WEAK: usize = 2;
 const WRITE: usize = 1;
 const TLS: usize = 0x400;
 
-/// The symbols of a 64-bit ELF file of this machine's byte order.
-fn symbols(file: &[u8]) -> Option<Vec<Symbol<'_>>> {
-    let u16_at = |at: usize| Some(u16::from_ne_bytes(file.get(at..at.checked_add(2)?)?.try_into().ok()?));
-    let u32_at = |at: usize| Some(u32::from_ne_bytes(file.get(at..at.checked_add(4)?)?.try_into().ok()?));
-    let u64_at =
-        |at: usize| usize::try_from(u64::from_ne_bytes(file.get(at..at.checked_add(8)?)?.try_into().ok()?)).ok();
-    if file.get(..5)? != b"\x7fELF\x02" {
-        return None;
+/// A 64-bit file of this machine's byte order, and its table of sections.
+struct Elf<'a> {
+    file: &'a [u8],
+    table: usize,
+    size: usize,
+    count: usize,
+}
+
+impl<'a> Elf<'a> {
+    fn new(file: &'a [u8]) -> Option<Elf<'a>> {
+        let mut elf = Elf { file, table: 0, size: 0, count: 0 };
+        if file.get(..5)? != b"\x7fELF\x02" {
+            return None;
+        }
+        elf.table = elf.u64_at(0x28)?;
+        (elf.size, elf.count) = (usize::from(elf.u16_at(0x3a)?), usize::from(elf.u16_at(0x3c)?));
+        Some(elf)
     }
-    let (table, size, count) = (u64_at(0x28)?, usize::from(u16_at(0x3a)?), usize::from(u16_at(0x3c)?));
-    let header = |i: usize| table.checked_add(i.checked_mul(size)?).filter(|_| i < count);
-    let contents = |at: usize| {
-        let (start, len) = (u64_at(at + 0x18)?, u64_at(at + 0x20)?);
-        file.get(start..start.checked_add(len)?)
-    };
+
+    fn u16_at(&self, at: usize) -> Option<u16> {
+        Some(u16::from_ne_bytes(self.file.get(at..at.checked_add(2)?)?.try_into().ok()?))
+    }
+
+    fn u32_at(&self, at: usize) -> Option<u32> {
+        Some(u32::from_ne_bytes(self.file.get(at..at.checked_add(4)?)?.try_into().ok()?))
+    }
+
+    fn u64_at(&self, at: usize) -> Option<usize> {
+        usize::try_from(u64::from_ne_bytes(self.file.get(at..at.checked_add(8)?)?.try_into().ok()?)).ok()
+    }
+
+    fn header(&self, i: usize) -> Option<usize> {
+        self.table.checked_add(i.checked_mul(self.size)?).filter(|_| i < self.count)
+    }
+
+    fn contents(&self, at: usize) -> Option<&'a [u8]> {
+        let (start, len) = (self.u64_at(at + 0x18)?, self.u64_at(at + 0x20)?);
+        self.file.get(start..start.checked_add(len)?)
+    }
+}
+
+/// Its symbols.
+fn symbols(file: &[u8]) -> Option<Vec<Symbol<'_>>> {
+    let elf = Elf::new(file)?;
     let mut out = Vec::new();
-    for at in (0..count).filter_map(header) {
-        if u32_at(at + 4)? != SYMTAB {
+    for at in (0..elf.count).filter_map(|i| elf.header(i)) {
+        if elf.u32_at(at + 4)? != SYMTAB {
             continue;
         }
-        let names = contents(header(u32_at(at + 0x28)? as usize)?)?;
-        for symbol in contents(at)?.chunks_exact(24) {
+        let names = elf.contents(elf.header(elf.u32_at(at + 0x28)? as usize)?)?;
+        for symbol in elf.contents(at)?.chunks_exact(24) {
             let field = |from: usize, n: usize| {
                 symbol[from..from + n].iter().rev().fold(0usize, |v, b| v << 8 | usize::from(*b))
             };
             let (kind, binding, section) = (field(4, 1) & 15, field(4, 1) >> 4, field(6, 2));
             let name = names.get(field(0, 4)..)?.split(|b| *b == 0).next()?;
             let name = std::str::from_utf8(name).ok()?.split('@').next()?;
-            let flags = header(section).filter(|_| section != 0).and_then(|s| u64_at(s + 8)).unwrap_or(0);
+            let flags = elf.header(section).filter(|_| section != 0).and_then(|s| elf.u64_at(s + 8)).unwrap_or(0);
             out.push(Symbol {
                 name,
                 writable: kind == OBJECT && flags & WRITE != 0 && flags & TLS == 0,

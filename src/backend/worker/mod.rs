@@ -51,6 +51,8 @@ pub struct WorkerOptions {
     pub emulator_name: String,
     /// How long any one call may take.
     pub deadline: Duration,
+    /// The most that a launch may take, whatever limit is set for it.
+    pub launch_limit: Option<Duration>,
 }
 
 impl WorkerOptions {
@@ -64,6 +66,7 @@ impl WorkerOptions {
             read: Vec::new(),
             emulator_name: String::new(),
             deadline: Duration::from_secs(120),
+            launch_limit: None,
         })
     }
 
@@ -82,6 +85,7 @@ pub struct WorkerDevice {
     info: DeviceInfo,
     sandbox: Sandbox,
     deadline: Duration,
+    launch_limit: Option<Duration>,
 }
 
 impl WorkerDevice {
@@ -93,7 +97,14 @@ impl WorkerDevice {
             emulator_name: options.emulator_name.clone(),
         };
         match child.call(&hello, &[], &mut [], options.deadline)? {
-            Reply::Ready { info, sandbox } => Ok(WorkerDevice { child, info, sandbox, deadline: options.deadline }),
+            Reply::Ready { info, sandbox } => {
+                let launch_limit = options.launch_limit;
+                let mut device = WorkerDevice { child, info, sandbox, deadline: options.deadline, launch_limit };
+                if let Some(limit) = launch_limit {
+                    device.set_time_limit(limit)?;
+                }
+                Ok(device)
+            }
             other => Err(unexpected(&other)),
         }
     }
@@ -182,6 +193,7 @@ impl Device for WorkerDevice {
     }
 
     fn set_time_limit(&mut self, limit: Duration) -> Result<()> {
+        let limit = self.launch_limit.map_or(limit, |most| most.min(limit));
         // The device's own word names the launch; the deadline is for when it has none. The emulator counts its
         // processor's time, of which a busy machine gives it a part.
         let by_the_clock = if self.info.placement == Placement::Emulator { limit * 8 } else { limit };

@@ -6,6 +6,7 @@ mod replay;
 mod report;
 mod serve;
 pub(super) mod sign;
+mod teeth;
 
 pub use replay::{CODES, Replay};
 pub use serve::serve;
@@ -86,6 +87,15 @@ pub struct Verify {
     /// Ask other hosts for nodes too that a row of the ledger answers already
     #[arg(long, requires = "runner")]
     again: bool,
+    /// Judge the judge: which mutants of the right answers the cases tell from them, case by case where a node is named
+    #[arg(long, conflicts_with_all = ["all", "record", "evidence"])]
+    teeth: bool,
+    /// Mutants of kernels instead, so many of each or all, drawn by the seed and judged on the emulator
+    #[arg(long, value_name = "N|all", requires = "teeth")]
+    mutants: Option<teeth::Mutants>,
+    /// Keep the mutants' table in this file
+    #[arg(long, value_name = "FILE", requires = "mutants")]
+    table: Option<PathBuf>,
     #[arg(long)]
     json: bool,
 }
@@ -125,6 +135,9 @@ impl Verify {
         let tree = KernelTree::open(&workbench.kernels())?;
         if !self.runner.is_empty() {
             return remote::run(self, &workbench, &model, &tree);
+        }
+        if self.teeth {
+            return teeth::run(self, &workbench, &model, &tree);
         }
         if self.all {
             return all::run(self, &workbench, &model, &tree);

@@ -1,0 +1,455 @@
+//! Mutants of kernels on trial: each is judged on the emulator as if somebody had proposed it.
+//!
+//! A mutant whose object code is the honest kernel's is not judged: what it changes is not reached from the node's
+//! entries here, or the compiler has proved that it changes nothing. One that does not compile is nobody's mistake.
+//! Neither counts. What is left is killed by a stage, or survives, or is known to be equivalent.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::super::judge::{entries, variants};
+use super::super::places::EmulatorPlace;
+use super::super::prefill::Baselines;
+use super::super::{Judge, Outcome, Place, Progress, Stage, Summary, Verdict, is_kernels_fault};
+use super::equivalent::Equivalents;
+use super::mutate::{self, Edit, Mistake};
+use super::{DEMANDED, TEETH_KERNEL};
+use crate::backend::Module;
+use crate::backend::emulator::{codes, object};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::ops::Node;
+use crate::ops::cases::Draw;
+use crate::plan::kernels::KernelTree;
+use crate::plan::source::SourceSet;
+use crate::plan::{Numerics, rules};
+
+/// How a mutant fared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "fate")]
+pub enum Fate {
+    Killed {
+        stage: Stage,
+        reason: String,
+    },
+    Survived,
+    /// It survived, and the kept file says why nothing could kill it.
+    Equivalent {
+        why: String,
+    },
+    /// Its object code is the honest kernel's.
+    SameCode,
+    DoesNotCompile,
+    /// Something of this machine's failed.
+    NotJudged {
+        reason: String,
+    },
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Mutant {
+    /// Below `kernels/`.
+    pub file: String,
+    pub line: u32,
+    pub mistake: Mistake,
+    pub before: String,
+    pub after: String,
+    #[serde(flatten)]
+    pub fate: Fate,
+    /// The kept file calls it equivalent, and a stage has told it from the kernel.
+    pub refuted: bool,
+    pub seconds: f64,
+}
+
+/// All that came of one kernel's mutants.
+#[derive(Clone, Debug, Serialize)]
+pub struct KernelTeeth {
+    pub node: Node,
+    pub stem: String,
+    /// Mutants that the text has.
+    pub possible: usize,
+    /// Those that were made, in the order of the text.
+    pub mutants: Vec<Mutant>,
+    /// Entries of the kept file whose lines are in no text any more.
+    pub stale: Vec<String>,
+    pub seconds: f64,
+}
+
+impl KernelTeeth {
+    pub fn count(&self, of: impl Fn(&Fate) -> bool) -> usize {
+        self.mutants.iter().filter(|m| of(&m.fate)).count()
+    }
+
+    pub fn killed(&self) -> usize {
+        self.count(|f| matches!(f, Fate::Killed { .. }))
+    }
+
+    pub fn killed_by(&self, wanted: Stage) -> usize {
+        self.count(|f| matches!(f, Fate::Killed { stage, .. } if *stage == wanted))
+    }
+
+    pub fn survivors(&self) -> impl Iterator<Item = &Mutant> {
+        self.mutants.iter().filter(|m| m.fate == Fate::Survived)
+    }
+
+    pub fn refuted(&self) -> impl Iterator<Item = &Mutant> {
+        self.mutants.iter().filter(|m| m.refuted)
+    }
+
+    /// Killed, of those that could be. `None`: there was none.
+    pub fn rate(&self) -> Option<f64> {
+        let (killed, survived) = (self.killed(), self.survivors().count());
+        (killed + survived > 0).then(|| killed as f64 / (killed + survived) as f64)
+    }
+
+    pub fn suffices(&self) -> bool {
+        self.rate().is_none_or(|r| r >= DEMANDED) && self.refuted().next().is_none() && self.stale.is_empty()
+    }
+}
+
+pub struct Trial<'t> {
+    pub model: &'t Model,
+    pub tree: &'t KernelTree,
+    pub numerics: Vec<Numerics>,
+    pub baselines: &'t Baselines<'t>,
+    pub thorough: bool,
+    /// Of the sample, and of every case that is asked.
+    pub seed: [u8; 32],
+    /// Mutants per kernel that count; all there are if fewer.
+    pub wanted: usize,
+    pub equivalents: &'t Equivalents,
+    pub stop: &'t AtomicBool,
+    /// Told of each mutant that is done.
+    pub tick: &'t (dyn Fn(usize) + Sync),
+}
+
+/// A mutant to come.
+struct Drawn<'s> {
+    file: &'s str,
+    text: &'s str,
+    edit: Edit,
+}
+
+/// One that was judged.
+struct Done {
+    /// Its place in the order.
+    at: usize,
+    fate: Fate,
+    seconds: f64,
+}
+
+/// What mutants are compared with.
+struct Honest {
+    source: SourceSet,
+    entries: Vec<String>,
+    object: Vec<u8>,
+    deadline: Duration,
+}
+
+/// A launch may last as long as all of the honest kernel's cases do, and no less than this.
+const LAUNCH: Duration = Duration::from_secs(3);
+/// And a mutant so many times as long as the honest kernel, and this beside.
+const TIMES: u32 = 10;
+const BESIDE: Duration = Duration::from_secs(20);
+
+impl Trial<'_> {
+    pub fn run(&self, place: &mut EmulatorPlace, node: &Node) -> Result<KernelTeeth> {
+        let started = Instant::now();
+        place.limit_launches(None);
+        let kernel = self.tree.require(node)?;
+        let source = self.tree.source(&kernel)?;
+        let stem = kernel.stem.to_string();
+        let entries = entries(&variants(&self.numerics, place.arch(), node, &kernel));
+        let verdict = self.verdict(place, self.tree, node, Duration::MAX)?;
+        if verdict.summary() != Summary::Pass {
+            return Err(Error::new(&TEETH_KERNEL, format!("{node} does not pass as it is"))
+                .found(verdict.reason().unwrap_or_default())
+                .hint(format!("assay verify '{node}' --backend emulator")));
+        }
+        let seconds = |stage| verdict.stages.iter().filter(|s| s.stage == stage).map(|s| s.seconds).sum::<f64>();
+        place.limit_launches(Some(LAUNCH.max(Duration::from_secs_f64(seconds(Stage::Unit)))));
+        let honest = Honest {
+            object: read(&place.build(&source, &entries)?)?,
+            deadline: BESIDE + TIMES * Duration::from_secs_f64(verdict.seconds),
+            source,
+            entries,
+        };
+        let mut drawn: Vec<Drawn<'_>> = Vec::new();
+        for (file, text) in honest.source.files.iter().filter(|(file, text)| is_own(file, text)) {
+            drawn.extend(mutate::mutants(text).into_iter().map(|edit| Drawn { file, text, edit }));
+        }
+        let stale = self.stale(node, &drawn);
+        let mut order: Vec<usize> = (0..drawn.len()).collect();
+        if self.wanted < drawn.len() {
+            let mut draw = Draw::new(&self.seed, &format!("mutants {node}"));
+            (1..order.len()).rev().for_each(|i| order.swap(i, draw.below(i + 1)));
+        }
+        let mut fates = self.judge_all(place, node, &honest, &drawn, &order)?;
+        // What is beyond the last one wanted is there because several were judged at once.
+        let mut counted = 0;
+        fates.retain(|done| {
+            let keep = counted < self.wanted;
+            counted += usize::from(counts(&done.fate));
+            keep
+        });
+        fates.sort_by_key(|done| order[done.at]);
+        let mutants = fates.into_iter().map(|done| self.mutant(node, &drawn[order[done.at]], done)).collect();
+        let seconds = started.elapsed().as_secs_f64();
+        Ok(KernelTeeth { node: node.clone(), stem, possible: drawn.len(), mutants, stale, seconds })
+    }
+
+    /// Judges in the order given until enough of them count.
+    fn judge_all(
+        &self,
+        place: &EmulatorPlace,
+        node: &Node,
+        honest: &Honest,
+        drawn: &[Drawn<'_>],
+        order: &[usize],
+    ) -> Result<Vec<Done>> {
+        let (next, counted) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let (fates, failed) = (Mutex::new(Vec::new()), Mutex::new(None));
+        let work = || -> Result<()> {
+            let scratch = Scratch::copy_of(self.tree.root())?;
+            while counted.load(Ordering::Relaxed) < self.wanted {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some(mutant) = order.get(at).map(|i| &drawn[*i]) else { break };
+                let started = Instant::now();
+                let fate = self.judge(place, &scratch, node, honest, mutant)?;
+                counted.fetch_add(usize::from(counts(&fate)), Ordering::Relaxed);
+                let done = Done { at, fate, seconds: started.elapsed().as_secs_f64() };
+                fates.lock().unwrap_or_else(|e| e.into_inner()).push(done);
+                (self.tick)(counted.load(Ordering::Relaxed));
+            }
+            Ok(())
+        };
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(16);
+        std::thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    if let Err(e) = work() {
+                        counted.store(usize::MAX, Ordering::Relaxed);
+                        failed.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(e);
+                    }
+                });
+            }
+        });
+        if let Some(e) = failed.into_inner().unwrap_or_else(|e| e.into_inner()) {
+            return Err(e);
+        }
+        let mut fates = fates.into_inner().unwrap_or_else(|e| e.into_inner());
+        fates.sort_by_key(|done: &Done| done.at);
+        Ok(fates)
+    }
+
+    fn judge(
+        &self,
+        place: &EmulatorPlace,
+        scratch: &Scratch,
+        node: &Node,
+        honest: &Honest,
+        mutant: &Drawn<'_>,
+    ) -> Result<Fate> {
+        let mutated = mutant.edit.apply(mutant.text);
+        let mut source = honest.source.clone();
+        source.files.insert(mutant.file.into(), mutated.clone());
+        let built = match place.build(&source, &honest.entries) {
+            Ok(module) => Some(module),
+            Err(e) if [codes::COMPILE.id, codes::COMPILE_TIME.id].contains(&e.code().id) => {
+                return Ok(Fate::DoesNotCompile);
+            }
+            // A rule or the object's symbols speak against it: the stage whose they are will say so.
+            Err(e) if is_kernels_fault(&e) => None,
+            Err(e) => return Ok(Fate::NotJudged { reason: line(&e.to_string()) }),
+        };
+        if let Some(module) = &built
+            && object::same_code(&read(module)?, &honest.object)
+        {
+            forget(module);
+            return Ok(Fate::SameCode);
+        }
+        scratch.write(mutant.file, &mutated)?;
+        let tree = KernelTree::open(&scratch.kernels())?;
+        let verdict = self.verdict(place, &tree, node, honest.deadline);
+        scratch.write(mutant.file, mutant.text)?;
+        built.iter().for_each(forget);
+        match verdict {
+            Ok(verdict) => Ok(match verdict.red() {
+                Some(red) => Fate::Killed { stage: red.stage, reason: reason(&red.outcome) },
+                None => Fate::Survived,
+            }),
+            Err(e) if self.stop.load(Ordering::Relaxed) => Err(e),
+            Err(e) if e.code().id == crate::error::INTERRUPTED.id => Ok(Fate::Killed {
+                stage: Stage::Unit,
+                reason: format!("did not end within {:.0} s", honest.deadline.as_secs_f64()),
+            }),
+            Err(e) if is_kernels_fault(&e) => Ok(Fate::Killed { stage: Stage::Unit, reason: line(&e.to_string()) }),
+            Err(e) => Ok(Fate::NotJudged { reason: line(&e.to_string()) }),
+        }
+    }
+
+    fn verdict(&self, place: &EmulatorPlace, tree: &KernelTree, node: &Node, limit: Duration) -> Result<Verdict> {
+        let late = AtomicBool::new(false);
+        let watch = Watch { late: &late, stop: self.stop, started: Instant::now(), limit };
+        let judge = Judge {
+            model: self.model,
+            tree,
+            place,
+            compilers: None,
+            baselines: self.baselines,
+            numerics: self.numerics.clone(),
+            thorough: self.thorough,
+            seed: self.seed,
+            stop: &late,
+            progress: &watch,
+            sanitize: None,
+        };
+        judge.judge(node, &[])
+    }
+
+    fn mutant(&self, node: &Node, drawn: &Drawn<'_>, done: Done) -> Mutant {
+        let (before, after) = (drawn.edit.before(drawn.text), drawn.edit.after(drawn.text));
+        let entry = self.equivalents.find(&node.to_string(), drawn.file, &before, &after);
+        let refuted = entry.is_some() && matches!(done.fate, Fate::Killed { .. });
+        let fate = match (done.fate, entry) {
+            (Fate::Survived, Some(entry)) => Fate::Equivalent { why: entry.why.clone() },
+            (fate, _) => fate,
+        };
+        let edit = &drawn.edit;
+        Mutant {
+            file: drawn.file.into(),
+            line: edit.line,
+            mistake: edit.mistake,
+            before,
+            after,
+            fate,
+            refuted,
+            seconds: done.seconds,
+        }
+    }
+
+    /// Entries about this node's files that fit none of its mutants.
+    fn stale(&self, node: &Node, drawn: &[Drawn<'_>]) -> Vec<String> {
+        let files: BTreeSet<&str> = drawn.iter().map(|d| d.file).collect();
+        let name = node.to_string();
+        let mine = self
+            .equivalents
+            .entries
+            .iter()
+            .filter(|e| files.contains(&*e.file) && (e.nodes.is_empty() || e.nodes.contains(&name)));
+        let fits = |e: &&super::equivalent::Entry| {
+            drawn.iter().any(|d| {
+                d.file == e.file
+                    && self.equivalents.find(&name, d.file, &d.edit.before(d.text), &d.edit.after(d.text)) == Some(e)
+            })
+        };
+        mine.filter(|e| !fits(e)).map(|e| format!("{}: {}", e.file, e.after)).collect()
+    }
+}
+
+/// Neither what is generated nor what is known by its content: a changed one is refused for that alone.
+fn is_own(file: &str, text: &str) -> bool {
+    !file.starts_with("args/") && !rules::is_free(file, text)
+}
+
+fn counts(fate: &Fate) -> bool {
+    matches!(fate, Fate::Killed { .. } | Fate::Survived)
+}
+
+fn reason(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Red { reason, .. } => line(reason),
+        _ => String::new(),
+    }
+}
+
+/// The first line, if need be the beginning of it.
+fn line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().chars().take(160).collect()
+}
+
+fn path(module: &Module) -> Option<&Path> {
+    match module {
+        Module::SharedObject(path) => Some(path),
+        _ => None,
+    }
+}
+
+fn read(module: &Module) -> Result<Vec<u8>> {
+    let path = path(module).ok_or_else(|| Error::internal("the emulator's builder gave no shared object"))?;
+    std::fs::read(path).map_err(|e| Error::io(path, e))
+}
+
+/// Nobody asks for this mutant again, and there are thousands. What cannot be removed goes with the folder.
+fn forget(module: &Module) {
+    if let Some(path) = path(module) {
+        let _ = std::fs::remove_file(path);
+        let _ = std::fs::remove_file(path.with_extension("lock"));
+    }
+}
+
+/// Stops a verdict that is late, or that nobody waits for any more.
+struct Watch<'w> {
+    late: &'w AtomicBool,
+    stop: &'w AtomicBool,
+    started: Instant,
+    limit: Duration,
+}
+
+impl Progress for Watch<'_> {
+    fn stage(&self, _: &Node, _: Stage) {
+        self.tick(0, 0);
+    }
+
+    fn tick(&self, _: usize, _: usize) {
+        if self.stop.load(Ordering::Relaxed) || self.started.elapsed() > self.limit {
+            self.late.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A copy of the kernels that a mistake can be made in.
+struct Scratch {
+    folder: tempfile::TempDir,
+}
+
+impl Scratch {
+    fn copy_of(kernels: &Path) -> Result<Scratch> {
+        let folder = tempfile::tempdir().map_err(|e| Error::io("a folder for mutants", e))?;
+        let scratch = Scratch { folder };
+        copy(kernels, &scratch.kernels())?;
+        Ok(scratch)
+    }
+
+    fn kernels(&self) -> PathBuf {
+        self.folder.path().join("kernels")
+    }
+
+    fn write(&self, file: &str, text: &str) -> Result<()> {
+        let path = self.kernels().join(file);
+        std::fs::write(&path, text).map_err(|e| Error::io(&path, e))
+    }
+}
+
+/// Files by their contents: a link may lead to what is not to be changed.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to).map_err(|e| Error::io(to, e))?;
+    for entry in std::fs::read_dir(from).map_err(|e| Error::io(from, e))? {
+        let (path, target) = match entry {
+            Ok(entry) => (entry.path(), to.join(entry.file_name())),
+            Err(e) => return Err(Error::io(from, e)),
+        };
+        if path.is_dir() {
+            copy(&path, &target)?;
+        } else {
+            let text = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+            std::fs::write(&target, text).map_err(|e| Error::io(&target, e))?;
+        }
+    }
+    Ok(())
+}
