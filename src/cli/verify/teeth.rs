@@ -21,7 +21,7 @@ use crate::verify::places::{CudaPlace, EmulatorPlace};
 use crate::verify::prefill::Baselines;
 use crate::verify::teeth::DEMANDED;
 use crate::verify::teeth::answers::{self, NodeTeeth};
-use crate::verify::teeth::equivalent::{self, Equivalents};
+use crate::verify::teeth::known::{self, Known};
 use crate::verify::teeth::trial::{Fate, KernelTeeth, Mutant, Trial};
 use crate::words::count;
 use crate::workbench::Workbench;
@@ -137,7 +137,7 @@ impl Subject<'_> {
             writable(path)?;
         }
         let started = Instant::now();
-        let equivalents = Equivalents::load(&bench.root)?;
+        let known = Known::load(&bench.root)?;
         let cache = tempfile::tempdir().map_err(|e| Error::io("a folder for mutants", e))?;
         let mut place = EmulatorPlace::apart(cache.path())?;
         let stop = stop_at_interrupt();
@@ -159,7 +159,7 @@ impl Subject<'_> {
                 thorough: verify.thorough,
                 seed: *seed,
                 wanted,
-                equivalents: &equivalents,
+                known: &known,
                 stop: &stop,
                 tick: &tick,
             };
@@ -265,6 +265,7 @@ fn document(kernel: &KernelTeeth) -> serde_json::Value {
     let mut value = serde_json::to_value(kernel).unwrap_or_default();
     value["killed"] = json!(kernel.killed());
     value["survived"] = json!(kernel.survivors().count());
+    value["unexplained"] = json!(kernel.unexplained().count());
     value["rate"] = json!(kernel.rate());
     value["suffices"] = json!(kernel.suffices());
     value
@@ -304,12 +305,13 @@ fn row(k: &KernelTeeth) -> Vec<String> {
         by(Stage::Prefill),
         equivalent(k).to_string(),
         k.survivors().count().to_string(),
+        k.unexplained().count().to_string(),
         k.count(|f| matches!(f, Fate::NotJudged { .. })).to_string(),
         k.rate().map_or("-".into(), |r| format!("{:.1} %", 100.0 * r)),
     ]
 }
 
-const COLUMNS: [&str; 13] = [
+const COLUMNS: [&str; 14] = [
     "node",
     "possible",
     "made",
@@ -321,6 +323,7 @@ const COLUMNS: [&str; 13] = [
     "prefill",
     "equivalent",
     "survived",
+    "unexplained",
     "not judged",
     "killed",
 ];
@@ -336,14 +339,16 @@ fn report(kernels: &[KernelTeeth], seed: &[u8; 32], seconds: f64) -> String {
         for m in k.survivors() {
             let _ = writeln!(text, "\nsurvived  {}  {}", k.node, place_of(m));
             let _ = write!(text, "  {}\n  {}\n", m.before, m.after);
+            if let Some(why) = &m.gap {
+                let _ = writeln!(text, "  {}", why.trim());
+            }
         }
         for m in k.refuted() {
-            let _ =
-                writeln!(text, "\nnot equivalent, though {} says so  {}  {}", equivalent::FILE, k.node, place_of(m));
+            let _ = writeln!(text, "\nnot equivalent, though {} says so  {}  {}", known::FILE, k.node, place_of(m));
             let _ = write!(text, "  {}\n  {}\n  {}\n", m.before, m.after, fate(m));
         }
         for stale in &k.stale {
-            let _ = writeln!(text, "\n{}: no mutant of {} is `{stale}` any more", equivalent::FILE, k.node);
+            let _ = writeln!(text, "\n{}: no mutant of {} is `{stale}` any more", known::FILE, k.node);
         }
         for m in k.mutants.iter().filter(|m| matches!(m.fate, Fate::NotJudged { .. })) {
             let _ = writeln!(text, "\nnot judged  {}  {}  {}", k.node, place_of(m), fate(m));
@@ -399,7 +404,8 @@ fn markdown(kernels: &[KernelTeeth], seed: &[u8; 32], mutants: Mutants) -> Strin
         let _ = write!(text, "\n## {title}\n");
         for (k, m) in kernels.iter().flat_map(|k| k.mutants.iter().filter(|m| wanted(m)).map(move |m| (k, m))) {
             let _ = write!(text, "\n- {} {}\n  `{}`\n  `{}`\n", k.node, place_of(m), m.before, m.after);
-            if let Fate::Equivalent { why } = &m.fate {
+            let why = m.gap.as_deref().unwrap_or(fate(m));
+            if !why.is_empty() {
                 let _ = writeln!(text, "  {}", why.trim());
             }
         }

@@ -4,7 +4,6 @@
 //! entries here, or the compiler has proved that it changes nothing. One that does not compile is nobody's mistake.
 //! Neither counts. What is left is killed by a stage, or survives, or is known to be equivalent.
 
-use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -16,7 +15,7 @@ use super::super::judge::{entries, variants};
 use super::super::places::EmulatorPlace;
 use super::super::prefill::Baselines;
 use super::super::{Judge, Outcome, Place, Progress, Stage, Summary, Verdict, is_kernels_fault};
-use super::equivalent::Equivalents;
+use super::known::Known;
 use super::mutate::{self, Edit, Mistake};
 use super::{DEMANDED, TEETH_KERNEL};
 use crate::backend::Module;
@@ -63,6 +62,8 @@ pub struct Mutant {
     pub fate: Fate,
     /// The kept file calls it equivalent, and a stage has told it from the kernel.
     pub refuted: bool,
+    /// It survived, and the kept file says which case is missing.
+    pub gap: Option<String>,
     pub seconds: f64,
 }
 
@@ -97,6 +98,11 @@ impl KernelTeeth {
         self.mutants.iter().filter(|m| m.fate == Fate::Survived)
     }
 
+    /// Survivors of which the kept file says nothing.
+    pub fn unexplained(&self) -> impl Iterator<Item = &Mutant> {
+        self.survivors().filter(|m| m.gap.is_none())
+    }
+
     pub fn refuted(&self) -> impl Iterator<Item = &Mutant> {
         self.mutants.iter().filter(|m| m.refuted)
     }
@@ -122,7 +128,7 @@ pub struct Trial<'t> {
     pub seed: [u8; 32],
     /// Mutants per kernel that count; all there are if fewer.
     pub wanted: usize,
-    pub equivalents: &'t Equivalents,
+    pub known: &'t Known,
     pub stop: &'t AtomicBool,
     /// Told of each mutant that is done.
     pub tick: &'t (dyn Fn(usize) + Sync),
@@ -183,7 +189,8 @@ impl Trial<'_> {
         for (file, text) in honest.source.files.iter().filter(|(file, text)| is_own(file, text)) {
             drawn.extend(mutate::mutants(text).into_iter().map(|edit| Drawn { file, text, edit }));
         }
-        let stale = self.stale(node, &drawn);
+        let texts: Vec<_> = drawn.iter().map(|d| (d.file, d.edit.before(d.text), d.edit.after(d.text))).collect();
+        let stale = self.known.stale(&node.to_string(), &texts);
         let mut order: Vec<usize> = (0..drawn.len()).collect();
         if self.wanted < drawn.len() {
             let mut draw = Draw::new(&self.seed, &format!("mutants {node}"));
@@ -314,41 +321,16 @@ impl Trial<'_> {
 
     fn mutant(&self, node: &Node, drawn: &Drawn<'_>, done: Done) -> Mutant {
         let (before, after) = (drawn.edit.before(drawn.text), drawn.edit.after(drawn.text));
-        let entry = self.equivalents.find(&node.to_string(), drawn.file, &before, &after);
+        let name = node.to_string();
+        let entry = self.known.equivalent(&name, drawn.file, &before, &after);
         let refuted = entry.is_some() && matches!(done.fate, Fate::Killed { .. });
         let fate = match (done.fate, entry) {
             (Fate::Survived, Some(entry)) => Fate::Equivalent { why: entry.why.clone() },
             (fate, _) => fate,
         };
-        let edit = &drawn.edit;
-        Mutant {
-            file: drawn.file.into(),
-            line: edit.line,
-            mistake: edit.mistake,
-            before,
-            after,
-            fate,
-            refuted,
-            seconds: done.seconds,
-        }
-    }
-
-    /// Entries about this node's files that fit none of its mutants.
-    fn stale(&self, node: &Node, drawn: &[Drawn<'_>]) -> Vec<String> {
-        let files: BTreeSet<&str> = drawn.iter().map(|d| d.file).collect();
-        let name = node.to_string();
-        let mine = self
-            .equivalents
-            .entries
-            .iter()
-            .filter(|e| files.contains(&*e.file) && (e.nodes.is_empty() || e.nodes.contains(&name)));
-        let fits = |e: &&super::equivalent::Entry| {
-            drawn.iter().any(|d| {
-                d.file == e.file
-                    && self.equivalents.find(&name, d.file, &d.edit.before(d.text), &d.edit.after(d.text)) == Some(e)
-            })
-        };
-        mine.filter(|e| !fits(e)).map(|e| format!("{}: {}", e.file, e.after)).collect()
+        let gap = self.known.gap(&name, drawn.file, &before).filter(|_| fate == Fate::Survived).map(|g| g.why.clone());
+        let Edit { line, mistake, .. } = drawn.edit;
+        Mutant { file: drawn.file.into(), line, mistake, before, after, fate, refuted, gap, seconds: done.seconds }
     }
 }
 
