@@ -16,6 +16,7 @@ mod remote;
 mod replay;
 mod rows;
 mod status;
+mod teeth;
 mod verify;
 mod whole;
 mod words;
