@@ -19,5 +19,7 @@ mod schema;
 mod standing;
 #[path = "ledger/statement.rs"]
 mod statement;
+#[path = "ledger/syscalls.rs"]
+mod syscalls;
 #[path = "ledger/tamper.rs"]
 mod tamper;
