@@ -40,6 +40,8 @@ pub struct Judge<'j, 'm> {
     pub seed: [u8; 32],
     pub stop: &'j AtomicBool,
     pub progress: &'j dyn Progress,
+    /// The last stage that is asked for.
+    pub through: Stage,
     /// The workbench whose kernels compute-sanitizer is to watch; `None`: it is not asked for.
     pub sanitize: Option<&'j std::path::Path>,
 }
@@ -175,6 +177,9 @@ impl<'m> Judge<'_, 'm> {
             }
         };
         if !run.end(Stage::Teeth, outcome) {
+            return Ok(());
+        }
+        if self.through < Stage::Prefill {
             return Ok(());
         }
         self.begin(node, Stage::Prefill)?;

@@ -172,6 +172,7 @@ impl Verify {
                 seed,
                 stop: &stop,
                 progress: &bar,
+                through: Stage::Sanitizer,
                 sanitize: Some(&workbench.root),
             };
             let mut proved: Vec<Node> = Vec::new();

@@ -64,6 +64,7 @@ impl records::Judge for Replay {
                 seed: recorded.seed.0,
                 stop: &stop,
                 progress: &Silent,
+                through: Stage::Sanitizer,
                 sanitize: Some(&bench.root),
             };
             let verdict = judge.judge(node, &[])?;

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::super::judge::{entries, variants};
 use super::super::places::EmulatorPlace;
 use super::super::prefill::Baselines;
-use super::super::{Judge, Outcome, Place, Progress, Stage, Summary, Verdict, is_kernels_fault};
+use super::super::{Judge, Outcome, Place, Progress, Stage, Verdict, is_kernels_fault};
 use super::known::Known;
 use super::mutate::{self, Edit, Mistake};
 use super::{DEMANDED, TEETH_KERNEL};
@@ -157,8 +157,8 @@ struct Honest {
     deadline: Duration,
 }
 
-/// A launch may last as long as all of the honest kernel's cases do, and no less than this.
-const LAUNCH: Duration = Duration::from_secs(3);
+/// A launch may take half of what the honest kernel's cases take, and in seconds no less and no more than these.
+const LAUNCH: [f64; 2] = [3.0, 10.0];
 /// And a mutant so many times as long as the honest kernel, and this beside.
 const TIMES: u32 = 10;
 const BESIDE: Duration = Duration::from_secs(20);
@@ -171,14 +171,10 @@ impl Trial<'_> {
         let source = self.tree.source(&kernel)?;
         let stem = kernel.stem.to_string();
         let entries = entries(&variants(&self.numerics, place.arch(), node, &kernel));
-        let verdict = self.verdict(place, self.tree, node, Duration::MAX)?;
-        if verdict.summary() != Summary::Pass {
-            return Err(Error::new(&TEETH_KERNEL, format!("{node} does not pass as it is"))
-                .found(verdict.reason().unwrap_or_default())
-                .hint(format!("assay verify '{node}' --backend emulator")));
-        }
+        let verdict = self.honest(place, node, Stage::Teeth)?;
         let seconds = |stage| verdict.stages.iter().filter(|s| s.stage == stage).map(|s| s.seconds).sum::<f64>();
-        place.limit_launches(Some(LAUNCH.max(Duration::from_secs_f64(seconds(Stage::Unit)))));
+        // Every case runs twice, so that no launch of the kernel's takes more than half of all.
+        place.limit_launches(Some(Duration::from_secs_f64((seconds(Stage::Unit) / 2.0).clamp(LAUNCH[0], LAUNCH[1]))));
         let honest = Honest {
             object: read(&place.build(&source, &entries)?)?,
             deadline: BESIDE + TIMES * Duration::from_secs_f64(verdict.seconds),
@@ -197,6 +193,10 @@ impl Trial<'_> {
             (1..order.len()).rev().for_each(|i| order.swap(i, draw.below(i + 1)));
         }
         let mut fates = self.judge_all(place, node, &honest, &drawn, &order)?;
+        // Who is refused in a prefill may be refused for what the kernel itself does there.
+        if fates.iter().any(|done| matches!(done.fate, Fate::Killed { stage: Stage::Prefill, .. })) {
+            self.honest(place, node, Stage::Prefill)?;
+        }
         // What is beyond the last one wanted is there because several were judged at once.
         let mut counted = 0;
         fates.retain(|done| {
@@ -208,6 +208,18 @@ impl Trial<'_> {
         let mutants = fates.into_iter().map(|done| self.mutant(node, &drawn[order[done.at]], done)).collect();
         let seconds = started.elapsed().as_secs_f64();
         Ok(KernelTeeth { node: node.clone(), stem, possible: drawn.len(), mutants, stale, seconds })
+    }
+
+    /// The kernel as it is, which must pass what is asked of it.
+    fn honest(&self, place: &EmulatorPlace, node: &Node, through: Stage) -> Result<Verdict> {
+        let verdict = self.verdict(place, self.tree, node, through, Duration::MAX)?;
+        let passed = verdict.stages.iter().any(|s| s.stage == through && s.outcome == Outcome::Pass);
+        match passed {
+            true => Ok(verdict),
+            false => Err(Error::new(&TEETH_KERNEL, format!("{node} does not pass as it is"))
+                .found(verdict.reason().unwrap_or_default())
+                .hint(format!("assay verify '{node}' --backend emulator"))),
+        }
     }
 
     /// Judges in the order given until enough of them count.
@@ -282,7 +294,7 @@ impl Trial<'_> {
         }
         scratch.write(mutant.file, &mutated)?;
         let tree = KernelTree::open(&scratch.kernels())?;
-        let verdict = self.verdict(place, &tree, node, honest.deadline);
+        let verdict = self.verdict(place, &tree, node, Stage::Sanitizer, honest.deadline);
         scratch.write(mutant.file, mutant.text)?;
         built.iter().for_each(forget);
         match verdict {
@@ -300,7 +312,14 @@ impl Trial<'_> {
         }
     }
 
-    fn verdict(&self, place: &EmulatorPlace, tree: &KernelTree, node: &Node, limit: Duration) -> Result<Verdict> {
+    fn verdict(
+        &self,
+        place: &EmulatorPlace,
+        tree: &KernelTree,
+        node: &Node,
+        through: Stage,
+        limit: Duration,
+    ) -> Result<Verdict> {
         let late = AtomicBool::new(false);
         let watch = Watch { late: &late, stop: self.stop, started: Instant::now(), limit };
         let judge = Judge {
@@ -314,6 +333,7 @@ impl Trial<'_> {
             seed: self.seed,
             stop: &late,
             progress: &watch,
+            through,
             sanitize: None,
         };
         judge.judge(node, &[])
