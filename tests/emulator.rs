@@ -502,6 +502,39 @@ fn a_worker_is_confined() {
     assert!(sandbox.landlock_abi == 0 || !Path::new("/tmp/assay-escaped").exists());
 }
 
+/// The rules for sources and objects refuse this kernel before it is loaded; the worker must hold without them.
+#[test]
+fn neither_at_load_nor_in_a_launch_is_a_key_read_or_a_ledger_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let (key, ledger) = (dir.path().join("host.key"), dir.path().join("ledger.jsonl"));
+    std::fs::write(&key, "secret").unwrap();
+    std::fs::write(&ledger, "{}\n").unwrap();
+    let mut set = source("thief.cu");
+    let text = set.files["thief.cu"].replace("@KEY@", key.to_str().unwrap());
+    set.files.insert("thief.cu".into(), text.replace("@LEDGER@", ledger.to_str().unwrap()));
+    let builder = Builder::with_cache(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap();
+    let module = builder.build(&set, &["steals"]).unwrap();
+    let mut device = worker(&builder, Duration::from_secs(60));
+    if device.sandbox().landlock_abi == 0 {
+        return println!("could not run: nothing confines a worker's files here: {:?}", device.sandbox());
+    }
+    let module = device.load(&module).unwrap();
+    let out = device.alloc(36).unwrap();
+    device.write(out, 0, &[7; 36]).unwrap();
+    let args = vec![at(out), Field::I32(0)];
+    let launch =
+        Launch { name: "test".into(), module, entry: "steals".into(), grid: [1; 3], block: [1; 3], shared: 0, args };
+    device.launch(&launch).unwrap();
+    let mut bytes = [0; 36];
+    device.read(out, 0, &mut bytes).unwrap();
+    let results: &[i32] = bytemuck::cast_slice(&bytes);
+    // Cutting a file off by its name is landlock's since its version 3.
+    let held = if device.sandbox().landlock_abi >= 3 { 9 } else { 8 };
+    assert!(results[..held].iter().all(|&r| r == -1), "{:?}: {results:?}", device.sandbox());
+    assert!(held < 9 || std::fs::read_to_string(&ledger).unwrap() == "{}\n");
+    assert!(key.is_file() && !dir.path().join("ledger.jsonl.new").exists());
+}
+
 #[test]
 fn a_worker_that_dies_or_hangs_is_reported() {
     let (mut device, run, _) = hostile(Duration::from_secs(60));
