@@ -18,9 +18,42 @@ pub fn agree<'a>(n: usize, one: &'a str, many: &'a str) -> &'a str {
     if n == 1 { one } else { many }
 }
 
+/// A page of text with other people's words in it, without what would move a terminal's cursor or turn the writing
+/// direction.
+pub fn harmless(text: &str) -> String {
+    text.split('\n').map(|line| plain(line, usize::MAX)).collect::<Vec<_>>().join("\n")
+}
+
+/// A text that somebody else wrote, fit for one line of a terminal or a page: what would move the cursor, turn the
+/// writing direction or hide is written as its code, and it ends after `most` characters.
+pub fn plain(text: &str, most: usize) -> String {
+    let mut out = String::new();
+    for (i, c) in text.chars().enumerate() {
+        if i == most {
+            out.push('…');
+            break;
+        }
+        let hidden = matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}');
+        match c {
+            '\n' | '\r' | '\t' => out.push(' '),
+            c if c.is_control() || hidden => out.extend(c.escape_unicode()),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_strangers_text_stays_on_its_line() {
+        assert_eq!(plain("a\u{1b}[2Jb\nc\u{202e}d", 40), "a\\u{1b}[2Jb c\\u{202e}d");
+        assert_eq!(plain("ünïcode", 3), "ünï…");
+        assert_eq!(harmless("a\u{7}\nb\n"), "a\\u{7}\nb\n");
+    }
 
     #[test]
     fn one_is_singular_and_nothing_else_is() {

@@ -3,6 +3,8 @@
 
 #[path = "ledger/append.rs"]
 mod append;
+#[path = "ledger/attempts.rs"]
+mod attempts;
 #[path = "ledger/binary.rs"]
 mod binary;
 #[path = "ledger/fixture.rs"]

@@ -1,6 +1,6 @@
 //! `assay history`: what happened to a node, or to all of them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::path::Path;
 
 use serde_json::json;
@@ -10,7 +10,7 @@ use super::output;
 use crate::error::{Error, Result};
 use crate::history;
 use crate::ledger::{Digest, Row, Target};
-use crate::ops::{self, Node};
+use crate::ops;
 
 /// List the ledger's rows, the commits that landed them, and failed attempts
 #[derive(clap::Args)]
@@ -36,7 +36,7 @@ impl History {
         let landed: HashMap<Digest, String> = history::landed(root)?.into_iter().collect();
         let wanted = |row: &&Row| self.node.is_none() || row.statement().target() == self.node.as_ref();
         let rows: Vec<&Row> = ledger.rows().iter().filter(wanted).collect();
-        let attempts = self.attempts(root, &rows)?;
+        let attempts = self.attempts(root)?;
         if self.json {
             let rows: Vec<_> = rows
                 .iter()
@@ -66,23 +66,10 @@ impl History {
         Ok(0)
     }
 
-    /// Attempts at the wanted node, or at every node that the rows name.
-    fn attempts(&self, root: &Path, rows: &[&Row]) -> Result<Vec<history::Attempt>> {
-        let nodes: BTreeSet<&Node> = match &self.node {
-            Some(Target::Node(node)) => [node].into(),
-            Some(Target::Schedule) => BTreeSet::new(),
-            None => rows
-                .iter()
-                .filter_map(|row| match row.statement().target() {
-                    Some(Target::Node(node)) => Some(node),
-                    _ => None,
-                })
-                .collect(),
-        };
-        let mut attempts = Vec::new();
-        for node in nodes {
-            attempts.extend(history::attempts(root, node)?);
-        }
+    /// Attempts at the wanted node, or at all.
+    fn attempts(&self, root: &Path) -> Result<Vec<history::Attempt>> {
+        let mut attempts = history::all_attempts(root)?;
+        attempts.retain(|attempt| self.node.as_ref().is_none_or(|node| attempt.node == *node));
         Ok(attempts)
     }
 }

@@ -1,5 +1,6 @@
 //! One file per subcommand; the only place that prints.
 
+mod attempts;
 mod audit;
 mod bench;
 mod bisect;
@@ -80,6 +81,7 @@ enum Command {
     Show(show::Show),
     Diff(diff::Diff),
     History(history::History),
+    Attempts(attempts::Attempts),
     Audit(audit::Audit),
     Bisect(bisect::Bisect),
     Key(key::Key),
@@ -218,6 +220,7 @@ impl Cli {
             Command::Show(c) => c.run(&root()?),
             Command::Diff(c) => c.run(&root()?),
             Command::History(c) => c.run(&root()?),
+            Command::Attempts(c) => c.run(&root()?),
             Command::Audit(c) => c.run(&root()?, Some(&verify::Replay::default())),
             Command::Bisect(c) => c.run(),
             // Keys are the user's: they can be made before there is a workbench.

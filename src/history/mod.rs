@@ -11,7 +11,7 @@ mod message;
 mod repo;
 mod revert;
 
-pub use attempts::{Attempt, attempts, record_attempt};
+pub use attempts::{Adopted, Attempt, adopt, all_attempts, attempts, prune, record_attempt};
 pub use audit::{Options as AuditOptions, Report, Signer, audit};
 pub use extend::{open, read};
 pub use land::{Landed, Request as LandRequest, land, landed};

@@ -19,6 +19,7 @@ fn outside_of_a_workbench_every_command_says_what_to_do() {
         &["diff", "0", "1"],
         &["history"],
         &["audit"],
+        &["attempts"],
         &["import", "x"],
         &["ledger", "merge", "x"],
     ];
@@ -127,6 +128,7 @@ fn whoever_asks_for_json_gets_the_error_as_json() {
         &["diff", "0", "1", "--json"],
         &["history", "--json"],
         &["audit", "--json"],
+        &["attempts", "--json"],
         &["ledger", "merge", "x", "--json"],
         &["compile", "--json"],
     ] {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use assay::history::{self, AuditOptions, Report};
-use assay::ledger::{Class, Evidence, Judge, SecretKey, Trust, Verdict};
+use assay::ledger::{Class, Evidence, Judge, SecretKey, Target, Trust, Verdict};
 use git2::{IndexAddOption, Oid, Repository, Signature};
 
 use crate::fixture::*;
@@ -300,7 +300,7 @@ fn attempts_are_kept_under_their_own_refs() {
     fs::create_dir(bench.root().join("kernels")).unwrap();
     fs::write(bench.root().join("kernels/matmul.cu"), "good").unwrap();
     let head = commit(&repo, "base", &[]);
-    let node = "matmul[q8_0]".parse().unwrap();
+    let node: Target = "matmul[q8_0]".parse().unwrap();
     for n in 1..=11 {
         fs::write(bench.root().join("kernels/matmul.cu"), format!("bad {n}")).unwrap();
         let evidence: Evidence = sign(red(n), &bench.key);
@@ -310,6 +310,7 @@ fn attempts_are_kept_under_their_own_refs() {
     let all = history::attempts(bench.root(), &node).unwrap();
     assert_eq!(all.len(), 11);
     assert!(all[10].reference.ends_with("/11") && all[10].summary.contains("red in unit: wrong"), "{:?}", all[10]);
+    assert_eq!(all[10].evidence, Some(sign(red(11), &bench.key).digest()));
     let kept = repo.find_commit(all[0].commit.parse().unwrap()).unwrap();
     assert_eq!(kept.parent_id(0).unwrap(), head);
     let entry = kept.tree().unwrap().get_path(Path::new("kernels/matmul.cu")).unwrap();

@@ -354,7 +354,7 @@ impl Desk<'_, '_> {
             let rows = ledger.append(&new, writer)?;
             row = rows.last().copied();
             if let (Outcome::Red { .. }, Some(red)) = (&verdict.outcome, new.last()) {
-                super::sign::attempt(&self.bench.root, &ask.node, red)?;
+                super::sign::attempt(&self.bench.root, &Target::Node(ask.node.clone()), red)?;
             }
         }
         if let Some(path) = &self.verify.evidence {

@@ -63,9 +63,9 @@ impl<'m> Signer<'m> {
         let rows = ledger::open(root)?.append(&self.evidence, &self.key)?;
         for e in &self.evidence {
             if let Some(v) = e.statement().verdict()
-                && let (records::Target::Node(node), records::Outcome::Red { .. }) = (&v.node, &v.outcome)
+                && let records::Outcome::Red { .. } = &v.outcome
             {
-                attempt(root, node, e)?;
+                attempt(root, &v.node, e)?;
             }
         }
         Ok(rows)
@@ -74,7 +74,7 @@ impl<'m> Signer<'m> {
 
 /// Keeps a red verdict's kernels as a commit under a ref of its own. The row stands without: this is a convenience, which
 /// needs an author.
-pub(super) fn attempt(root: &Path, node: &Node, red: &records::Evidence) -> Result<()> {
+pub(super) fn attempt(root: &Path, node: &records::Target, red: &records::Evidence) -> Result<()> {
     match history::record_attempt(root, node, red) {
         Err(e) if e.code().id == history::AUTHOR.id => {
             let (what, hint) = (e.what(), e.hint_text().unwrap_or_default());
