@@ -124,6 +124,7 @@ const TABLES: &[&[&Code]] = &[
     crate::history::CODES,
     crate::history::bisect::CODES,
     crate::verify::remote::CODES,
+    crate::report::reconcile::claims::CODES,
     crate::verify::sanitize::CODES,
     crate::verify::teeth::CODES,
     crate::cli::VERIFY_CODES,

@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::output;
+use super::standing::Known;
 use crate::error::{Error, Result};
 use crate::history;
 use crate::ledger::{Class, Config, Ledger, Outcome, Row, SecretKey, Statement, Trust};
+use crate::model::Model;
 use crate::words::{agree, count};
+use crate::workbench::Workbench;
 
 /// Bring another branch's evidence into this ledger
 ///
@@ -72,6 +75,11 @@ pub struct TrustArgs {
 impl TrustArgs {
     pub fn load(&self, root: &Path) -> Result<Trust> {
         trust(root, self.trust.as_deref())
+    }
+
+    /// All that is known of the tree and the file at hand, under this trust.
+    pub fn known<'m>(&self, bench: &Workbench, model: &'m Model) -> Result<Known<'m>> {
+        Known::of(bench, model, self.trust.as_deref())
     }
 }
 

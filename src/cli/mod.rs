@@ -25,6 +25,7 @@ mod ops;
 mod output;
 mod plan;
 mod revert;
+mod reconcile;
 mod run;
 mod seat;
 mod show;
@@ -84,6 +85,7 @@ enum Command {
     Attempts(attempts::Attempts),
     Audit(audit::Audit),
     Bisect(bisect::Bisect),
+    Reconcile(reconcile::Reconcile),
     Key(key::Key),
     Ledger(ledger::LedgerCommand),
     Synth(synth::Synth),
@@ -223,6 +225,7 @@ impl Cli {
             Command::Attempts(c) => c.run(&root()?),
             Command::Audit(c) => c.run(&root()?, Some(&verify::Replay::default())),
             Command::Bisect(c) => c.run(),
+            Command::Reconcile(c) => c.run(),
             // Keys are the user's: they can be made before there is a workbench.
             Command::Key(c) => c.run(&root().unwrap_or_else(|_| ".".into())),
             Command::Ledger(c) => c.run(&root()?),

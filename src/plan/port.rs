@@ -54,16 +54,25 @@ pub fn type_name(types: &[DType]) -> String {
 
 /// Everything on record for a node, in [`FILES`]' order; `None`: there is no record of its op.
 pub fn read(folder: &Path, node: &Node, contract: &Contract) -> Result<Option<Vec<Upstream>>> {
+    let Some(mut found) = record(folder, contract)? else { return Ok(None) };
+    found.retain(|u| u.concerns(node));
+    found.sort_by_key(|u| FILES.iter().position(|f| *f == u.file));
+    Ok(Some(found))
+}
+
+/// Everything on record for an op, whatever the types; nothing where there is no record of it.
+pub fn records(folder: &Path, contract: &Contract) -> Result<Vec<Upstream>> {
+    record(folder, contract).map(Option::unwrap_or_default)
+}
+
+fn record(folder: &Path, contract: &Contract) -> Result<Option<Vec<Upstream>>> {
     let path = folder.join(format!("{}.toml", contract.op));
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(Error::io(&path, e)),
     };
-    let mut found = parse(&format!("reference/port/{}.toml", contract.op), &text, contract)?;
-    found.retain(|u| u.concerns(node));
-    found.sort_by_key(|u| FILES.iter().position(|f| *f == u.file));
-    Ok(Some(found))
+    parse(&format!("reference/port/{}.toml", contract.op), &text, contract).map(Some)
 }
 
 fn parse(path: &str, text: &str, contract: &Contract) -> Result<Vec<Upstream>> {

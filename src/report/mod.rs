@@ -2,4 +2,5 @@
 
 pub mod graph;
 pub mod proof;
+pub mod reconcile;
 pub mod status;

@@ -20,6 +20,7 @@ fn outside_of_a_workbench_every_command_says_what_to_do() {
         &["history"],
         &["audit"],
         &["attempts"],
+        &["reconcile", "x"],
         &["import", "x"],
         &["ledger", "merge", "x"],
     ];
@@ -129,6 +130,7 @@ fn whoever_asks_for_json_gets_the_error_as_json() {
         &["history", "--json"],
         &["audit", "--json"],
         &["attempts", "--json"],
+        &["reconcile", "x", "--json"],
         &["ledger", "merge", "x", "--json"],
         &["compile", "--json"],
     ] {

@@ -13,6 +13,8 @@ mod graph;
 mod next;
 mod readme;
 mod remote;
+mod reconcile;
+mod recorded;
 mod replay;
 mod rows;
 mod status;
