@@ -9,6 +9,7 @@ use super::ledger::{self, answer, find_row, summary};
 use super::{fields as telling, output};
 use crate::error::Result;
 use crate::ledger::{Row, Statement};
+use crate::words::{harmless, plain};
 
 /// Compare two rows of the ledger field by field; figures also get their ratio
 #[derive(clap::Args)]
@@ -44,10 +45,10 @@ impl Diff {
         output::print(format_args!(
             "- row {}  {}\n+ row {}  {}\n{}",
             old.seq,
-            summary(old),
+            plain(&summary(old), 400),
             new.seq,
-            summary(new),
-            text(&before, &after)
+            plain(&summary(new), 400),
+            harmless(&text(&before, &after))
         ))?;
         Ok(0)
     }
@@ -74,7 +75,9 @@ fn text(before: &BTreeMap<String, Value>, after: &BTreeMap<String, Value>) -> St
     }
     for (name, old, new) in &lines {
         let ratio = match (old.parse::<f64>(), new.parse::<f64>()) {
-            (Ok(b), Ok(a)) if name.contains(".figures.") && b != 0.0 => format!("  (×{:.3})", a / b),
+            (Ok(b), Ok(a)) if (name.contains(".figures.") || name.starts_with("runs.")) && b != 0.0 => {
+                format!("  (×{:.3})", a / b)
+            }
             _ => String::new(),
         };
         out.push_str(&format!("  {name:<wide$}  {old:<old_wide$} → {new}{ratio}\n"));

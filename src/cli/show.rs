@@ -7,8 +7,9 @@ use serde_json::json;
 use super::ledger::{self, TrustArgs, answer, find_row, signer, summary};
 use super::{fields, output};
 use crate::error::Result;
+use crate::history;
 use crate::ledger::{Bench, Binding, Informative, Ledger, Outcome, Row, StageOutcome, Statement, Trust, Verdict};
-use crate::words::count;
+use crate::words::{count, harmless};
 
 /// Show everything that one row of the ledger says
 #[derive(clap::Args)]
@@ -27,6 +28,10 @@ impl Show {
         let ledger = ledger::open(root)?;
         let trust = self.trust.load(root)?;
         let row = find_row(&ledger, &self.row)?;
+        let digest = row.evidence.digest();
+        let landed =
+            history::landed(root)?.into_iter().find(|(evidence, _)| *evidence == digest).map(|(_, commit)| commit);
+        let kept = history::all_attempts(root)?.into_iter().find(|a| a.evidence == Some(digest)).map(|a| a.reference);
         if self.json {
             return answer(
                 "assay.show/1",
@@ -37,16 +42,19 @@ impl Show {
                     "evidence": row.evidence.digest(),
                     "signer": row.evidence.signer(),
                     "trusted": trust.trusts(&row.evidence.signer()),
+                    "landed_in": landed,
+                    "attempt": kept,
                     "statement": row.statement().to_value()?,
                 }),
             );
         }
-        output::print(format_args!("{}", text(&ledger, row, &trust)))?;
+        output::print(harmless(&text(&ledger, row, &trust, landed, kept)))?;
         Ok(0)
     }
 }
 
-fn text(ledger: &Ledger, row: &Row, trust: &Trust) -> String {
+/// `landed` is the commit that holds it, `kept` the reference under which a red one's kernels are.
+fn text(ledger: &Ledger, row: &Row, trust: &Trust, landed: Option<String>, kept: Option<String>) -> String {
     let mut out = format!("row {}  {}\n", row.seq, summary(row));
     let mut line = |name: &str, value: String| {
         if !value.is_empty() {
@@ -58,6 +66,8 @@ fn text(ledger: &Ledger, row: &Row, trust: &Trust) -> String {
     line("rowed by", format!("{writer} ({})", row.writer.short()));
     line("evidence", row.evidence.digest().to_string());
     line("row hash", row.hash.to_string());
+    line("landed in", landed.unwrap_or_default());
+    line("kernels kept as", kept.unwrap_or_default());
     match row.statement() {
         Statement::Verdict(v) => {
             verdict(&mut line, v);
