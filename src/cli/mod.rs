@@ -26,6 +26,7 @@ mod output;
 mod plan;
 mod revert;
 mod reconcile;
+mod report;
 mod run;
 mod seat;
 mod show;
@@ -86,6 +87,7 @@ enum Command {
     Audit(audit::Audit),
     Bisect(bisect::Bisect),
     Reconcile(reconcile::Reconcile),
+    Report(report::Report),
     Key(key::Key),
     Ledger(ledger::LedgerCommand),
     Synth(synth::Synth),
@@ -226,6 +228,7 @@ impl Cli {
             Command::Audit(c) => c.run(&root()?, Some(&verify::Replay::default())),
             Command::Bisect(c) => c.run(),
             Command::Reconcile(c) => c.run(),
+            Command::Report(c) => c.run(),
             // Keys are the user's: they can be made before there is a workbench.
             Command::Key(c) => c.run(&root().unwrap_or_else(|_| ".".into())),
             Command::Ledger(c) => c.run(&root()?),

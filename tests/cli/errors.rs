@@ -21,6 +21,7 @@ fn outside_of_a_workbench_every_command_says_what_to_do() {
         &["audit"],
         &["attempts"],
         &["reconcile", "x"],
+        &["report"],
         &["import", "x"],
         &["ledger", "merge", "x"],
     ];
@@ -131,6 +132,7 @@ fn whoever_asks_for_json_gets_the_error_as_json() {
         &["audit", "--json"],
         &["attempts", "--json"],
         &["reconcile", "x", "--json"],
+        &["report", "--json"],
         &["ledger", "merge", "x", "--json"],
         &["compile", "--json"],
     ] {

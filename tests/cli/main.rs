@@ -16,6 +16,7 @@ mod remote;
 mod reconcile;
 mod recorded;
 mod replay;
+mod report;
 mod rows;
 mod status;
 mod teeth;

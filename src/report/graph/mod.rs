@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 pub use dot::dot;
 pub use mermaid::mermaid;
-pub use svg::svg;
+pub use svg::{PAGE_STYLE, svg, svg_in_page};
 
 use super::proof::State;
 use crate::ops::Node;
@@ -102,7 +102,7 @@ impl Shape {
 }
 
 /// Fill and border of a state, readable under black text.
-fn colours(state: State) -> (&'static str, &'static str) {
+pub fn colours(state: State) -> (&'static str, &'static str) {
     match state {
         State::Green => ("#a6e3a1", "#2f7d32"),
         State::Simulated => ("#d5c7f2", "#6a4fb3"),
@@ -117,7 +117,7 @@ fn colours(state: State) -> (&'static str, &'static str) {
 }
 
 /// What a legend says of a state.
-fn meaning(state: State) -> &'static str {
+pub fn meaning(state: State) -> &'static str {
     match state {
         State::Green => "green: proved on a device",
         State::Simulated => "simulated: no evidence of a device",
