@@ -361,6 +361,7 @@ impl<'s, 'm> Nodes<'s, 'm> {
                 stop: &self.scene.stop,
                 progress: &Silent,
                 sanitize: None,
+                through: crate::verify::Stage::Sanitizer,
             };
             let answer = match judge.judge(node, &[]) {
                 Ok(verdict) => {

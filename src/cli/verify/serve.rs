@@ -121,6 +121,7 @@ fn session(voice: &Voice) -> Result<()> {
             stop: &stop,
             progress: &Silent,
             sanitize: Some(root.path()),
+            through: crate::verify::Stage::Sanitizer,
         };
         let verdict = match voice.over(|| judge.judge(&ask.node, &[])) {
             Ok(verdict) => verdict,
