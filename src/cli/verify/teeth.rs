@@ -366,7 +366,7 @@ fn report(kernels: &[KernelTeeth], seed: &[u8; 32], seconds: f64) -> String {
             100.0 * DEMANDED
         ),
     };
-    let _ = write!(text, "{seconds:.0} s, seed {}\n", hex(seed));
+    let _ = writeln!(text, "{seconds:.0} s, seed {}", hex(seed));
     text
 }
 
@@ -398,10 +398,12 @@ fn markdown(kernels: &[KernelTeeth], seed: &[u8; 32], mutants: Mutants) -> Strin
     for k in kernels {
         let _ = writeln!(text, "| {} |", row(k).join(" | "));
     }
-    let lists: [(&str, fn(&Mutant) -> bool); 2] =
-        [("Survived", |m| m.fate == Fate::Survived), ("Equivalent", |m| matches!(m.fate, Fate::Equivalent { .. }))];
-    for (title, wanted) in lists {
-        let _ = write!(text, "\n## {title}\n");
+    for title in ["Survived", "Equivalent"] {
+        let wanted = |m: &Mutant| match title {
+            "Survived" => m.fate == Fate::Survived,
+            _ => matches!(m.fate, Fate::Equivalent { .. }),
+        };
+        let _ = writeln!(text, "\n## {title}");
         for (k, m) in kernels.iter().flat_map(|k| k.mutants.iter().filter(|m| wanted(m)).map(move |m| (k, m))) {
             let _ = write!(text, "\n- {} {}\n  `{}`\n  `{}`\n", k.node, place_of(m), m.before, m.after);
             let why = m.gap.as_deref().unwrap_or(fate(m));
