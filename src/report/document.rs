@@ -329,7 +329,7 @@ fn event(event: &Event<'_>) -> Vec<Cell> {
 /// A row as it stands in the ledger, figure by figure.
 fn details(page: &mut Page, facts: &Facts<'_>, row: &Row) {
     let target = row.statement().target().map_or("key".to_string(), ToString::to_string);
-    page.heading(3, vec![words("Row "), Inline::Row(row.seq), words(" "), Inline::name(&target)], row_anchor(row.seq));
+    page.heading(3, vec![Inline::Row(row.seq), words(" "), Inline::name(&target)], row_anchor(row.seq));
     let mut about: Vec<Vec<Cell>> = Vec::new();
     let mut line = |name: &'static str, text: &str| {
         if !text.is_empty() {

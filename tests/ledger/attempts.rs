@@ -133,6 +133,7 @@ fn references_that_are_no_attempts_stop_nothing() {
         git(bench.root(), &["hash-object", "-w", "blob"]).trim().to_string()
     };
     let head = git(bench.root(), &["rev-parse", "HEAD"]).trim().to_string();
+    let other = git(bench.root(), &["commit-tree", "HEAD^{tree}", "-m", "mirrored"]).trim().to_string();
     for (name, id) in [
         ("refs/assay/attempts/matmul.q8_0/2", &blob),
         ("refs/assay/attempts/matmul.q8_0/18446744073709551615", &head),
@@ -142,7 +143,7 @@ fn references_that_are_no_attempts_stop_nothing() {
         ("refs/assay/attempts/alone", &head),
         ("refs/assay/remotes/o/matmul.q8_0/99999999999999999999", &head),
         ("refs/assay/remotes/alone", &head),
-        ("refs/assay/remotes/team/mirror/rms_norm/1", &head),
+        ("refs/assay/remotes/team/mirror/rms_norm/1", &other),
     ] {
         git(bench.root(), &["update-ref", name, id]);
     }

@@ -149,19 +149,18 @@ fn what_cannot_be_taken_back_is_left_alone() {
 #[test]
 fn a_plain_git_revert_of_a_green_commit_is_told_with_what_to_do_instead() {
     let repo = landed();
-    let second = repo.git.find_commit(repo.second).unwrap();
-    // As `git revert` does first: what the index does not know the times of is looked at.
-    let mut index = repo.git.index().unwrap();
-    index.update_all(["*"], None).unwrap();
-    index.write().unwrap();
-    repo.git.revert(&second, None).unwrap();
+    // What it leaves: every file of the commit as it was before, the ledger's too.
+    let before = repo.git.find_commit(repo.first).unwrap().tree().unwrap();
+    for path in ["kernels/rms_norm.cu", "state/ledger.jsonl", "state/checkpoint", "state/progress.json"] {
+        let blob = before.get_path(Path::new(path)).unwrap().id();
+        fs::write(repo.bench.root().join(path), repo.git.find_blob(blob).unwrap().content()).unwrap();
+    }
     let state = repo.bench.root().join("state");
     assert_eq!(Ledger::read(repo.bench.root()).unwrap().rows().len(), 2, "git took the row back");
     // Not committed yet: the work tree's ledger does not extend HEAD's.
     assert_eq!(history::open(repo.bench.root()).unwrap_err().code().id, "ledger-not-extended");
     let message = format!("Revert \"fast\"\n\nThis reverts commit {}.\n", repo.second);
     commit(&repo.git, &message, &[repo.second]);
-    repo.git.cleanup_state().unwrap();
     let error = audit(repo.bench.root()).unwrap_err();
     assert_eq!((error.code().id, error.kind().exit_code()), ("ledger-reverted", 4), "{error}");
     let hint = error.hint_text().unwrap();
