@@ -59,14 +59,41 @@ fn every_mutant_of_an_answer_is_killed_by_two_cases() {
     assert!(text.lines().any(|l| l.contains("F=256 T=3 ") && l.ends_with("killed")), "{text}");
 }
 
+/// The nodes whose kernels compile in a second or two; of the other products only one is here, as they share its
+/// headers, and `.ci/full` has them all.
+const SAMPLED: [&str; 22] = [
+    "embed[f16]",
+    "rms_norm",
+    "matmul[f16]",
+    "hc_split",
+    "hc_weighted_sum",
+    "head_rms_norm",
+    "rope_tail",
+    "fp8_kv_round_trip",
+    "store_rows",
+    "attention_raw",
+    "hc_expand",
+    "router_hash",
+    "swiglu",
+    "compressor_prefill[f16]",
+    "compressor_state[f16]",
+    "hadamard_fp4_round_trip",
+    "indexer_scores",
+    "indexer_topk",
+    "attention_mixed",
+    "router_topk",
+    "take_rows",
+    "output_hc_weights",
+];
+
 /// What the sample finds and nobody has explained is a hole in the cases, or a new kernel's.
 #[test]
-fn a_sample_of_every_kernels_mutants_is_killed_or_explained() {
+fn a_sample_of_kernels_mutants_is_killed_or_explained() {
     let bench = own();
     bench.copy("tests/teeth");
-    let Some((_, doc)) = mutants(&bench, &["1"]) else { return };
+    let Some((_, doc)) = mutants(&bench, &[&["1"], &SAMPLED[..]].concat()) else { return };
     let kernels = doc["kernels"].as_array().unwrap_or_else(|| panic!("{doc}"));
-    assert_eq!(kernels.len(), 27);
+    assert_eq!(kernels.len(), SAMPLED.len());
     for kernel in kernels {
         let name = &kernel["node"];
         assert_eq!(kernel["unexplained"], 0, "{name}: {kernel:#}");
