@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::output;
-use super::standing::Known;
+use super::standing::said;
 use crate::error::{Error, Result};
 use crate::history;
 use crate::ledger::{Class, Config, Ledger, Outcome, Row, SecretKey, Statement, Trust};
 use crate::model::Model;
+use crate::report::standing::{self, Known};
 use crate::words::{agree, count};
 use crate::workbench::Workbench;
 
@@ -74,26 +75,12 @@ pub struct TrustArgs {
 
 impl TrustArgs {
     pub fn load(&self, root: &Path) -> Result<Trust> {
-        trust(root, self.trust.as_deref())
+        said(|notes| standing::trust(root, self.trust.as_deref(), notes))
     }
 
     /// All that is known of the tree and the file at hand, under this trust.
     pub fn known<'m>(&self, bench: &Workbench, model: &'m Model) -> Result<Known<'m>> {
-        Known::of(bench, model, self.trust.as_deref())
-    }
-}
-
-/// `--trust FILE` if given, else the user's own trust. Where there is no place for that nobody is trusted, which is
-/// said: a ledger can be looked at without a home.
-pub fn trust(root: &Path, file: Option<&Path>) -> Result<Trust> {
-    match (Config::of_user(), file) {
-        (Ok(config), file) => Trust::load(&config, file, root),
-        (Err(_), Some(file)) => Trust::load(&Config::at(root), Some(file), root),
-        (Err(e), None) => {
-            let hint = e.hint_text().map_or(String::new(), |hint| format!(" ({hint})"));
-            anstream::eprintln!("note: {}{hint}, so no key is trusted here", e.what());
-            Ok(Trust::nobody())
-        }
+        said(|notes| Known::of(bench, model, self.trust.as_deref(), notes))
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::ledger::TrustArgs;
-use super::standing::{self, Known, short};
+use super::standing::{self, short};
 use super::{ModelArg, output};
 use crate::error::{Error, Result};
 use crate::history;
@@ -20,6 +20,7 @@ use crate::plan::schedule::canonical;
 use crate::plan::{Numerics, Plan};
 use crate::report::reconcile::claims::{CLAIM_FILE, Claims, MOST_BYTES};
 use crate::report::reconcile::{Against, Line, Names, Outcome, Reconciliation, Totals};
+use crate::report::standing::Known;
 use crate::report::status::Status;
 use crate::words::{agree, count, plain};
 use crate::workbench::Workbench;

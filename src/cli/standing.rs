@@ -3,20 +3,17 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::backend::Device;
-use crate::backend::cuda::Cuda;
 use crate::engine::Tally;
 use crate::error::Result;
-use crate::ledger::{Binding, Class, ClosureSource, Ledger, Outcome, Standing, Target, Trust};
+use crate::ledger::Class;
 use crate::model::Model;
-use crate::ops::Node;
 use crate::plan::graph::Graph;
 use crate::plan::kernels::KernelTree;
 use crate::plan::schedule::canonical;
 use crate::plan::{Numerics, Plan};
 use crate::report::proof::Proof;
+use crate::report::standing::{self, Known};
 use crate::report::status::{Here, Status};
-use crate::verify::binding::{Tree, Workshop};
 use crate::verify::{weights, whole};
 use crate::words::{agree, count};
 use crate::workbench::{WORKBENCH_MISSING, Workbench};
@@ -41,105 +38,17 @@ pub fn ledgered() -> Result<Workbench> {
 }
 
 pub fn status(bench: &Workbench, model: &Model, graph: &Graph<'_>, numerics: Numerics) -> Result<Status> {
-    Known::of(bench, model, None)?.status(bench, model, graph, numerics)
+    said(|notes| standing::status(bench, model, graph, numerics, notes))
 }
 
-/// The ledger, whom the user trusts, and what the tree and the file at hand bind.
-pub struct Known<'m> {
-    pub ledger: Ledger,
-    pub trust: Trust,
-    /// `None`: there is no row to be held against it, or the weights are not hashed yet.
-    tree: Option<Tree<'m>>,
-}
-
-impl<'m> Known<'m> {
-    /// Trust comes from `file` if given, else from the user's own.
-    pub fn of(bench: &Workbench, model: &'m Model, file: Option<&Path>) -> Result<Known<'m>> {
-        let ledger = super::ledger::open(&bench.root)?;
-        if ledger.rows().is_empty() {
-            return Ok(Known { ledger, trust: Trust::nobody(), tree: None });
-        }
-        let trust = super::ledger::trust(&bench.root, file)?;
-        if model.gguf.file_len() > weights::HASHED_AT_ONCE && weights::known(model).is_none() {
-            anstream::eprintln!(
-                "note: the weights of {} are not hashed yet, so what the ledger holds on them is not shown; assay verify hashes them",
-                model.path().display()
-            );
-            return Ok(Known { ledger, trust, tree: None });
-        }
-        let tree = Workshop::new(model)?.tree(&bench.kernels())?;
-        Ok(Known { ledger, trust, tree: Some(tree) })
+/// Prints the notes, also where what they belong to failed.
+pub fn said<T>(ask: impl FnOnce(&mut Vec<String>) -> Result<T>) -> Result<T> {
+    let mut notes = Vec::new();
+    let answer = ask(&mut notes);
+    for note in notes {
+        anstream::eprintln!("note: {note}");
     }
-
-    pub fn status(&self, bench: &Workbench, model: &Model, graph: &Graph<'_>, numerics: Numerics) -> Result<Status> {
-        Status::of(model, graph, &KernelTree::open(&bench.kernels())?, self.proofs(numerics)?, here())
-    }
-
-    /// The fields in which a row's binding differs from that of the tree and file at hand; `None`: they bind nothing, as
-    /// where there is no kernel.
-    pub fn changes(&self, target: &Target, binding: &Binding) -> Option<Vec<&'static str>> {
-        let tree = self.tree.as_ref()?;
-        let present = match target {
-            Target::Node(node) => tree.binding(node, &binding.arch, binding.numerics).ok()?,
-            Target::Schedule => tree.schedule(&binding.arch).ok()??.0,
-        };
-        Some(present.differences(binding))
-    }
-
-    /// The ledger's last words on the nodes of the opened model. No ledger: no words.
-    fn proofs(&self, numerics: Numerics) -> Result<Vec<Proof>> {
-        let Some(tree) = &self.tree else { return Ok(Vec::new()) };
-        let (ledger, trust) = (&self.ledger, &self.trust);
-        let mut architectures: Vec<&str> =
-            ledger.rows().iter().filter_map(|r| r.statement().verdict()).map(|v| v.binding.arch.as_str()).collect();
-        architectures.sort_unstable();
-        architectures.dedup();
-        let mut out = Vec::new();
-        // A whole schedule's row is of both numerics, and production's word.
-        if numerics == Numerics::Ds4 {
-            for arch in &architectures {
-                let Some((binding, _)) = tree.schedule(arch)? else { break };
-                out.extend(proof(None, ledger, &Target::Schedule, &binding, trust));
-            }
-        }
-        for node in tree.nodes() {
-            let target = Target::Node(node.clone());
-            for arch in &architectures {
-                let binding = tree.binding(&node, arch, numerics)?;
-                if let Some(proof) = proof(Some(node.clone()), ledger, &target, &binding, trust) {
-                    out.push(proof);
-                }
-            }
-        }
-        Ok(out)
-    }
-}
-
-fn proof(node: Option<Node>, ledger: &Ledger, target: &Target, binding: &Binding, trust: &Trust) -> Option<Proof> {
-    let (row, trusted, stale) = match ledger.standing(target, binding, trust) {
-        Standing::Green(row) | Standing::Simulated(row) | Standing::Emulated(row) | Standing::Red(row) => {
-            (row, true, None)
-        }
-        Standing::Untrusted(row, _) => (row, false, None),
-        Standing::Stale(row, fields) => (row, true, Some(fields.join(", "))),
-        Standing::OtherWeights(_) | Standing::Unproved => return None,
-    };
-    let verdict = row.statement().verdict()?;
-    let red = match &verdict.outcome {
-        Outcome::Red { stage, reason, .. } => Some(format!("{}: {reason}", stage.name())),
-        _ => None,
-    };
-    Some(Proof {
-        node,
-        arch: binding.arch.clone(),
-        class: verdict.class,
-        device: verdict.informative.device.clone(),
-        key: row.evidence.signer().short(),
-        trusted,
-        red,
-        stale,
-        row: row.seq,
-    })
+    answer
 }
 
 /// What the ledger says of a run: `verified by row N (arch, file)` where prefill_working holds for the file and the
@@ -171,7 +80,7 @@ fn claim(model: &Model, numerics: Numerics, arch: &str) -> Result<Result<String,
         return Ok(Err(format!("some node has no kernel for numerics {}", numerics.name())));
     }
     let plan = Plan::build(model, canonical(Numerics::Ds4))?;
-    let known = Known::of(&bench, model, None)?;
+    let known = said(|notes| Known::of(&bench, model, None, notes))?;
     let status = Status::of(model, &Graph::of(&plan, None), &kernels, known.proofs(Numerics::Ds4)?, here_of(arch))?;
     let here = status.schedule.iter().find(|p| p.arch == arch);
     let file = model.path().file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());
@@ -200,14 +109,6 @@ fn are(nodes: usize) -> String {
 
 fn here_of(arch: &str) -> Here {
     Here { arch: Some(arch.into()), device: String::new() }
-}
-
-/// The CUDA device of this machine, or why there is none.
-fn here() -> Here {
-    match Cuda::open() {
-        Ok(cuda) => Here { arch: Some(cuda.info().arch.clone()), device: cuda.info().name.clone() },
-        Err(e) => Here { arch: None, device: e.what().to_string() },
-    }
 }
 
 /// A path as the user would type it from here.

@@ -6,6 +6,7 @@
 pub mod chart;
 pub mod cited;
 pub mod document;
+pub mod gate;
 pub mod graph;
 pub mod html;
 pub mod markdown;
@@ -13,5 +14,6 @@ pub mod page;
 mod postmortem;
 pub mod proof;
 pub mod reconcile;
+pub mod standing;
 pub mod status;
 pub mod timeline;

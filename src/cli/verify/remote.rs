@@ -10,6 +10,7 @@ use owo_colors::OwoColorize;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::super::standing::said;
 use super::super::{ledger, output};
 use super::Verify;
 use crate::error::{Error, INTERRUPTED, Kind, Result};
@@ -21,6 +22,7 @@ use crate::model::Model;
 use crate::ops::Node;
 use crate::plan::Numerics;
 use crate::plan::kernels::KernelTree;
+use crate::report::standing::trust;
 use crate::verify::PROTOCOL;
 use crate::verify::binding::{Tree, Workshop, nodes_of};
 use crate::verify::remote::{Ask, Bundle, FAILED, Hello, Host, Limits, REMOTE, Runner, answers, files, welcome};
@@ -122,7 +124,7 @@ pub(super) fn run(verify: &Verify, bench: &Workbench, model: &Model, tree: &Kern
         .map(|text| Runner::named(text, &config, &bench.settings.runners))
         .map(|runner| runner.map(|r| Runner { assay: verify.remote_assay.clone().unwrap_or(r.assay.clone()), ..r }))
         .collect::<Result<_>>()?;
-    let trust = ledger::trust(&bench.root, None)?;
+    let trust = said(|notes| trust(&bench.root, None, notes))?;
     let here = Workshop::new(model)?.tree(&bench.kernels())?;
     let wanted = verify.wanted(&nodes_of(model)?, tree)?;
     let writer = match verify.record || verify.evidence.is_some() {
