@@ -1,20 +1,18 @@
 use std::fmt::Write as _;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::standing::{self, short};
 use super::{ModelArg, output};
-use crate::error::{Error, Result};
-use crate::ops;
+use crate::error::Result;
 use crate::plan::coverage::Written;
 use crate::plan::graph::Graph;
-use crate::plan::port::{self, Upstream};
 use crate::plan::schedule::canonical;
 use crate::plan::{Numerics, Plan};
+use crate::report::gate::{Gate, gate, sentence};
 use crate::report::proof::State;
-use crate::report::status::{NodeStatus, Status, first_line, verify};
-use crate::words::{agree, count};
-use crate::workbench::Workbench;
+use crate::report::status::{first_line, verify};
+use crate::words::count;
 
 /// Say which nodes to work on next, and why
 ///
@@ -35,14 +33,6 @@ pub struct Next {
     json: bool,
 }
 
-/// A gate with all that a porter needs to begin.
-struct Gate<'s> {
-    status: &'s NodeStatus,
-    reason: String,
-    summary: &'static str,
-    upstream: Option<Vec<Upstream>>,
-}
-
 impl Next {
     pub fn run(&self) -> Result<u8> {
         let bench = standing::ledgered()?;
@@ -54,7 +44,7 @@ impl Next {
         let shown = gates.iter().take(self.count).map(|g| gate(&bench, &graph, g)).collect::<Result<Vec<_>>>()?;
         let sentence = sentence(&status, &short(model.path()).display().to_string());
         if self.json {
-            let list = shown.iter().map(as_json).collect::<Result<Vec<_>>>()?;
+            let list = shown.iter().map(Gate::to_json).collect::<Result<Vec<_>>>()?;
             output::json(
                 "assay.next/1",
                 json!({
@@ -80,51 +70,6 @@ impl Next {
         output::print(out)?;
         Ok(0)
     }
-}
-
-fn sentence(status: &Status, model: &str) -> String {
-    let (gates, total) = (status.gates(), status.nodes.len());
-    let Some(first) = gates.first() else {
-        return match status.prefill_works().is_empty() {
-            true => format!("No gate is left for {model}; assay verify --all decides whether its prefill works."),
-            false => format!("No gate is left for {model}, and its prefill works: nothing is next."),
-        };
-    };
-    let node = &first.usage.node;
-    let act = match first.state {
-        State::Absent => format!("port {node}"),
-        State::Broken => format!("mend the kernel of {node}"),
-        State::Red => format!("find out why {node} is red"),
-        State::Untrusted => format!("decide whether to trust the evidence for {node}"),
-        State::Emulated => format!("verify {node} on a device"),
-        _ => format!("verify {node}"),
-    };
-    let (nodes, are) = (count(total, "node"), agree(gates.len(), "is", "are"));
-    format!("{} of the {nodes} that a prefill of {model} needs {are} not green; next, {act}.", gates.len())
-}
-
-fn gate<'s>(bench: &Workbench, graph: &Graph<'_>, status: &'s NodeStatus) -> Result<Gate<'s>> {
-    let usage = &status.usage;
-    let contract =
-        ops::find(&usage.node.op).ok_or_else(|| Error::internal(format!("no op {}", usage.node)))?.contract();
-    let stops = match usage.span.describe() {
-        None => "stops every prefill".to_string(),
-        Some(when) if usage.long_prompt_only => format!("only {when}: stops such a prefill"),
-        Some(when) => format!("stops a prefill {when}"),
-    };
-    let mut instances = count(usage.instances.len(), "instance");
-    if usage.instances.len() > 1 && !usage.layers.is_empty() {
-        instances += &format!(" in {}", count(usage.layers.len(), "layer"));
-    }
-    let first = usage.first();
-    let reason = format!(
-        "{stops} at op {first} ({}), {} {} for it; {instances}",
-        graph.plan.instances[first].label,
-        count(graph.waiting(first), "later op"),
-        agree(graph.waiting(first), "waits", "wait"),
-    );
-    let upstream = port::read(&bench.root.join("reference/port"), &usage.node, contract)?;
-    Ok(Gate { status, reason, summary: contract.summary, upstream })
 }
 
 fn text(rank: usize, gate: &Gate<'_>) -> String {
@@ -157,14 +102,4 @@ fn text(rank: usize, gate: &Gate<'_>) -> String {
         }
     }
     out
-}
-
-fn as_json(gate: &Gate<'_>) -> Result<Value> {
-    let mut entry = gate.status.to_json()?;
-    if let Value::Object(map) = &mut entry {
-        map.insert("reason".into(), gate.reason.clone().into());
-        map.insert("computes".into(), gate.summary.into());
-        map.insert("upstream".into(), json!(gate.upstream));
-    }
-    Ok(entry)
 }

@@ -3,20 +3,17 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::backend::Device;
-use crate::backend::cuda::Cuda;
 use crate::engine::Tally;
 use crate::error::Result;
-use crate::ledger::{Binding, Class, ClosureSource, Ledger, Outcome, Standing, Target, Trust};
+use crate::ledger::Class;
 use crate::model::Model;
-use crate::ops::Node;
 use crate::plan::graph::Graph;
 use crate::plan::kernels::KernelTree;
 use crate::plan::schedule::canonical;
 use crate::plan::{Numerics, Plan};
 use crate::report::proof::Proof;
+use crate::report::standing;
 use crate::report::status::{Here, Status};
-use crate::verify::binding::Workshop;
 use crate::verify::{weights, whole};
 use crate::words::{agree, count};
 use crate::workbench::{WORKBENCH_MISSING, Workbench};
@@ -41,76 +38,21 @@ pub fn ledgered() -> Result<Workbench> {
 }
 
 pub fn status(bench: &Workbench, model: &Model, graph: &Graph<'_>, numerics: Numerics) -> Result<Status> {
-    let tree = KernelTree::open(&bench.kernels())?;
-    let here = here();
-    let proofs = proofs(bench, model, numerics)?;
-    Status::of(model, graph, &tree, proofs, here)
+    said(|notes| standing::status(bench, model, graph, numerics, notes))
 }
 
-/// The ledger's last words on the nodes of the opened model. No ledger: no words.
 fn proofs(bench: &Workbench, model: &Model, numerics: Numerics) -> Result<Vec<Proof>> {
-    let ledger = super::ledger::open(&bench.root)?;
-    if ledger.rows().is_empty() {
-        return Ok(Vec::new());
-    }
-    if model.gguf.file_len() > weights::HASHED_AT_ONCE && weights::known(model).is_none() {
-        anstream::eprintln!(
-            "note: the weights of {} are not hashed yet, so what the ledger holds on them is not shown; assay verify hashes them",
-            model.path().display()
-        );
-        return Ok(Vec::new());
-    }
-    let trust = super::ledger::trust(&bench.root, None)?;
-    let tree = Workshop::new(model)?.tree(&bench.kernels())?;
-    let mut architectures: Vec<&str> =
-        ledger.rows().iter().filter_map(|r| r.statement().verdict()).map(|v| v.binding.arch.as_str()).collect();
-    architectures.sort_unstable();
-    architectures.dedup();
-    let mut out = Vec::new();
-    // A whole schedule's row is of both numerics, and production's word.
-    if numerics == Numerics::Ds4 {
-        for arch in &architectures {
-            let Some((binding, _)) = tree.schedule(arch)? else { break };
-            out.extend(proof(None, &ledger, &Target::Schedule, &binding, &trust));
-        }
-    }
-    for node in tree.nodes() {
-        let target = Target::Node(node.clone());
-        for arch in &architectures {
-            let binding = tree.binding(&node, arch, numerics)?;
-            if let Some(proof) = proof(Some(node.clone()), &ledger, &target, &binding, &trust) {
-                out.push(proof);
-            }
-        }
-    }
-    Ok(out)
+    said(|notes| standing::proofs(bench, model, numerics, notes))
 }
 
-fn proof(node: Option<Node>, ledger: &Ledger, target: &Target, binding: &Binding, trust: &Trust) -> Option<Proof> {
-    let (row, trusted, stale) = match ledger.standing(target, binding, trust) {
-        Standing::Green(row) | Standing::Simulated(row) | Standing::Emulated(row) | Standing::Red(row) => {
-            (row, true, None)
-        }
-        Standing::Untrusted(row, _) => (row, false, None),
-        Standing::Stale(row, fields) => (row, true, Some(fields.join(", "))),
-        Standing::OtherWeights(_) | Standing::Unproved => return None,
-    };
-    let verdict = row.statement().verdict()?;
-    let red = match &verdict.outcome {
-        Outcome::Red { stage, reason, .. } => Some(format!("{}: {reason}", stage.name())),
-        _ => None,
-    };
-    Some(Proof {
-        node,
-        arch: binding.arch.clone(),
-        class: verdict.class,
-        device: verdict.informative.device.clone(),
-        key: row.evidence.signer().short(),
-        trusted,
-        red,
-        stale,
-        row: row.seq,
-    })
+/// Prints the notes, also where what they belong to failed.
+fn said<T>(ask: impl FnOnce(&mut Vec<String>) -> Result<T>) -> Result<T> {
+    let mut notes = Vec::new();
+    let answer = ask(&mut notes);
+    for note in notes {
+        anstream::eprintln!("note: {note}");
+    }
+    answer
 }
 
 /// What the ledger says of a run: `verified by row N (arch, file)` where prefill_working holds for the file and the
@@ -171,14 +113,6 @@ fn are(nodes: usize) -> String {
 
 fn here_of(arch: &str) -> Here {
     Here { arch: Some(arch.into()), device: String::new() }
-}
-
-/// The CUDA device of this machine, or why there is none.
-fn here() -> Here {
-    match Cuda::open() {
-        Ok(cuda) => Here { arch: Some(cuda.info().arch.clone()), device: cuda.info().name.clone() },
-        Err(e) => Here { arch: None, device: e.what().to_string() },
-    }
 }
 
 /// A path as the user would type it from here.

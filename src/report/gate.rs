@@ -1,0 +1,79 @@
+//! Gates: what stands between a model and its prefill, with what a porter needs to begin.
+
+use serde_json::{Value, json};
+
+use super::proof::State;
+use super::status::{NodeStatus, Status};
+use crate::error::{Error, Result};
+use crate::ops;
+use crate::plan::graph::Graph;
+use crate::plan::port::{self, Upstream};
+use crate::words::{agree, count};
+use crate::workbench::Workbench;
+
+/// A gate with all that a porter needs to begin.
+pub struct Gate<'s> {
+    pub status: &'s NodeStatus,
+    pub reason: String,
+    pub summary: &'static str,
+    pub upstream: Option<Vec<Upstream>>,
+}
+
+impl Gate<'_> {
+    /// One entry of `gates` in `assay.next/1`.
+    pub fn to_json(&self) -> Result<Value> {
+        let mut entry = self.status.to_json()?;
+        if let Value::Object(map) = &mut entry {
+            map.insert("reason".into(), self.reason.clone().into());
+            map.insert("computes".into(), self.summary.into());
+            map.insert("upstream".into(), json!(self.upstream));
+        }
+        Ok(entry)
+    }
+}
+
+/// What stands before a prefill, and what to do next.
+pub fn sentence(status: &Status, model: &str) -> String {
+    let (gates, total) = (status.gates(), status.nodes.len());
+    let Some(first) = gates.first() else {
+        return match status.prefill_works().is_empty() {
+            true => format!("No gate is left for {model}; assay verify --all decides whether its prefill works."),
+            false => format!("No gate is left for {model}, and its prefill works: nothing is next."),
+        };
+    };
+    let node = &first.usage.node;
+    let act = match first.state {
+        State::Absent => format!("port {node}"),
+        State::Broken => format!("mend the kernel of {node}"),
+        State::Red => format!("find out why {node} is red"),
+        State::Untrusted => format!("decide whether to trust the evidence for {node}"),
+        State::Emulated => format!("verify {node} on a device"),
+        _ => format!("verify {node}"),
+    };
+    let (nodes, are) = (count(total, "node"), agree(gates.len(), "is", "are"));
+    format!("{} of the {nodes} that a prefill of {model} needs {are} not green; next, {act}.", gates.len())
+}
+
+pub fn gate<'s>(bench: &Workbench, graph: &Graph<'_>, status: &'s NodeStatus) -> Result<Gate<'s>> {
+    let usage = &status.usage;
+    let contract =
+        ops::find(&usage.node.op).ok_or_else(|| Error::internal(format!("no op {}", usage.node)))?.contract();
+    let stops = match usage.span.describe() {
+        None => "stops every prefill".to_string(),
+        Some(when) if usage.long_prompt_only => format!("only {when}: stops such a prefill"),
+        Some(when) => format!("stops a prefill {when}"),
+    };
+    let mut instances = count(usage.instances.len(), "instance");
+    if usage.instances.len() > 1 && !usage.layers.is_empty() {
+        instances += &format!(" in {}", count(usage.layers.len(), "layer"));
+    }
+    let first = usage.first();
+    let reason = format!(
+        "{stops} at op {first} ({}), {} {} for it; {instances}",
+        graph.plan.instances[first].label,
+        count(graph.waiting(first), "later op"),
+        agree(graph.waiting(first), "waits", "wait"),
+    );
+    let upstream = port::read(&bench.root.join("reference/port"), &usage.node, contract)?;
+    Ok(Gate { status, reason, summary: contract.summary, upstream })
+}
