@@ -9,7 +9,7 @@ mod merge;
 mod message;
 mod repo;
 
-pub use attempts::{Attempt, attempts, record_attempt};
+pub use attempts::{Attempt, attempt_files, attempts, record_attempt, record_attempt_of};
 pub use audit::{Options as AuditOptions, Report, Signer, audit};
 pub use extend::{open, read};
 pub use land::{Landed, Request as LandRequest, land, landed};
