@@ -124,6 +124,8 @@ const TABLES: &[&[&Code]] = &[
     crate::history::CODES,
     crate::verify::sanitize::CODES,
     crate::agent::desk::CODES,
+    crate::agent::landing::CODES,
+    crate::fresh::CODES,
     crate::cli::VERIFY_CODES,
 ];
 

@@ -4,3 +4,4 @@
 //! server both stand on it, and neither has another way to a file, a compiler or the judge.
 
 pub mod desk;
+pub mod landing;

@@ -1,5 +1,6 @@
 //! One file per subcommand; the only place that prints.
 
+mod approve;
 mod audit;
 mod bench;
 mod compare;
@@ -18,6 +19,7 @@ mod key;
 mod land;
 mod ledger;
 mod logits;
+mod new;
 mod next;
 mod ops;
 mod output;
@@ -28,6 +30,7 @@ mod show;
 mod standing;
 mod status;
 mod synth;
+mod tool;
 mod verify;
 
 pub use verify::CODES as VERIFY_CODES;
@@ -73,6 +76,7 @@ enum Command {
     /// Every node that the staged change touches must be proved as it is staged; nodes that are not are named and nothing
     /// is committed.
     Land(land::Land),
+    Approve(approve::Approve),
     Import(import::Import),
     Show(show::Show),
     Diff(diff::Diff),
@@ -80,7 +84,9 @@ enum Command {
     Audit(audit::Audit),
     Key(key::Key),
     Ledger(ledger::LedgerCommand),
+    New(new::New),
     Synth(synth::Synth),
+    Tool(tool::Tool),
     Compile(compile::Compile),
     Doctor(doctor::Doctor),
     /// Run a node's cases in this process, for compute-sanitizer to watch
@@ -193,6 +199,7 @@ impl Cli {
                 let model = c.model.open()?;
                 c.run(&root()?, &Workshop::new(&model)?)
             }
+            Command::Approve(c) => c.run(),
             Command::Import(c) => {
                 let bench = Workbench::find(".".as_ref())?;
                 // Evidence can come home without the model; then no row is said to count for this tree.
@@ -211,7 +218,9 @@ impl Cli {
             // Keys are the user's: they can be made before there is a workbench.
             Command::Key(c) => c.run(&root().unwrap_or_else(|_| ".".into())),
             Command::Ledger(c) => c.run(&root()?),
+            Command::New(c) => c.run(),
             Command::Synth(c) => c.run(),
+            Command::Tool(c) => c.run(),
             Command::Compile(c) => c.run(),
             Command::Doctor(c) => c.run(),
             Command::SanitizeRun(c) => c.run(),

@@ -4,17 +4,21 @@
 mod attempts;
 mod audit;
 mod extend;
+mod first;
 mod land;
 mod merge;
 mod message;
 mod repo;
+mod stage;
 
 pub use attempts::{Attempt, attempt_files, attempts, record_attempt, record_attempt_of};
 pub use audit::{Options as AuditOptions, Report, Signer, audit};
 pub use extend::{open, read};
+pub use first::{first_commit, knows_author};
 pub use land::{Landed, Request as LandRequest, land, landed};
 pub use merge::evidence_of;
 pub use repo::Repo;
+pub use stage::with_staged;
 
 crate::codes! {
     GIT: "git", CouldNotRun, "libgit2 could not do what was asked. assay uses no git command, hook, filter or GIT_ variable.";

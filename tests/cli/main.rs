@@ -3,12 +3,14 @@
 //! Models are the bundled one and files that `assay synth` writes; workbenches are made for each test.
 
 mod bench;
+mod desk;
 mod diagnosis;
 mod doors;
 mod errors;
 mod explain;
 mod faults;
 mod graph;
+mod new;
 mod next;
 mod readme;
 mod replay;
