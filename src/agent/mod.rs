@@ -5,3 +5,5 @@
 
 pub mod desk;
 pub mod landing;
+#[cfg(feature = "mcp")]
+pub mod mcp;

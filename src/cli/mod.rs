@@ -19,6 +19,8 @@ mod key;
 mod land;
 mod ledger;
 mod logits;
+#[cfg(feature = "mcp")]
+mod mcp;
 mod new;
 mod next;
 mod ops;
@@ -84,6 +86,8 @@ enum Command {
     Audit(audit::Audit),
     Key(key::Key),
     Ledger(ledger::LedgerCommand),
+    #[cfg(feature = "mcp")]
+    Mcp(mcp::Mcp),
     New(new::New),
     Synth(synth::Synth),
     Tool(tool::Tool),
@@ -218,6 +222,8 @@ impl Cli {
             // Keys are the user's: they can be made before there is a workbench.
             Command::Key(c) => c.run(&root().unwrap_or_else(|_| ".".into())),
             Command::Ledger(c) => c.run(&root()?),
+            #[cfg(feature = "mcp")]
+            Command::Mcp(c) => c.run(),
             Command::New(c) => c.run(),
             Command::Synth(c) => c.run(),
             Command::Tool(c) => c.run(),

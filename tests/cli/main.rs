@@ -10,6 +10,10 @@ mod errors;
 mod explain;
 mod faults;
 mod graph;
+#[cfg(feature = "mcp")]
+mod landing;
+#[cfg(feature = "mcp")]
+mod mcp;
 mod new;
 mod next;
 mod readme;
