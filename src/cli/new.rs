@@ -89,7 +89,9 @@ impl New {
                 out += agree(n, "", "s");
                 if carried.untrusted > 0 {
                     let them = agree(carried.untrusted, "is", "are");
+                    let keys: Vec<_> = carried.keys.iter().map(|key| format!("assay key trust {key}")).collect();
                     out += &format!("; {} {them} proven by a key that is not trusted here", carried.untrusted);
+                    out += &format!(" (there: {})", keys.join("; "));
                 }
                 out += ".\n";
                 for (node, why) in &carried.left {

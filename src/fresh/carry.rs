@@ -1,7 +1,7 @@
 //! What `--upto NODE` brings along: the kernels of the nodes that a prefill meets before NODE, where they are proved on a
 //! device, and the evidence.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::Result;
 use crate::ledger::{Class, Evidence};
@@ -21,8 +21,9 @@ pub struct Carried {
     pub nodes: Vec<Node>,
     /// Nodes before the one asked for whose kernel was left behind, and why.
     pub left: Vec<(Node, String)>,
-    /// Proved by keys that the user does not trust.
+    /// Proved by keys that the user does not trust, and which.
     pub untrusted: usize,
+    pub keys: BTreeSet<String>,
     pub(super) files: BTreeMap<String, String>,
     pub(super) evidence: Vec<Evidence>,
 }
@@ -52,7 +53,10 @@ pub(super) fn choose(model: &Model, upto: &Node, from: &Workbench, notes: &mut V
         out.files.insert(manifest, text);
         out.files.extend(tree.source(&kernel)?.files);
         out.evidence.extend(ledger.rows().get(proof.row as usize).map(|row| row.evidence.clone()));
-        out.untrusted += usize::from(!proof.trusted);
+        if !proof.trusted {
+            out.untrusted += 1;
+            out.keys.insert(proof.key.clone());
+        }
         out.nodes.push(name.clone());
     }
     Ok(out)

@@ -85,7 +85,7 @@ impl Desk {
                 Written::Absent => "no kernel".into(),
             };
             let rows: Vec<u64> = node.proofs.iter().map(|p| p.row).collect();
-            let _ = writeln!(text, "{name:<26} {:<10} {kernel}", node.state.name());
+            let _ = writeln!(text, "{:<26} {:<10} {kernel}", name.to_string(), node.state.name());
             data.push(json!([name, node.state, rows]));
         }
         notes.iter().for_each(|note| text += &format!("note: {}\n", printable(note)));
