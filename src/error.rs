@@ -127,6 +127,9 @@ const TABLES: &[&[&Code]] = &[
     crate::report::reconcile::claims::CODES,
     crate::verify::sanitize::CODES,
     crate::verify::teeth::CODES,
+    crate::agent::desk::CODES,
+    crate::agent::landing::CODES,
+    crate::fresh::CODES,
     crate::cli::VERIFY_CODES,
 ];
 

@@ -14,6 +14,7 @@ use super::NO_GIT;
 use super::repo::{Repo, git};
 use crate::error::{Error, Result};
 use crate::ledger::{Digest, Evidence, Outcome, Target};
+use crate::ops::Node;
 
 const OURS: &str = "refs/assay/attempts/";
 const THEIRS: &str = "refs/assay/remotes/";
@@ -209,13 +210,42 @@ fn found(root: &Path) -> Result<Repo> {
     Repo::find(root)?.ok_or_else(|| Error::new(&NO_GIT, format!("{} is in no git repository", root.display())))
 }
 
+/// The files below `kernels/` of attempt `n` at `node`, as text; `None` where there is no such attempt.
+pub fn attempt_files(root: &Path, node: &Node, n: u64) -> Result<Option<Vec<(String, String)>>> {
+    let Some(repo) = Repo::find(root)? else { return Ok(None) };
+    let id = match repo.git.refname_to_id(&format!("{OURS}{}/{n}", node.file_stem())) {
+        Ok(id) => id,
+        Err(e) if e.code() == ErrorCode::NotFound => return Ok(None),
+        Err(e) => return Err(git(e)),
+    };
+    let mut out = Vec::new();
+    for file in repo.files(repo.commit(id)?.tree, "kernels")? {
+        out.push((file.path, String::from_utf8_lossy(&repo.blob(file.id)?).into_owned()));
+    }
+    Ok(Some(out))
+}
+
+/// Whether an attempt at `node` is on record for this evidence; outside of git none can be.
+pub fn has_attempt(root: &Path, node: &Node, evidence: &Digest) -> Result<bool> {
+    if Repo::find(root)?.is_none() {
+        return Ok(true);
+    }
+    let of_node = attempts(root, &Target::Node(node.clone()))?;
+    Ok(of_node.iter().any(|attempt| attempt.evidence.as_ref() == Some(evidence)))
+}
+
 /// Keeps the work tree's `kernels/` as the next attempt at `node`, with what its verdict said. `None` outside of git.
 pub fn record_attempt(root: &Path, node: &Target, evidence: &Evidence) -> Result<Option<Attempt>> {
+    record_attempt_of(root, root, node, evidence)
+}
+
+/// The same with the `kernels/` of another folder: the copy that was judged.
+pub fn record_attempt_of(root: &Path, copy: &Path, node: &Target, evidence: &Evidence) -> Result<Option<Attempt>> {
     let Some(repo) = Repo::find(root)? else { return Ok(None) };
     let head = repo.head()?;
     let mut update = TreeUpdateBuilder::new();
     let mut files = BTreeMap::new();
-    plain_files(&root.join("kernels"), "", &mut files)?;
+    plain_files(&copy.join("kernels"), "", &mut files)?;
     for (path, bytes) in &files {
         let blob = repo.git.blob(bytes).map_err(git)?;
         update.upsert(format!("{}kernels/{path}", repo.prefix), blob, FileMode::Blob);

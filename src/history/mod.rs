@@ -5,19 +5,26 @@ mod attempts;
 mod audit;
 pub mod bisect;
 mod extend;
+mod first;
 mod land;
 mod merge;
 mod message;
 mod repo;
 mod revert;
+mod stage;
 
-pub use attempts::{Adopted, Attempt, adopt, all_attempts, attempts, prune, record_attempt};
+pub use attempts::{
+    Adopted, Attempt, adopt, all_attempts, attempt_files, attempts, has_attempt, prune, record_attempt,
+    record_attempt_of,
+};
 pub use audit::{Options as AuditOptions, Report, Signer, audit};
 pub use extend::{open, read};
+pub use first::{first_commit, knows_author};
 pub use land::{Landed, Request as LandRequest, land, landed};
 pub use merge::evidence_of;
 pub use repo::Repo;
 pub use revert::{Reverted, What as RevertWhat, revert};
+pub use stage::with_staged;
 
 crate::codes! {
     GIT: "git", CouldNotRun, "libgit2 could not do what was asked. assay uses no git command, hook, filter or GIT_ variable.";

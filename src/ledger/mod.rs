@@ -50,6 +50,8 @@ crate::codes! {
         it but people, and what it claims without a row counts nowhere.";
     LINK: "ledger-link", Integrity, "state/ or a file in it is a symlink, a directory or a device. assay follows none, so that a ledger \
         cannot be swapped by swapping a link.";
+    MOVED: "kernel-moved", Integrity, "A kernel's files were other ones after its verdict than during it. The verdict is of what was \
+        judged, and no row was written for what is there now.";
     BUSY: "ledger-busy", CouldNotRun, "Another process is appending to this ledger. An append takes milliseconds.";
     UNKNOWN_SIGNER: "ledger-unknown-signer", CouldNotRun, "Evidence can be appended only when its signing key has joined the ledger by a key row \
         or is proposed by assay.toml.";

@@ -30,7 +30,7 @@ impl Expr {
     pub fn parse(text: &str) -> Result<Expr, ExprError> {
         if text.len() > 512 {
             return Err(ExprError::Syntax {
-                text: text[..32.min(text.len())].into(),
+                text: text.chars().take(32).collect(),
                 at: 512,
                 what: "longer than 512 bytes",
             });
@@ -209,5 +209,7 @@ mod tests {
         assert!(matches!(eval("9223372036854775807*N"), Err(ExprError::Range(_))));
         assert!(matches!(eval("ceil_div(T, 0)"), Err(ExprError::Range(_))));
         assert!(matches!(eval(&"(".repeat(100)), Err(ExprError::Syntax { .. })));
+        // The 32nd byte is inside of a letter.
+        assert!(matches!(eval(&format!("a{}", "é".repeat(400))), Err(ExprError::Syntax { .. })));
     }
 }

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::Numerics;
 use super::manifest::{Manifest, Variant};
-use super::source::{SourceSet, hex};
+use super::source::{SourceSet, hex, read_plain};
 use crate::error::{Error, Result};
 use crate::ops::{self, Node, header};
 
@@ -62,10 +62,12 @@ impl KernelTree {
             let Some(stem) = name.to_str().and_then(|n| n.strip_suffix(".toml")) else { continue };
             let path = format!("kernels/{stem}.toml");
             let op = stem.split('.').next().unwrap_or(stem);
-            let manifest = match (ops::find(op), std::fs::read_to_string(entry.path())) {
-                (None, _) => Err(format!("{path}: there is no op `{op}`")),
-                (_, Err(e)) => Err(format!("{path}: {e}")),
-                (Some(op), Ok(text)) => Manifest::parse(&path, &text, op.contract()).map_err(|e| e.to_string()),
+            let manifest = match ops::find(op) {
+                None => Err(format!("{path}: there is no op `{op}`")),
+                Some(op) => match read_plain(&entry.path()) {
+                    Ok(text) => Manifest::parse(&path, &text, op.contract()).map_err(|e| e.to_string()),
+                    Err(e) => Err(format!("{path}: {}", e.what())),
+                },
             };
             manifests.insert(stem.to_string(), manifest);
         }
@@ -129,12 +131,17 @@ impl KernelTree {
     /// Digest of everything that decides what the node's kernel is: sources, the manifest's entries for it, the
     /// contract and the argument header that the contract generates.
     pub fn closure(&self, node: &Node, kernel: &Kernel<'_>) -> Result<String> {
+        self.closure_of(node, kernel, &self.source(kernel)?)
+    }
+
+    /// The same with the kernel's source as it was read before: what was judged is what is bound.
+    pub fn closure_of(&self, node: &Node, kernel: &Kernel<'_>, source: &SourceSet) -> Result<String> {
         let op = ops::find(&node.op).ok_or_else(|| Error::internal(format!("no op {}", node.op)))?;
         let variants: Vec<_> =
             kernel.manifest.variants.iter().filter(|v| v.covers_types(node)).map(Variant::describe).collect();
         let parts = json!({
             "node": node.to_string(),
-            "source": self.source(kernel)?.digest().to_hex().as_str(),
+            "source": source.digest().to_hex().as_str(),
             "variants": variants,
             "contract": serde_json::to_value(op.contract()).map_err(|e| Error::internal(e.to_string()))?,
             "header": header::generate(op.contract()),

@@ -113,6 +113,9 @@ pub struct Manifest {
 /// device can be tested anywhere.
 pub const EMULATOR: &str = "emulator";
 
+/// Variants of a manifest, and launches of them all. Each is judged, and may take seconds.
+const MANY: usize = 64;
+
 impl Variant {
     /// Whether the variant can be selected for this node, numerics and architecture at some token count.
     pub fn covers(&self, node: &Node, numerics: Numerics, arch: &str) -> bool {
@@ -164,6 +167,11 @@ impl Manifest {
             toml::from_str(text).map_err(|e| fail(e.to_string().trim_end().replace('\n', "\n  ")))?;
         if raw.op != contract.op {
             return Err(fail("`op` is another than the file's name".into()).expected(contract.op).found(raw.op));
+        }
+        let launches: usize = raw.variants.iter().map(|v| v.launches.len()).sum();
+        if raw.variants.len() > MANY || launches > MANY {
+            return Err(fail(format!("more than {MANY} variants or launches"))
+                .found(format!("{} and {launches}", raw.variants.len())));
         }
         if raw.variants.is_empty() {
             return Err(fail("no [[variant]]".into()));

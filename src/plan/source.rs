@@ -5,6 +5,7 @@
 //! own copy, so a kernel cannot bring one along.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,8 @@ use crate::error::{Error, Result};
 crate::codes! {
     SOURCE_INCLUDE: "source-include", No, "A kernel may include headers below kernels/ only, by their path from there \
         (`#include \"common/cuda.cuh\"`). Absolute paths, `..` and links that lead outside are refused.";
+    SOURCE_FILE: "source-file", No, "A file below kernels/ is none that a kernel can consist of: no plain file, larger than 1 MiB, \
+        or not UTF-8.";
     SOURCE_MISSING: "source-missing", No, "A kernel includes a header that does not exist below kernels/.";
 }
 
@@ -40,7 +43,7 @@ impl SourceSet {
                 continue;
             }
             let path = resolve(&real_root, &name, from.as_deref())?;
-            let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+            let text = read_plain(&path)?;
             for include in quoted_includes(&tokens(&text)) {
                 // As the compilers look it up: beside the including file, then below kernels/.
                 let beside = name.rsplit_once('/').map(|(dir, _)| format!("{dir}/{include}"));
@@ -102,6 +105,35 @@ fn code(text: &str) -> (Vec<(Kind, String)>, Vec<&str>) {
         spliced = splices;
     }
     (out, lines)
+}
+
+/// Most bytes of a source or a manifest.
+pub const LARGEST: u64 = 1 << 20;
+
+/// The text of a plain file of at most [`LARGEST`] bytes. A pipe would keep its reader waiting, a huge file would fill the
+/// memory, and the target of a link is not what lies in kernels/.
+pub fn read_plain(path: &Path) -> Result<String> {
+    use rustix::fs::{Mode, OFlags};
+    let unfit = |what: &str| {
+        Error::new(&SOURCE_FILE, format!("{} {what}", path.display())).expected("a plain UTF-8 file of at most 1 MiB")
+    };
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let fd = match rustix::fs::open(path, flags, Mode::empty()) {
+        Ok(fd) => fd,
+        Err(rustix::io::Errno::LOOP) => return Err(unfit("is a symlink")),
+        Err(e) => return Err(Error::io(path, e.into())),
+    };
+    let file = std::fs::File::from(fd);
+    let about = file.metadata().map_err(|e| Error::io(path, e))?;
+    if !about.is_file() {
+        return Err(unfit("is no plain file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(unfit("is larger than 1 MiB"));
+    }
+    String::from_utf8(bytes).map_err(|_| unfit("is not UTF-8"))
 }
 
 /// Lower-case hexadecimal.

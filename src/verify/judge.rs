@@ -138,7 +138,7 @@ impl<'m> Judge<'_, 'm> {
                 Err(e) => return Err(e),
             }
         }
-        run.verdict.closure = self.tree.closure(node, &kernel).ok();
+        run.verdict.closure = self.tree.closure_of(node, &kernel, &source).ok();
         run.verdict.variants = variants.iter().map(|v| v.name.clone()).collect();
         run.figures.insert("files".into(), json!(source.files.len()));
         run.figures.insert("stub_check".into(), json!(judged));

@@ -42,6 +42,9 @@ const POOL: u64 = 4096;
 /// to be told from a slow one, on a machine with other things to do.
 const EMULATOR_LAUNCH: Duration = Duration::from_secs(10);
 const MACS_PER_SECOND: u64 = 1_000_000;
+/// Most bytes of scratch memory in a case. They are filled from this process's own memory.
+const EMULATOR_SCRATCH: u64 = 2 << 30;
+const DEVICE_SCRATCH: u64 = 16 << 30;
 /// And on a device, where compute-sanitizer may be watching.
 const DEVICE_LAUNCH: Duration = Duration::from_secs(60);
 /// Tokens that a schedule's worst step has beyond a case's, case by case. The first case has some, the second none.
@@ -168,7 +171,10 @@ impl Runner<'_> {
             "R" => Some(worst as i64),
             other => case.symbol(other),
         };
-        let launches = geometry(self.variant, &lookup)?;
+        let launches = match geometry(self.variant, &lookup) {
+            Err(e) if is_kernels_fault(&e) => return Ok(Err(Failure::of(case, e.what()))),
+            launches => launches?,
+        };
         let mut kept: Vec<BufferId> = Vec::new();
         if shift > 0 {
             kept.push(self.device.alloc(shift)?);
@@ -201,7 +207,18 @@ impl Runner<'_> {
         for i in 0..case.steps.len() {
             fields.push(Field::Pointer { buffer: step.id, offset: BAND + 4 * i as u64 });
         }
-        let bytes = scratch(self.variant, &lookup)?;
+        let bytes = match scratch(self.variant, &lookup) {
+            Err(e) if is_kernels_fault(&e) => return Ok(Err(Failure::of(case, e.what()))),
+            bytes => bytes?,
+        };
+        let most = match self.device.info().placement {
+            Placement::Emulator => EMULATOR_SCRATCH,
+            _ => DEVICE_SCRATCH,
+        };
+        if bytes > most {
+            let reason = format!("it asks for {bytes} bytes of scratch, where at most {most} are given");
+            return Ok(Err(Failure::of(case, reason)));
+        }
         if bytes == 0 {
             fields.push(Field::Null);
         } else {

@@ -4,12 +4,18 @@
 
 mod bench;
 mod bisect;
+mod desk;
 mod diagnosis;
 mod doors;
 mod errors;
 mod explain;
 mod faults;
 mod graph;
+#[cfg(feature = "mcp")]
+mod landing;
+#[cfg(feature = "mcp")]
+mod mcp;
+mod new;
 mod next;
 mod readme;
 mod reconcile;

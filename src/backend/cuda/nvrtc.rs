@@ -56,6 +56,8 @@ const COMPILATION_FAILED: c_int = 6;
 const INVALID_OPTION: c_int = 5;
 /// Lines of a compiler's log that an error repeats.
 const LOG_LINES: usize = 24;
+/// Characters of each.
+const LOG_LINE: usize = 400;
 
 /// Options of every compilation, besides the architecture and the header folders. Part of every digest.
 pub const OPTIONS: &[&str] = &["--std=c++17", "--no-source-include", "--ptxas-options=-v"];
@@ -395,7 +397,7 @@ fn excerpt(log: &str) -> String {
     let mut out = String::from("the compiler's log:");
     for line in lines.iter().take(LOG_LINES) {
         out.push_str("\n    ");
-        out.push_str(line);
+        out.extend(line.chars().take(LOG_LINE));
     }
     if lines.len() > LOG_LINES {
         out.push_str(&format!("\n    … {} more lines", lines.len() - LOG_LINES));

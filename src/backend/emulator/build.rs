@@ -30,6 +30,9 @@ const SHIM: [(&str, &str); 8] = [
     ("emu/export.h", include_str!("../../../kernels/emu/export.h")),
 ];
 
+/// Bytes of a compiler's output that are looked at, and of one line of it that an error repeats.
+const LOG: u64 = 256 << 10;
+const LINE: usize = 400;
 const TIME_LIMIT: Duration = Duration::from_secs(120);
 
 /// Compiles kernels for the emulator.
@@ -132,7 +135,11 @@ impl Builder {
         let sandbox = confine(&mut command, &Policy::compiler(&self.compiler.path, scratch.path()))?;
         let done = run_limited(&mut command)?;
         *self.sandbox.lock().unwrap_or_else(|e| e.into_inner()) = sandbox.reached();
-        let log = std::fs::read(&log_path).unwrap_or_default();
+        // A compiler can be made to write hundreds of megabytes; what it says first is what matters.
+        let mut log = Vec::new();
+        if let Ok(file) = File::open(&log_path) {
+            let _ = file.take(LOG).read_to_end(&mut log);
+        }
         let log = String::from_utf8_lossy(&log);
         match done {
             None => Err(Error::new(&codes::COMPILE_TIME, format!("{}: the compiler did not finish", source.main))
@@ -217,8 +224,11 @@ fn wrapper(source: &SourceSet, entries: &[&str]) -> Result<String> {
 /// The compiler's first few error lines, without the notes around them.
 fn first_errors(log: &str) -> String {
     let errors: Vec<&str> = log.lines().filter(|l| l.contains("error:") || l.contains("undefined reference")).collect();
-    let lines = if errors.is_empty() { log.lines().take(5).collect() } else { errors };
-    lines.into_iter().take(5).map(|l| l.trim_start_matches("./")).collect::<Vec<_>>().join("\n            ")
+    let mut lines: Vec<&str> = if errors.is_empty() { log.lines().take(5).collect() } else { errors };
+    // A macro that is used often gives the same line as often.
+    lines.dedup();
+    let short = |l: &str| l.trim_start_matches("./").chars().take(LINE).collect::<String>();
+    lines.into_iter().take(5).map(short).collect::<Vec<_>>().join("\n            ")
 }
 
 /// `$ASSAY_CACHE_DIR`, else `assay` below the user's cache directory.

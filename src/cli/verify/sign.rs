@@ -39,6 +39,12 @@ impl<'m> Signer<'m> {
     pub fn sign(&mut self, node: &Node, verdict: &Verdict) -> Result<()> {
         // What has no usable kernel binds nothing.
         let Ok(binding) = self.tree.binding(node, &verdict.arch, self.numerics) else { return Ok(()) };
+        if verdict.closure.as_ref().is_some_and(|judged| *judged != binding.closure.to_string()) {
+            return Err(Error::new(&records::MOVED, format!("the kernel of {node} changed while it was judged"))
+                .expected(format!("closure {}, which was judged", verdict.closure.as_deref().unwrap_or_default()))
+                .found(format!("closure {}", binding.closure))
+                .hint("let nobody write to kernels/ and verify again"));
+        }
         let target = records::Target::Node(node.clone());
         let statement = record::statement(verdict, target, binding, BTreeMap::new(), &self.about)?;
         self.evidence.push(record::evidence(statement, &self.key)?);

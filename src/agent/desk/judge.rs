@@ -1,0 +1,401 @@
+//! `build` and `verify`. What is judged is a copy of `kernels/` that nobody else can reach: it cannot change under the
+//! judge's hands, and holds no link.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::TryLockError;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::folder::Entry;
+use super::tool::{EXCERPT, TOOL_BUSY, cap, printable, untrusted};
+use super::{Desk, Hands, NUMERICS, Of, ToolError, ToolResult, Where};
+use crate::error::{Error, Kind, Result};
+use crate::history;
+use crate::ledger::{ClosureSource, Config, Evidence, Seed, Target};
+use crate::ops::{self, Node};
+use crate::plan::Numerics;
+use crate::plan::kernels::KernelTree;
+use crate::plan::source::hex;
+use crate::verify::binding::Workshop;
+use crate::verify::places::{CudaPlace, EmulatorPlace, NvrtcCompilers};
+use crate::verify::prefill::Baselines;
+use crate::verify::{Compilers, Judge, Outcome, Place, Summary, Verdict, is_kernels_fault, record, source};
+use crate::workbench::Workbench;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Verify {
+    #[serde(default)]
+    node: Option<String>,
+    #[serde(default)]
+    thorough: bool,
+}
+
+/// What led to a verdict: digests for the informative part of its row.
+#[derive(Clone, Debug, Default)]
+pub struct Provenance {
+    pub prompt: String,
+    pub transcript: String,
+}
+
+/// A verdict, and what became of it.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    pub verdict: Verdict,
+    /// Its row in the ledger, where it was recorded.
+    pub row: Option<u64>,
+    /// The evidence that was signed.
+    pub evidence: Option<String>,
+    /// The ref that keeps a red attempt.
+    pub attempt: Option<String>,
+    /// Things to be said beside it: why it was not recorded, files that were left out.
+    pub notes: Vec<String>,
+}
+
+impl Judged {
+    /// What went wrong without the numbers of this one time: equal for the same mistake met again.
+    pub fn failure(&self) -> Option<String> {
+        let reason = self.verdict.reason()?;
+        let at = self.verdict.red().and_then(|s| match &s.outcome {
+            Outcome::Red { first_bad: Some(bad), .. } => Some(bad.at.split('[').next().unwrap_or_default().to_string()),
+            _ => None,
+        });
+        let plain: String =
+            format!("{reason} {}", at.unwrap_or_default()).chars().filter(|c| !c.is_ascii_digit()).collect();
+        Some(hex(&Sha256::digest(plain.as_bytes()))[..16].to_string())
+    }
+
+    /// The worst relative RMS error that the unit cases met, where they met any.
+    pub fn error(&self) -> Option<f64> {
+        let unit = self.verdict.stages.iter().find(|s| s.stage == crate::verify::Stage::Unit)?;
+        unit.figures.values().filter_map(|f| f.get("relative_rms")?.as_f64()).reduce(f64::max)
+    }
+
+    pub fn passed(&self) -> bool {
+        self.verdict.summary() == Summary::Pass
+    }
+
+    /// The verdict as an agent gets it.
+    pub fn document(&self) -> Value {
+        let v = &self.verdict;
+        let first_bad = v.red().and_then(|s| match &s.outcome {
+            Outcome::Red { first_bad: Some(bad), .. } => serde_json::to_value(bad).ok(),
+            _ => None,
+        });
+        let stages: Vec<Value> = v
+            .stages
+            .iter()
+            .map(|s| {
+                let outcome = match &s.outcome {
+                    Outcome::Pass => "pass",
+                    Outcome::Red { .. } => "red",
+                    Outcome::Indeterminate { .. } => "indeterminate",
+                    Outcome::NotRun { .. } => "not_run",
+                };
+                json!({ "stage": s.stage.number(), "name": s.stage.name(), "outcome": outcome })
+            })
+            .collect();
+        let unit = v.stages.iter().find(|s| s.stage == crate::verify::Stage::Unit);
+        let wanted = ["cases", "relative_rms", "honest_relative_rms", "limit", "max_abs"];
+        let figures: Vec<Value> = unit
+            .into_iter()
+            .flat_map(|s| s.figures.iter())
+            .take(8)
+            .map(|(variant, f)| {
+                let mut out = json!({ "variant": variant });
+                for name in wanted {
+                    if let Some(value) = f.get(name) {
+                        out[name] = value.clone();
+                    }
+                }
+                out
+            })
+            .collect();
+        json!({
+            "node": v.node.to_string(),
+            "summary": v.summary(),
+            "green": v.is_green(),
+            "class": v.class,
+            "arch": v.arch,
+            "reason": v.reason().map(|r| cap(printable(&r), 2000)),
+            "first_bad": first_bad,
+            "stages": stages,
+            "unit": figures,
+            "seed": v.seed,
+            "row": self.row,
+            "attempt": self.attempt,
+            "notes": self.notes.iter().take(8).map(|n| cap(n.clone(), 300)).collect::<Vec<_>>(),
+            "seconds": (v.seconds * 10.0).round() / 10.0,
+        })
+    }
+
+    fn text(&self) -> String {
+        let v = &self.verdict;
+        let word = match (v.summary(), v.is_green()) {
+            (_, true) => "GREEN",
+            (Summary::Pass, _) => "PASS on the emulator, which is not green",
+            (Summary::Red, _) => "RED",
+            (Summary::Indeterminate, _) => "INDETERMINATE: it could not be told",
+        };
+        let mut out = format!("{}: {word}\n", v.node);
+        if let Some(reason) = v.reason() {
+            out += &untrusted(
+                "the judge's reason, which may repeat what a compiler or a kernel wrote",
+                &cap(reason, 4000),
+            );
+        }
+        if let Some(Outcome::Red { first_bad: Some(bad), .. }) = v.red().map(|s| &s.outcome) {
+            out += &format!("first bad: {bad}\n");
+        }
+        if let Some(error) = self.error() {
+            out += &format!("worst relative RMS error: {error:.2e}\n");
+        }
+        let kept = match (self.row, &self.attempt) {
+            (Some(row), Some(attempt)) => format!("recorded as row {row}, the attempt as {attempt}\n"),
+            (Some(row), None) => format!("recorded as row {row}\n"),
+            (None, _) => "not recorded\n".into(),
+        };
+        out += &kept;
+        for note in &self.notes {
+            out += &format!("note: {}\n", cap(printable(note), 300));
+        }
+        out
+    }
+}
+
+/// A private copy of `kernels/` with the workbench's settings.
+struct Copied {
+    dir: tempfile::TempDir,
+    left_out: Vec<Entry>,
+}
+
+impl Copied {
+    fn notes(&self) -> Vec<String> {
+        let note = |e: &Entry| format!("kernels/{} was left out: {}", e.path, e.problem.unwrap_or("it cannot be read"));
+        self.left_out.iter().map(note).collect()
+    }
+
+    /// Takes out manifests of other nodes that cannot be read: theirs is not this node's fault, and a schedule with one in
+    /// it cannot be made.
+    fn drop_broken(&mut self, node: &Node) -> Result<()> {
+        let own = [node.file_stem(), node.op.clone()];
+        let tree = KernelTree::open(&self.kernels())?;
+        for (stem, _) in tree.broken().filter(|(stem, _)| !own.iter().any(|o| o == stem)) {
+            let path = self.kernels().join(format!("{stem}.toml"));
+            std::fs::remove_file(&path).map_err(|e| Error::io(&path, e))?;
+            let problem = Some("its manifest is broken");
+            self.left_out.push(Entry { path: format!("{stem}.toml"), bytes: 0, problem });
+        }
+        Ok(())
+    }
+
+    fn kernels(&self) -> std::path::PathBuf {
+        self.dir.path().join("kernels")
+    }
+}
+
+impl Desk {
+    fn copied(&self) -> Result<Copied> {
+        let dir = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), e))?;
+        let kernels = dir.path().join("kernels");
+        std::fs::create_dir(&kernels).map_err(|e| Error::io(&kernels, e))?;
+        let left_out = self.folder().snapshot(dir.path())?;
+        // compute-sanitizer's child finds its kernels by it.
+        let settings = dir.path().join(Workbench::FILE);
+        std::fs::write(&settings, "model = \"\"\n").map_err(|e| Error::io(&settings, e))?;
+        Ok(Copied { dir, left_out })
+    }
+
+    /// The place for verdicts.
+    fn place(&self) -> Result<Box<dyn Place>> {
+        let architectures = &self.bench.settings.architectures;
+        if self.options.place != Where::Emulator {
+            match CudaPlace::new(architectures) {
+                Ok(place) => return Ok(Box::new(place)),
+                Err(e) if self.options.place == Where::Device || e.kind() != Kind::CouldNotRun => return Err(e),
+                Err(_) => {}
+            }
+        }
+        Ok(Box::new(EmulatorPlace::new()?))
+    }
+
+    pub(super) fn build(&self, ask: Of) -> Result<ToolResult, ToolError> {
+        let node = self.own(ask.node.as_deref())?;
+        let copied = self.copied()?;
+        let mut notes = copied.notes();
+        match self.compile(&node, &copied.kernels(), &mut notes) {
+            Ok(built) => {
+                let mut text = format!("{node} compiles: {}\n", built.join("; "));
+                for note in &notes {
+                    text += &format!("note: {}\n", printable(note));
+                }
+                text += "That says nothing about what it computes: verify does.\n";
+                Ok(ToolResult::new(text, json!({ "node": node, "ok": true, "built": built, "notes": notes })))
+            }
+            Err(e) if is_kernels_fault(&e) => {
+                let said = cap(e.to_string(), EXCERPT);
+                let mut text = format!("{node} does not build [{}]\n", e.code().id);
+                text += &untrusted("a compiler's output, or the text of a kernel", &said);
+                for note in &notes {
+                    text += &format!("note: {}\n", printable(note));
+                }
+                let data = json!({
+                    "node": node, "ok": false, "code": e.code().id, "notes": notes,
+                    "output": cap(printable(&said), EXCERPT / 2),
+                });
+                Ok(ToolResult::new(text, data))
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Text and manifest, then every compiler that is there. What could not run is a note; if nothing could, an error.
+    fn compile(&self, node: &Node, kernels: &Path, notes: &mut Vec<String>) -> Result<Vec<String>> {
+        let tree = KernelTree::open(kernels)?;
+        let kernel = tree.require(node)?;
+        let sources = tree.source(&kernel)?;
+        let op = ops::find(&node.op).ok_or_else(|| Error::internal(format!("no op {node}")))?;
+        let faults = source::faults(&sources, kernel.manifest, op.contract());
+        if !faults.is_empty() {
+            return Err(Error::new(&crate::plan::rules::SOURCE_RULE, faults.join("; ")));
+        }
+        let mut entries: Vec<String> = kernel
+            .manifest
+            .variants
+            .iter()
+            .filter(|v| v.covers_types(node))
+            .flat_map(|v| v.launches.iter().map(|l| l.entry.clone()))
+            .collect();
+        entries.sort();
+        entries.dedup();
+        let mut built = Vec::new();
+        let mut missing = None;
+        match NvrtcCompilers::new(&self.bench.settings.architectures) {
+            Ok(nvrtc) => {
+                for (arch, figures) in nvrtc.build_all(&sources, &entries)? {
+                    let used = |f: &Value| Some(format!("{} registers", f.get("registers")?.as_u64()?));
+                    let used: Vec<_> = figures.as_array().into_iter().flatten().filter_map(used).collect();
+                    built.push(format!("{arch} {}", used.join(", ")).trim_end().to_string());
+                }
+            }
+            Err(e) if e.kind() == Kind::CouldNotRun => {
+                notes.push(format!("not built for {}: {}", self.bench.settings.architectures.join(", "), e.what()));
+                missing = Some(e);
+            }
+            Err(e) => return Err(e),
+        }
+        match EmulatorPlace::new() {
+            Ok(place) => {
+                place.build(&sources, &entries)?;
+                built.push("the emulator".into());
+            }
+            Err(e) if e.kind() == Kind::CouldNotRun && missing.is_none() => notes.push(e.what().to_string()),
+            Err(e) => return Err(e),
+        }
+        Ok(built)
+    }
+
+    pub(super) fn verify(&self, ask: Verify, hands: &Hands<'_>) -> Result<ToolResult, ToolError> {
+        let node = self.own(ask.node.as_deref())?;
+        let judged = self.judge(&node, ask.thorough, hands)?;
+        let mut result = ToolResult::new(judged.text(), judged.document());
+        result.judged = Some(Box::new(judged));
+        Ok(result)
+    }
+
+    /// Judges a node's kernel as it is now, and records the verdict where this desk records.
+    pub fn judge(&self, node: &Node, thorough: bool, hands: &Hands<'_>) -> Result<Judged> {
+        let _one = match self.judging.try_lock() {
+            Ok(one) => one,
+            Err(TryLockError::Poisoned(e)) => e.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::new(&TOOL_BUSY, "a verdict is being made already").hint("wait for it"));
+            }
+        };
+        let mut copied = self.copied()?;
+        copied.drop_broken(node)?;
+        let tree = KernelTree::open(&copied.kernels())?;
+        let place = self.place()?;
+        let nvrtc = NvrtcCompilers::new(&self.bench.settings.architectures);
+        let seed = Seed::random()?.0;
+        let baselines = Baselines::new(&self.model, seed);
+        let judge = Judge {
+            model: &self.model,
+            tree: &tree,
+            place: &*place,
+            compilers: nvrtc.as_ref().ok().map(|c| c as &dyn Compilers),
+            baselines: &baselines,
+            numerics: NUMERICS.to_vec(),
+            thorough,
+            seed,
+            stop: hands.stop,
+            progress: hands.progress,
+            sanitize: Some(copied.dir.path()),
+            through: crate::verify::Stage::Sanitizer,
+        };
+        let verdict = judge.judge(node, &[])?;
+        let mut judged = Judged { verdict, row: None, evidence: None, attempt: None, notes: copied.notes() };
+        if let Some(recorder) = &self.options.record
+            && let Err(e) = self.record(&mut judged, node, copied.dir.path(), recorder.key.as_deref(), hands)
+        {
+            // Damage to the ledger is no footnote.
+            if e.kind() == Kind::Integrity {
+                return Err(e);
+            }
+            let next = e.hint_text().map_or(String::new(), |hint| format!(" ({hint})"));
+            judged.notes.push(format!("not recorded: {}{next}", e.what()));
+        }
+        Ok(judged)
+    }
+
+    /// Signs the verdict and appends it to the ledger. A red one is kept as an attempt first, with the tree that was judged.
+    fn record(
+        &self,
+        judged: &mut Judged,
+        node: &Node,
+        copy: &Path,
+        key: Option<&str>,
+        hands: &Hands<'_>,
+    ) -> Result<()> {
+        let key = Config::of_user()?.outside(&self.bench.root)?.key(key)?;
+        let tree = Workshop::new(&self.model)?.tree(&copy.join("kernels"))?;
+        let binding = match tree.binding(node, &judged.verdict.arch, Numerics::Ds4) {
+            Ok(binding) => binding,
+            // What has no usable kernel binds nothing: it is an attempt only in what was tried.
+            Err(e) => {
+                judged.notes.push(format!("not recorded: it binds nothing ({})", e.what()));
+                return Ok(());
+            }
+        };
+        let about = self.about_verdicts();
+        let mut statement =
+            record::statement(&judged.verdict, Target::Node(node.clone()), binding, BTreeMap::new(), &about)?;
+        statement.informative.prompt = hands.provenance.prompt.clone();
+        statement.informative.transcript = hands.provenance.transcript.clone();
+        let evidence: Evidence = record::evidence(statement, &key)?;
+        if judged.verdict.summary() == Summary::Red {
+            match history::record_attempt_of(&self.bench.root, copy, &Target::Node(node.clone()), &evidence) {
+                Ok(attempt) => judged.attempt = attempt.map(|a| a.reference),
+                Err(e) => judged.notes.push(format!("the attempt's source was not kept: {}", e.what())),
+            }
+        }
+        let rows = history::open(&self.bench.root)?.append(&[evidence.clone()], &key)?;
+        judged.row = rows.first().copied();
+        judged.evidence = Some(evidence.digest().to_string());
+        Ok(())
+    }
+
+    fn about_verdicts(&self) -> record::About {
+        let file = self.model.path().file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());
+        let note = self.model.weights_note().map_or(String::new(), |n| format!(", weights {n}"));
+        let commit = history::Repo::find(&self.bench.root).ok().flatten().and_then(|r| r.head_id().ok().flatten());
+        record::About {
+            commit: commit.unwrap_or_default(),
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            model: format!("{file}{note}"),
+        }
+    }
+}
