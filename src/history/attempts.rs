@@ -8,7 +8,7 @@ use git2::{ErrorCode, FileMode};
 
 use super::repo::{Repo, git};
 use crate::error::{Error, Result};
-use crate::ledger::{Evidence, Outcome};
+use crate::ledger::{Digest, Evidence, Outcome};
 use crate::ops::Node;
 
 /// One attempt that is on record.
@@ -53,6 +53,20 @@ pub fn attempt_files(root: &Path, node: &Node, n: u64) -> Result<Option<Vec<(Str
         out.push((file.path, String::from_utf8_lossy(&repo.blob(file.id)?).into_owned()));
     }
     Ok(Some(out))
+}
+
+/// Whether an attempt at `node` is on record for this evidence.
+pub fn has_attempt(root: &Path, node: &Node, evidence: &Digest) -> Result<bool> {
+    let Some(repo) = Repo::find(root)? else { return Ok(true) };
+    let digest = evidence.to_string();
+    for reference in repo.git.references_glob(&format!("{}*", space(node))).map_err(git)? {
+        if let Some(id) = reference.map_err(git)?.target()
+            && repo.commit(id)?.trailers("Assay-Evidence").any(|value| value == digest)
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Keeps the work tree's `kernels/` as the next attempt at `node`, with what its verdict said. `None` outside of git.

@@ -428,7 +428,7 @@ fn commit(
 }
 
 /// An index entry without the file's times: git looks at the file once and then knows them.
-fn index_entry(path: String, id: Oid, size: usize) -> IndexEntry {
+pub(super) fn index_entry(path: String, id: Oid, size: usize) -> IndexEntry {
     let (ctime, mtime) = (IndexTime::new(0, 0), IndexTime::new(0, 0));
     IndexEntry {
         ctime,

@@ -5,16 +5,20 @@ mod attempts;
 mod audit;
 mod extend;
 mod land;
+mod landed_as;
 mod merge;
 mod message;
 mod repo;
+mod stage;
 
-pub use attempts::{Attempt, attempt_files, attempts, record_attempt, record_attempt_of};
+pub use attempts::{Attempt, attempt_files, attempts, has_attempt, record_attempt, record_attempt_of};
 pub use audit::{Options as AuditOptions, Report, Signer, audit};
 pub use extend::{open, read};
 pub use land::{Landed, Request as LandRequest, land, landed};
+pub use landed_as::landed_as;
 pub use merge::evidence_of;
 pub use repo::Repo;
+pub use stage::with_staged;
 
 crate::codes! {
     GIT: "git", CouldNotRun, "libgit2 could not do what was asked. assay uses no git command, hook, filter or GIT_ variable.";
