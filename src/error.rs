@@ -123,6 +123,7 @@ const TABLES: &[&[&Code]] = &[
     crate::ledger::IMPORT_CODES,
     crate::history::CODES,
     crate::verify::sanitize::CODES,
+    crate::agent::codes::CODES,
     crate::agent::desk::CODES,
     crate::cli::VERIFY_CODES,
 ];
