@@ -1,5 +1,7 @@
 //! One file per subcommand; the only place that prints.
 
+#[cfg(feature = "agent")]
+mod agent;
 mod audit;
 mod bench;
 mod compare;
@@ -78,6 +80,8 @@ enum Command {
     Diff(diff::Diff),
     History(history::History),
     Audit(audit::Audit),
+    #[cfg(feature = "agent")]
+    Agent(Box<agent::Agent>),
     Key(key::Key),
     Ledger(ledger::LedgerCommand),
     Synth(synth::Synth),
@@ -207,6 +211,8 @@ impl Cli {
             Command::Show(c) => c.run(&root()?),
             Command::Diff(c) => c.run(&root()?),
             Command::History(c) => c.run(&root()?),
+            #[cfg(feature = "agent")]
+            Command::Agent(c) => c.run(),
             Command::Audit(c) => c.run(&root()?, Some(&verify::Replay::default())),
             // Keys are the user's: they can be made before there is a workbench.
             Command::Key(c) => c.run(&root().unwrap_or_else(|_| ".".into())),

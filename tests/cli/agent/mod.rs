@@ -1,5 +1,6 @@
 //! The supervised loop, from outside: scripted models over real HTTP.
 
+mod bench;
 mod endpoint;
 mod fake;
 mod run;
