@@ -40,13 +40,16 @@ struct Dropped {
 impl Client {
     pub fn new(settings: Settings) -> Result<Client> {
         let fail = |what: String| Error::new(&ENDPOINT_CONFIG, format!("no HTTP client can be made: {what}"));
-        let http = reqwest::Client::builder()
+        let mut http = reqwest::Client::builder()
             .connect_timeout(settings.idle.min(Duration::from_secs(20)))
             // A redirect would carry the conversation to somewhere that the user did not name.
             .redirect(redirect::Policy::none())
-            .user_agent(concat!("assay/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|e| fail(e.without_url().to_string()))?;
+            .user_agent(concat!("assay/", env!("CARGO_PKG_VERSION")));
+        // A proxy to the world outside does not lead to this machine.
+        if matches!(settings.url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]")) {
+            http = http.no_proxy();
+        }
+        let http = http.build().map_err(|e| fail(e.without_url().to_string()))?;
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| fail(e.to_string()))?;
         Ok(Client { redactor: settings.redactor(), settings, http, runtime, dropped: Cell::default() })
