@@ -125,6 +125,8 @@ const TABLES: &[&[&Code]] = &[
     crate::verify::sanitize::CODES,
     crate::agent::codes::CODES,
     crate::agent::desk::CODES,
+    crate::agent::landing::CODES,
+    crate::fresh::CODES,
     crate::cli::VERIFY_CODES,
 ];
 

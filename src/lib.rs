@@ -1,7 +1,7 @@
 //! assay: a workbench for porting GPU kernels that counts only what it has measured.
 //!
 //! Reading order, from the file up to the terminal. Every arrow of the crate points the other way:
-//! `cli → agent → report → {history, verify} → {ledger, engine} → backend → plan → ops → model`.
+//! `cli → fresh → agent → report → {history, verify} → {ledger, engine} → backend → plan → ops → model`.
 //!
 //! 1. [`model`] opens a GGUF file strictly and says what it holds: config, tensors, quant blocks, tokenizer.
 //! 2. [`ops`] says what a kernel must do: one file per op with its contract, its oracle and its test cases.
@@ -12,13 +12,15 @@
 //! 7. [`ledger`] signs what was measured and refuses what was tampered with.
 //! 8. [`history`] keeps kernels in git: one commit per green step.
 //! 9. [`agent`] is what a language model may do here, and nothing more.
-//! 10. [`cli`] is the only place that prints.
+//! 10. [`fresh`] makes a workbench with everything but kernels.
+//! 11. [`cli`] is the only place that prints.
 
 pub mod agent;
 pub mod backend;
 pub mod cli;
 pub mod engine;
 pub mod error;
+pub mod fresh;
 pub mod history;
 pub mod ledger;
 pub mod model;

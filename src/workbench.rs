@@ -22,12 +22,22 @@ pub struct Settings {
     /// Architectures that kernels are built for.
     #[serde(default)]
     pub architectures: Vec<String>,
+    /// Ops that are ported here; empty: all that the model needs.
+    #[serde(default)]
+    pub ops: Vec<String>,
     /// Public keys whose evidence this tree proposes to believe.
     #[serde(default)]
     pub verifiers: Vec<String>,
     /// Names of remote runners; their commands stand in the user's own configuration.
     #[serde(default)]
     pub runners: Vec<String>,
+}
+
+impl Settings {
+    /// Whether this workbench is to port the op.
+    pub fn ports(&self, op: &str) -> bool {
+        self.ops.is_empty() || self.ops.iter().any(|o| o == op)
+    }
 }
 
 #[derive(Clone, Debug)]

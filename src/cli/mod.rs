@@ -2,6 +2,7 @@
 
 #[cfg(feature = "agent")]
 mod agent;
+mod approve;
 mod audit;
 mod bench;
 mod compare;
@@ -20,6 +21,9 @@ mod key;
 mod land;
 mod ledger;
 mod logits;
+#[cfg(feature = "mcp")]
+mod mcp;
+mod new;
 mod next;
 mod ops;
 mod output;
@@ -30,6 +34,7 @@ mod show;
 mod standing;
 mod status;
 mod synth;
+mod tool;
 mod verify;
 
 pub use verify::CODES as VERIFY_CODES;
@@ -75,6 +80,7 @@ enum Command {
     /// Every node that the staged change touches must be proved as it is staged; nodes that are not are named and nothing
     /// is committed.
     Land(land::Land),
+    Approve(approve::Approve),
     Import(import::Import),
     Show(show::Show),
     Diff(diff::Diff),
@@ -84,7 +90,11 @@ enum Command {
     Agent(Box<agent::Agent>),
     Key(key::Key),
     Ledger(ledger::LedgerCommand),
+    #[cfg(feature = "mcp")]
+    Mcp(mcp::Mcp),
+    New(new::New),
     Synth(synth::Synth),
+    Tool(tool::Tool),
     Compile(compile::Compile),
     Doctor(doctor::Doctor),
     /// Run a node's cases in this process, for compute-sanitizer to watch
@@ -197,6 +207,7 @@ impl Cli {
                 let model = c.model.open()?;
                 c.run(&root()?, &Workshop::new(&model)?)
             }
+            Command::Approve(c) => c.run(),
             Command::Import(c) => {
                 let bench = Workbench::find(".".as_ref())?;
                 // Evidence can come home without the model; then no row is said to count for this tree.
@@ -217,7 +228,11 @@ impl Cli {
             // Keys are the user's: they can be made before there is a workbench.
             Command::Key(c) => c.run(&root().unwrap_or_else(|_| ".".into())),
             Command::Ledger(c) => c.run(&root()?),
+            #[cfg(feature = "mcp")]
+            Command::Mcp(c) => c.run(),
+            Command::New(c) => c.run(),
             Command::Synth(c) => c.run(),
+            Command::Tool(c) => c.run(),
             Command::Compile(c) => c.run(),
             Command::Doctor(c) => c.run(),
             Command::SanitizeRun(c) => c.run(),

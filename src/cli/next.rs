@@ -9,7 +9,7 @@ use crate::plan::coverage::Written;
 use crate::plan::graph::Graph;
 use crate::plan::schedule::canonical;
 use crate::plan::{Numerics, Plan};
-use crate::report::gate::{Gate, gate, sentence};
+use crate::report::gate::{Gate, gate, gates, sentence};
 use crate::report::proof::State;
 use crate::report::status::{first_line, verify};
 use crate::words::count;
@@ -40,9 +40,9 @@ impl Next {
         let plan = Plan::build(&model, canonical(self.numerics))?;
         let graph = Graph::of(&plan, None);
         let status = standing::status(&bench, &model, &graph, plan.numerics)?;
-        let gates = status.gates();
+        let gates = gates(&bench, &status);
         let shown = gates.iter().take(self.count).map(|g| gate(&bench, &graph, g)).collect::<Result<Vec<_>>>()?;
-        let sentence = sentence(&status, &short(model.path()).display().to_string());
+        let sentence = sentence(&bench, &status, &short(model.path()).display().to_string());
         if self.json {
             let list = shown.iter().map(Gate::to_json).collect::<Result<Vec<_>>>()?;
             output::json(

@@ -7,6 +7,7 @@ use crate::plan::graph::Graph;
 use crate::plan::schedule::canonical;
 use crate::plan::{Numerics, Plan};
 use crate::report::status::{Status as Report, first_line};
+use crate::words::agree;
 
 /// Say what is proved of the model's nodes, where, and what has become stale because of what
 #[derive(clap::Args)]
@@ -51,6 +52,9 @@ impl Status {
         if !bench.settings.architectures.is_empty() {
             let _ = writeln!(out, "kernels are for  {}", bench.settings.architectures.join(", "));
         }
+        let (nodes, gates) = (status.nodes.len(), status.gates().len());
+        let green = nodes - gates;
+        let _ = writeln!(out, "gates            {green} of {nodes} {} green", agree(green, "is", "are"));
         let _ = writeln!(out, "prefill_working  {}\n", status.prefill_line());
         let mut table = output::table(&["node", "instances", "acts", "state"]);
         for node in &status.nodes {

@@ -78,11 +78,41 @@ pub fn audit(root: &Path, options: &Options<'_>) -> Result<Report> {
             beside: HashSet::new(),
         };
         history.walk(&head, &mut report)?;
+        report.notes.extend(changed_reference(root, &repo, &head)?);
     }
     if options.replay > 0 {
         replay(&ledger, options, &mut report)?;
     }
     Ok(report)
+}
+
+/// Files under reference/ that differ from HEAD's. No verdict is made by them but the model's own, whose digest it binds; a
+/// reader should know all the same.
+fn changed_reference(root: &Path, repo: &Repo, head: &Commit) -> Result<Option<String>> {
+    let mut changed = Vec::new();
+    for file in repo.files(head.tree, "reference")? {
+        let path = root.join("reference").join(&file.path);
+        // Size first: a model is not hashed where that tells already.
+        let size = repo.blob_size(file.id)?;
+        let same = match std::fs::symlink_metadata(&path) {
+            Ok(about) if about.is_file() && about.len() == size => {
+                let bytes = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+                Oid::hash_object(git2::ObjectType::Blob, &bytes).map_err(super::repo::git)? == file.id
+            }
+            _ => false,
+        };
+        if !same {
+            changed.push(format!("reference/{}", file.path));
+        }
+    }
+    Ok((!changed.is_empty()).then(|| {
+        let more = if changed.len() > 5 { format!(" and {} more", changed.len() - 5) } else { String::new() };
+        changed.truncate(5);
+        format!(
+            "{}{more} differ from the last commit; no verdict rests on them but through a model's digest",
+            changed.join(", ")
+        )
+    }))
 }
 
 fn signers(ledger: &Ledger, trust: &Trust) -> Vec<Signer> {

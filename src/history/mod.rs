@@ -4,6 +4,7 @@
 mod attempts;
 mod audit;
 mod extend;
+mod first;
 mod land;
 mod landed_as;
 mod merge;
@@ -14,6 +15,7 @@ mod stage;
 pub use attempts::{Attempt, attempt_files, attempts, has_attempt, record_attempt, record_attempt_of};
 pub use audit::{Options as AuditOptions, Report, Signer, audit};
 pub use extend::{open, read};
+pub use first::{first_commit, knows_author};
 pub use land::{Landed, Request as LandRequest, land, landed};
 pub use landed_as::landed_as;
 pub use merge::evidence_of;

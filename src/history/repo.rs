@@ -142,6 +142,11 @@ impl Repo {
         }
     }
 
+    pub(super) fn blob_size(&self, id: Oid) -> Result<u64> {
+        let odb = self.git.odb().map_err(git)?;
+        Ok(odb.read_header(id).map_err(git)?.0 as u64)
+    }
+
     pub(super) fn blob(&self, id: Oid) -> Result<Vec<u8>> {
         Ok(self.git.find_blob(id).map_err(git)?.content().to_vec())
     }

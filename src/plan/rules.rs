@@ -101,9 +101,15 @@ fn state_rule(path: &str, tokens: &[Token]) -> Result<()> {
     if let Some(token) = code.iter().find(|t| t.is("mutable")) {
         return Err(refuse(path, token, "a `mutable` member", "what is const, const"));
     }
-    for (i, token) in code.iter().enumerate().filter(|(_, t)| stays(t)) {
-        let start = code[..i].iter().rposition(|t| t.is(";") || t.is("{") || t.is("}")).map_or(0, |at| at + 1);
-        if variable(&code, i).is_some_and(|end| !lasting_constant(&code[start..end])) {
+    let mut start = 0;
+    for (i, token) in code.iter().enumerate() {
+        if token.is(";") || token.is("{") || token.is("}") {
+            start = i + 1;
+        }
+        if !stays(token) {
+            continue;
+        }
+        if variable(&code, i).is_some_and(|end| end - start > LONG || !lasting_constant(&code[start..end])) {
             return Err(refuse(
                 path,
                 token,
@@ -115,6 +121,9 @@ fn state_rule(path: &str, tokens: &[Token]) -> Result<()> {
     Ok(())
 }
 
+/// Tokens of a declaration up to its value. A longer one is refused unread: reading takes the square of its length.
+const LONG: usize = 512;
+
 /// Where the declarator of a variable ends whose declaration has its word `static` or the like at `i`; `None`: it declares
 /// a function.
 fn variable(code: &[&Token], i: usize) -> Option<usize> {
@@ -123,10 +132,12 @@ fn variable(code: &[&Token], i: usize) -> Option<usize> {
         let operator = code[at - 1].is("operator");
         if token.is("(") {
             let mut depth = 0;
-            let close = code[at..].iter().position(|t| {
+            let close = code[at..].iter().take(8 * LONG).position(|t| {
                 depth += i32::from(t.is("(")) - i32::from(t.is(")"));
                 depth == 0
-            })?;
+            });
+            // No function has such parameters.
+            let Some(close) = close else { return Some(at) };
             let next = code.get(at + close + 1);
             if close == 1 && next.is_some_and(|t| t.is(";")) {
                 return None;

@@ -32,9 +32,21 @@ impl Gate<'_> {
     }
 }
 
+/// The gates that this workbench is to port, first things first.
+pub fn gates<'s>(bench: &Workbench, status: &'s Status) -> Vec<&'s NodeStatus> {
+    let mut gates = status.gates();
+    gates.retain(|g| bench.settings.ports(&g.usage.node.op));
+    gates
+}
+
 /// What stands before a prefill, and what to do next.
-pub fn sentence(status: &Status, model: &str) -> String {
-    let (gates, total) = (status.gates(), status.nodes.len());
+pub fn sentence(bench: &Workbench, status: &Status, model: &str) -> String {
+    let (all, total) = (status.gates().len(), status.nodes.len());
+    let gates = gates(bench, status);
+    if gates.is_empty() && all > 0 {
+        let left = format!("{} of other ops {} not green", count(all, "node"), agree(all, "is", "are"));
+        return format!("No gate is left of the ops that are ported here ({left}): assay.toml lists them.");
+    }
     let Some(first) = gates.first() else {
         return match status.prefill_works().is_empty() {
             true => format!("No gate is left for {model}; assay verify --all decides whether its prefill works."),
@@ -50,8 +62,8 @@ pub fn sentence(status: &Status, model: &str) -> String {
         State::Emulated => format!("verify {node} on a device"),
         _ => format!("verify {node}"),
     };
-    let (nodes, are) = (count(total, "node"), agree(gates.len(), "is", "are"));
-    format!("{} of the {nodes} that a prefill of {model} needs {are} not green; next, {act}.", gates.len())
+    let (nodes, are) = (count(total, "node"), agree(all, "is", "are"));
+    format!("{all} of the {nodes} that a prefill of {model} needs {are} not green; next, {act}.")
 }
 
 pub fn gate<'s>(bench: &Workbench, graph: &Graph<'_>, status: &'s NodeStatus) -> Result<Gate<'s>> {

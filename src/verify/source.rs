@@ -48,12 +48,16 @@ fn has_entry(code: &[&Token], entry: &str, struct_name: &str) -> bool {
     let named = code.iter().enumerate().filter(|(_, t)| t.kind == Kind::Word && t.text == entry);
     named.map(|(i, _)| (&code[..i], &code[i + 1..])).any(|(before, after)| {
         let parameter = match after.split_first() {
-            Some((open, rest)) if open.is("(") => rest.split(|t| t.is(")")).next().unwrap_or_default(),
+            Some((open, rest)) if open.is("(") => {
+                rest[..rest.len().min(4)].split(|t| t.is(")")).next().unwrap_or_default()
+            }
             _ => return false,
         };
         let words: Vec<&str> = parameter.iter().map(|t| t.text.as_str()).collect();
         let fits = matches!(words.as_slice(), ["const", s, _] | [s, "const", _] | [s, _] if *s == struct_name);
-        let head = before.rsplit(|t| t.is(";") || t.is("}")).next().unwrap_or_default();
+        // Attributes and launch bounds stand before the name, and nothing that is longer.
+        let near = &before[before.len().saturating_sub(64)..];
+        let head = near.rsplit(|t| t.is(";") || t.is("}")).next().unwrap_or_default();
         let linked = head.windows(2).any(|pair| pair[0].is("extern") && pair[1].text == "\"C\"");
         fits && linked && head.iter().any(|t| t.is("__global__"))
     })

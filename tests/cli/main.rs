@@ -5,12 +5,18 @@
 #[cfg(feature = "agent")]
 mod agent;
 mod bench;
+mod desk;
 mod diagnosis;
 mod doors;
 mod errors;
 mod explain;
 mod faults;
 mod graph;
+#[cfg(feature = "mcp")]
+mod landing;
+#[cfg(feature = "mcp")]
+mod mcp;
+mod new;
 mod next;
 mod readme;
 mod replay;

@@ -10,6 +10,7 @@ fn a_fresh_workbench_says_plainly_that_nothing_is_proved() {
     model            model.gguf, ds4 numerics
     this machine     [no device]
     kernels are for  sm_90a
+    gates            0 of 27 are green
     prefill_working  no: 27 of 27 nodes are not green (assay next)
 
      node                     instances  acts             state
@@ -67,6 +68,7 @@ fn kernels_are_told_apart_by_what_can_be_said_of_them() {
     model            model.gguf, ds4 numerics
     this machine     [no device]
     kernels are for  sm_90a
+    gates            0 of 27 are green
     prefill_working  no: 27 of 27 nodes are not green (assay next)
 
      node                     instances  acts             state

@@ -19,6 +19,8 @@ const FOLDER: OFlags = SAFE.union(OFlags::RDONLY).union(OFlags::DIRECTORY);
 /// Files of a whole tree of kernels, and how deep its folders go.
 const MANY: usize = 4096;
 const DEEP: usize = 4;
+/// Bytes of one.
+const TREE: u64 = 64 << 20;
 
 pub struct Folder {
     root: OwnedFd,
@@ -174,8 +176,14 @@ impl Folder {
     /// A copy of all that counts, below `to/kernels`, for a judge: what is judged does not change under its hands. Says
     /// what was left out.
     pub fn snapshot(&self, to: &Path) -> Result<Vec<Entry>> {
-        let mut left_out = Vec::new();
+        let (mut left_out, mut total) = (Vec::new(), 0);
         for entry in self.list()? {
+            total += if entry.problem.is_none() { entry.bytes } else { 0 };
+            if total > TREE {
+                return Err(
+                    Error::new(&TOOL_SIZE, "kernels/ is too large to be judged").expected("at most 64 MiB in all")
+                );
+            }
             if entry.problem.is_some() {
                 left_out.push(entry);
                 continue;

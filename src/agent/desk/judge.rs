@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::TryLockError;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -178,6 +179,20 @@ impl Copied {
         self.left_out.iter().map(note).collect()
     }
 
+    /// Takes out manifests of other nodes that cannot be read: theirs is not this node's fault, and a schedule with one in
+    /// it cannot be made.
+    fn drop_broken(&mut self, node: &Node) -> Result<()> {
+        let own = [node.file_stem(), node.op.clone()];
+        let tree = KernelTree::open(&self.kernels())?;
+        for (stem, _) in tree.broken().filter(|(stem, _)| !own.iter().any(|o| o == stem)) {
+            let path = self.kernels().join(format!("{stem}.toml"));
+            std::fs::remove_file(&path).map_err(|e| Error::io(&path, e))?;
+            let problem = Some("its manifest is broken");
+            self.left_out.push(Entry { path: format!("{stem}.toml"), bytes: 0, problem });
+        }
+        Ok(())
+    }
+
     fn kernels(&self) -> std::path::PathBuf {
         self.dir.path().join("kernels")
     }
@@ -294,10 +309,15 @@ impl Desk {
 
     /// Judges a node's kernel as it is now, and records the verdict where this desk records.
     pub fn judge(&self, node: &Node, thorough: bool, hands: &Hands<'_>) -> Result<Judged> {
-        let Ok(_one) = self.judging.try_lock() else {
-            return Err(Error::new(&TOOL_BUSY, "a verdict is being made already").hint("wait for it"));
+        let _one = match self.judging.try_lock() {
+            Ok(one) => one,
+            Err(TryLockError::Poisoned(e)) => e.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                return Err(Error::new(&TOOL_BUSY, "a verdict is being made already").hint("wait for it"));
+            }
         };
-        let copied = self.copied()?;
+        let mut copied = self.copied()?;
+        copied.drop_broken(node)?;
         let tree = KernelTree::open(&copied.kernels())?;
         let place = self.place()?;
         let nvrtc = NvrtcCompilers::new(&self.bench.settings.architectures);

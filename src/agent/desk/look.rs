@@ -57,9 +57,9 @@ impl Desk {
         let graph = Graph::of(&plan, None);
         let mut notes = Vec::new();
         let status = standing::status(&self.bench, &self.model, &graph, Numerics::Ds4, &mut notes)?;
-        let gates = status.gates();
+        let gates = gate::gates(&self.bench, &status);
         let file = self.model.path().file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned());
-        let mut text = format!("{}\n", gate::sentence(&status, &file));
+        let mut text = format!("{}\n", gate::sentence(&self.bench, &status, &file));
         let mut data = Vec::new();
         for (i, status) in gates.iter().take(ask.count.unwrap_or(5).clamp(1, 20)).enumerate() {
             let gate = gate(&self.bench, &graph, status)?;
@@ -85,7 +85,7 @@ impl Desk {
                 Written::Absent => "no kernel".into(),
             };
             let rows: Vec<u64> = node.proofs.iter().map(|p| p.row).collect();
-            let _ = writeln!(text, "{name:<26} {:<10} {kernel}", node.state.name());
+            let _ = writeln!(text, "{:<26} {:<10} {kernel}", name.to_string(), node.state.name());
             data.push(json!([name, node.state, rows]));
         }
         notes.iter().for_each(|note| text += &format!("note: {}\n", printable(note)));

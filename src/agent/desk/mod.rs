@@ -14,7 +14,7 @@ mod tool;
 mod write;
 
 pub use judge::{Judged, Provenance};
-pub use tool::{ANSWER, CODES, EXCERPT, SOURCE, Tool, ToolError, ToolResult, cap, printable, untrusted};
+pub use tool::{ANSWER, CODES, EXCERPT, SOURCE, Tool, ToolError, ToolResult, cap, json_len, printable, untrusted};
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::folder::shown;
 use super::shelf::{self, DOCS};
-use super::tool::{EXCERPT, TOOL_ARGUMENTS, TOOL_NAME, cap, untrusted};
+use super::tool::{EXCERPT, TOOL_ARGUMENTS, TOOL_NAME, cap_json, json_len, untrusted};
 use super::{Desk, NUMERICS, ToolError, ToolResult};
 use crate::error::{Error, Result};
 use crate::ops::{self, Contract, Node, OPS, header};
@@ -217,11 +217,12 @@ fn piece(text: &str, from: usize, name: &str) -> Result<(String, (usize, usize),
     if from == 0 || from > total.max(1) {
         return Err(Error::new(&TOOL_ARGUMENTS, format!("{name} has no line {from}")).expected(format!("1 to {total}")));
     }
-    let mut out = String::new();
+    let (mut out, mut size) = (String::new(), 0);
     let mut last = from.saturating_sub(1);
     for line in &lines[(from - 1).min(total)..] {
-        let line = cap(line.to_string(), EXCERPT / 2);
-        if !out.is_empty() && out.len() + line.len() + 1 > EXCERPT {
+        let line = cap_json(line.to_string(), EXCERPT / 2);
+        size += json_len(&line) + 2;
+        if !out.is_empty() && size > EXCERPT {
             break;
         }
         out.push_str(&line);

@@ -21,8 +21,8 @@ crate::codes! {
 pub const ANSWER: usize = 8 << 10;
 /// Bytes of a file below kernels/.
 pub const SOURCE: u64 = 1 << 20;
-/// Bytes of an answer that are left for what others wrote, beside the frame around it.
-pub const EXCERPT: usize = ANSWER - 1024;
+/// Bytes of an answer, as JSON, that are left for a text, beside the frame around it, data and links.
+pub const EXCERPT: usize = 6 << 10;
 
 /// A tool as an agent is told of it.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +55,7 @@ pub(super) fn object(properties: Value, required: &[&str]) -> Value {
 pub struct ToolResult {
     /// What the agent is shown: at most [`ANSWER`] bytes.
     pub text: String,
-    /// The same as data, at most [`ANSWER`] bytes as JSON.
+    /// The same as data; text and data together are at most [`ANSWER`] bytes as JSON.
     pub data: Value,
     /// Files that were written, relative to the workbench.
     pub written: Vec<String>,
@@ -65,7 +65,10 @@ pub struct ToolResult {
 
 impl ToolResult {
     pub(super) fn new(text: impl Into<String>, data: Value) -> ToolResult {
-        ToolResult { text: cap(text.into(), ANSWER), data: bounded(data), written: Vec::new(), judged: None }
+        let data = bounded(data);
+        // Both in one message, with what a protocol puts around them.
+        let room = (ANSWER - 768).saturating_sub(data.to_string().len());
+        ToolResult { text: cap_json(text.into(), room), data, written: Vec::new(), judged: None }
     }
 }
 
@@ -129,11 +132,33 @@ pub fn cap(mut text: String, limit: usize) -> String {
     text
 }
 
+/// Bytes of a text inside of a JSON string.
+pub fn json_len(text: &str) -> usize {
+    let of = |c: char| match c {
+        '"' | '\\' | '\n' | '\r' | '\t' => 2,
+        c if c < ' ' => 6,
+        c => c.len_utf8(),
+    };
+    text.chars().map(of).sum()
+}
+
+/// [`cap`] by the size as JSON.
+pub fn cap_json(text: String, room: usize) -> String {
+    let mut limit = room.min(text.len());
+    loop {
+        let cut = cap(text.clone(), limit);
+        if json_len(&cut) <= room || limit < 64 {
+            return cut;
+        }
+        limit -= limit / 16;
+    }
+}
+
 /// Data that is small enough, or the word that it was not.
 fn bounded(data: Value) -> Value {
     match data.to_string().len() {
-        0..=ANSWER => data,
-        bytes => json!({ "cut": format!("{bytes} bytes do not fit {ANSWER}; the text has what fits") }),
+        bytes if bytes <= ANSWER / 2 => data,
+        bytes => json!({ "cut": format!("{bytes} bytes are too many; the text has what fits") }),
     }
 }
 

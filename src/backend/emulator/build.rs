@@ -212,7 +212,9 @@ fn wrapper(source: &SourceSet, entries: &[&str]) -> Result<String> {
 /// The compiler's first few error lines, without the notes around them.
 fn first_errors(log: &str) -> String {
     let errors: Vec<&str> = log.lines().filter(|l| l.contains("error:") || l.contains("undefined reference")).collect();
-    let lines = if errors.is_empty() { log.lines().take(5).collect() } else { errors };
+    let mut lines: Vec<&str> = if errors.is_empty() { log.lines().take(5).collect() } else { errors };
+    // A macro that is used often gives the same line as often.
+    lines.dedup();
     let short = |l: &str| l.trim_start_matches("./").chars().take(LINE).collect::<String>();
     lines.into_iter().take(5).map(short).collect::<Vec<_>>().join("\n            ")
 }

@@ -258,7 +258,7 @@ impl Verify {
 }
 
 /// Set by the first Ctrl-C; a second one ends the program.
-fn stop_at_interrupt() -> Arc<AtomicBool> {
+pub(super) fn stop_at_interrupt() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     let handler = stop.clone();
     let _ = ctrlc::set_handler(move || {

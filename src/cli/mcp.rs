@@ -1,0 +1,102 @@
+//! `assay mcp`: the tools for an outside agent, and what to paste into its settings.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::output;
+use super::tool::DeskArgs;
+use crate::agent::mcp::Server;
+use crate::error::{Error, Result};
+use crate::workbench::Workbench;
+
+/// Serve a workbench's tools to an agent over MCP, on standard input and output
+///
+/// The agent can read, write one node's kernel at a time, build and verify. It cannot land: it asks, and you grant it.
+#[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Mcp {
+    #[command(subcommand)]
+    action: Option<Action>,
+    #[command(flatten)]
+    desk: DeskArgs,
+    /// How long a verdict may keep the client waiting before it gets a job to poll
+    #[arg(long, value_name = "SECONDS", default_value_t = 45)]
+    patience: u64,
+}
+
+#[derive(clap::Subcommand)]
+enum Action {
+    /// Print what to paste into a client's settings
+    Config {
+        /// Which client
+        #[arg(long = "for", value_enum)]
+        client: Client,
+        /// Print one JSON object (schema assay.mcp-config/1)
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Client {
+    ClaudeCode,
+    ClaudeDesktop,
+    Codex,
+    Cursor,
+    Gemini,
+    Vscode,
+    /// Any other: command and arguments
+    Other,
+}
+
+impl Mcp {
+    pub fn run(&self) -> Result<u8> {
+        match &self.action {
+            Some(Action::Config { client, json }) => config(*client, *json),
+            None => {
+                let patience = Duration::from_secs(self.patience.min(3600));
+                Server::new(self.desk.open()?, self.desk.key()).with_patience(patience).run().map(|()| 0)
+            }
+        }
+    }
+}
+
+/// Where it goes, and what.
+fn config(client: Client, as_json: bool) -> Result<u8> {
+    let program = std::env::current_exe().map_err(|e| Error::io("the running program", e))?;
+    let root = Workbench::find(".".as_ref())?.root;
+    let text = |path: &std::path::Path| {
+        let named = path.to_str().map(str::to_string);
+        named.ok_or_else(|| Error::usage(format!("{}: the name is not UTF-8", path.display())))
+    };
+    let (command, root) = (text(&program)?, text(&root)?);
+    let arguments = ["-C", &root, "mcp"];
+    let entry = json!({ "command": command, "args": arguments });
+    let servers = |entry: Value| json!({ "mcpServers": { "assay": entry } });
+    let pretty = |v: &Value| serde_json::to_string_pretty(v).map_err(|e| Error::internal(e.to_string()));
+    let (place, paste) = match client {
+        Client::ClaudeCode => (".mcp.json in the workbench", pretty(&servers(entry))?),
+        Client::ClaudeDesktop => ("claude_desktop_config.json", pretty(&servers(entry))?),
+        Client::Cursor => (".cursor/mcp.json in the workbench", pretty(&servers(entry))?),
+        Client::Gemini => ("~/.gemini/settings.json", pretty(&servers(entry))?),
+        Client::Vscode => {
+            let entry = json!({ "type": "stdio", "command": command, "args": arguments });
+            (".vscode/mcp.json in the workbench", pretty(&json!({ "servers": { "assay": entry } }))?)
+        }
+        Client::Codex => {
+            let quoted = |text: &str| toml::Value::from(text).to_string();
+            let arguments: Vec<_> = arguments.iter().map(|a| quoted(a)).collect();
+            let entry = format!("command = {}\nargs = [{}]", quoted(&command), arguments.join(", "));
+            ("~/.codex/config.toml", format!("[mcp_servers.assay]\n{entry}"))
+        }
+        Client::Other => ("the client's list of stdio servers", pretty(&entry)?),
+    };
+    if as_json {
+        output::json("assay.mcp-config/1", json!({ "place": place, "paste": paste }))?;
+    } else {
+        anstream::eprintln!("into {place}:");
+        output::println(paste)?;
+    }
+    Ok(0)
+}

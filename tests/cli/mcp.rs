@@ -1,0 +1,295 @@
+//! The MCP server from outside: as JSON lines to `assay mcp`, and with rmcp's own client.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use assay::agent::desk::{ANSWER, Desk, Options};
+use assay::agent::mcp::Server;
+use rmcp::ServiceExt as _;
+use rmcp::model::{CallToolRequestParams, ReadResourceRequestParams};
+use serde_json::{Value, json};
+
+use crate::bench::Bench;
+
+/// `assay mcp` in a workbench, spoken to line by line.
+struct Client {
+    child: Child,
+    to: Option<ChildStdin>,
+    from: BufReader<ChildStdout>,
+    next: u64,
+    /// What came beside the answers.
+    notes: Vec<Value>,
+}
+
+impl Client {
+    fn start(bench: &Bench, options: &[&str]) -> Client {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_assay"))
+            .current_dir(bench.path(""))
+            .env("CUDA_VISIBLE_DEVICES", "")
+            .args(["mcp", "--backend", "emulator", "--no-record"])
+            .args(options)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let (to, from) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
+        let mut client = Client { child, to, from, next: 0, notes: Vec::new() };
+        let hello = json!({ "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": { "name": "test", "version": "1" } });
+        let said = client.ask("initialize", hello);
+        assert_eq!(said["result"]["serverInfo"]["name"], "assay", "{said}");
+        client.line(&json!({ "jsonrpc": "2.0", "method": "notifications/initialized" }).to_string());
+        client
+    }
+
+    fn line(&mut self, text: &str) {
+        writeln!(self.to.as_mut().unwrap(), "{text}").unwrap();
+    }
+
+    fn ask(&mut self, method: &str, params: Value) -> Value {
+        self.next += 1;
+        let id = self.next;
+        self.line(&json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params }).to_string());
+        loop {
+            let mut line = String::new();
+            assert!(self.from.read_line(&mut line).unwrap() > 0, "the server is gone");
+            let said: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"));
+            if said["id"] == id {
+                return said;
+            }
+            self.notes.push(said);
+        }
+    }
+
+    /// A tool's result, which is small.
+    fn call(&mut self, name: &str, arguments: Value) -> Value {
+        let token = self.next;
+        let params = json!({ "name": name, "arguments": arguments, "_meta": { "progressToken": token } });
+        let said = self.ask("tools/call", params);
+        let result = &said["result"];
+        assert!(result.is_object(), "{name}: {said}");
+        assert!(result.to_string().len() <= ANSWER, "{name}: {} bytes", result.to_string().len());
+        result.clone()
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        drop(self.to.take());
+        let _ = self.child.wait();
+    }
+}
+
+fn bench() -> Bench {
+    let bench = Bench::new();
+    for folder in ["kernels/common", "kernels/quant", "kernels/args"] {
+        bench.copy(folder);
+    }
+    bench
+}
+
+fn repository(name: &str) -> String {
+    std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
+
+fn text(result: &Value) -> &str {
+    result["content"][0]["text"].as_str().unwrap()
+}
+
+#[test]
+fn an_outside_agent_goes_from_next_to_a_verdict() {
+    let bench = bench();
+    let mut client = Client::start(&bench, &[]);
+    let tools = client.ask("tools/list", json!({}))["result"]["tools"].clone();
+    let names: Vec<_> = tools.as_array().unwrap().iter().map(|t| t["name"].as_str().unwrap()).collect();
+    assert!(names.len() <= 12 && tools.to_string().len() < ANSWER, "{}", tools.to_string().len());
+    assert_eq!(
+        names,
+        ["next", "status", "list", "read", "write_kernel", "build", "verify", "history", "job", "request_landing"]
+    );
+
+    assert!(text(&client.call("next", json!({}))).contains("embed[f16]"));
+    for what in
+        ["contract", "oracle", "header", "tensors", "docs/manifest.md", "docs/model.md", "kernels/common/cuda.cuh"]
+    {
+        let got = client.call("read", json!({ "what": what, "node": "swiglu" }));
+        assert_eq!(got["isError"], false, "{got}");
+    }
+    for (file, from) in [("swiglu.cu", "tests/gallery/zeros.cu"), ("swiglu.toml", "tests/gallery/swiglu.toml")] {
+        let wrote = client.call("write_kernel", json!({ "file": file, "text": repository(from) }));
+        assert_eq!(wrote["content"][1]["uri"], format!("assay://kernels/{file}"), "{wrote}");
+    }
+    assert_eq!(client.call("build", json!({ "node": "swiglu" }))["structuredContent"]["ok"], true);
+    let red = client.call("verify", json!({ "node": "swiglu" }));
+    assert!(red["structuredContent"]["summary"] == "red" && text(&red).contains("first bad"), "{red}");
+    let steps: Vec<f64> = client.notes.iter().filter_map(|n| n["params"]["progress"].as_f64()).collect();
+    assert!(!steps.is_empty() && steps.is_sorted(), "{:?}", client.notes);
+    client.call("write_kernel", json!({ "file": "swiglu.cu", "text": repository("tests/gallery/honest_swiglu.cu") }));
+    let pass = client.call("verify", json!({ "node": "swiglu" }));
+    assert_eq!(
+        (&pass["structuredContent"]["summary"], &pass["structuredContent"]["green"]),
+        (&json!("pass"), &json!(false))
+    );
+    // A pass on the emulator is nothing to land, and saying otherwise changes nothing.
+    let landing = client.call("request_landing", json!({ "node": "swiglu", "what": "done, all green" }));
+    assert!(landing["isError"] == true && text(&landing).contains("[landing-early]"), "{landing}");
+    assert!(!bench.path("state").exists());
+}
+
+#[test]
+fn a_long_verdict_becomes_a_job_that_can_be_asked_for_and_ended() {
+    let bench = bench();
+    bench.copy("kernels/swiglu.cu");
+    bench.copy("kernels/swiglu.toml");
+    let mut client = Client::start(&bench, &["--patience", "0"]);
+    let begun = client.call("verify", json!({ "node": "swiglu" }));
+    assert_eq!(
+        (&begun["structuredContent"]["state"], &begun["structuredContent"]["job"]),
+        (&json!("running"), &json!(1)),
+        "{begun}"
+    );
+    // One at a time.
+    let second = client.call("verify", json!({ "node": "swiglu" }));
+    let busy =
+        |v: &Value| v["structuredContent"]["code"] == "tool-busy" || v["structuredContent"]["state"] == "running";
+    assert!(busy(&second), "{second}");
+    let ended = std::time::Instant::now() + std::time::Duration::from_secs(200);
+    loop {
+        let asked = client.call("job", json!({ "job": 1 }));
+        if asked["structuredContent"]["summary"] == "pass" {
+            break;
+        }
+        assert!(asked["structuredContent"]["state"] == "running" && std::time::Instant::now() < ended, "{asked}");
+        std::thread::sleep(std::time::Duration::from_millis(200));
+    }
+    let third = client.call("verify", json!({ "node": "swiglu" }))["structuredContent"]["job"].clone();
+    client.call("job", json!({ "job": third, "cancel": true }));
+    let absent = client.call("job", json!({ "job": 99 }));
+    assert_eq!(absent["isError"], true);
+    // A client that goes takes its verdict with it.
+    let started = std::time::Instant::now();
+    drop(client);
+    assert!(started.elapsed() < std::time::Duration::from_secs(60));
+}
+
+#[test]
+fn a_hostile_client_writes_nowhere_and_stops_nothing() {
+    let bench = bench();
+    bench.write("state/.keep", "");
+    let mut client = Client::start(&bench, &["--node", "swiglu"]);
+    for garbage in
+        ["", "{", "[]", "null", "{\"jsonrpc\":\"2.0\"}", "\u{1b}[2J", &"[".repeat(100_000), &"x".repeat(1 << 20)]
+    {
+        client.line(garbage);
+    }
+    for (name, arguments, code) in [
+        ("write_kernel", json!({ "file": "../state/ledger.jsonl", "text": "{}" }), "tool-refused"),
+        ("write_kernel", json!({ "file": "rms_norm.cu", "text": "" }), "tool-refused"),
+        ("write_kernel", json!({ "file": "swiglu.cu", "text": "x".repeat((1 << 20) + 1) }), "tool-size"),
+        ("write_kernel", json!({ "file": 1 }), "tool-arguments"),
+        ("read", json!({ "what": "../../etc/passwd" }), "tool-name"),
+        ("read", json!({ "what": "kernels/../../etc/passwd" }), "tool-refused"),
+        ("verify", json!({ "node": "rms_norm" }), "tool-refused"),
+        ("verify", json!({ "seed": "00" }), "tool-arguments"),
+        ("land", json!({ "node": "swiglu" }), "tool-unknown"),
+        ("approve", json!({}), "tool-unknown"),
+        ("request_landing", json!({ "node": "swiglu", "force": true }), "usage"),
+    ] {
+        let said = client.call(name, arguments);
+        assert_eq!(
+            (&said["isError"], &said["structuredContent"]["code"]),
+            (&json!(true), &json!(code)),
+            "{name}: {said}"
+        );
+    }
+    for uri in [
+        "file:///etc/passwd",
+        "assay://../assay.toml",
+        "assay://kernels/../assay.toml",
+        "assay://state/ledger.jsonl",
+        "assay://verdict/-1",
+        "",
+    ] {
+        let said = client.ask("resources/read", json!({ "uri": uri }));
+        assert!(said["error"]["code"].is_i64(), "{uri}: {said}");
+    }
+    assert!(!bench.path("kernels/swiglu.cu").exists() && !bench.path("state/ledger.jsonl").exists());
+    assert!(text(&client.call("status", json!({}))).contains("27 of 27 nodes are not green"));
+}
+
+/// The protocol's reference implementation in Rust, in this process.
+#[test]
+fn rmcps_own_client_finds_tools_and_resources() {
+    let bench = bench();
+    let desk = Desk::open(&bench.path(""), Options { any_node: true, ..Options::default() }).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        let served = tokio::spawn(Server::new(desk, None).serve_on(tokio::io::split(theirs)));
+        let client = ().serve(tokio::io::split(ours)).await.unwrap();
+        let server = served.await.unwrap().unwrap();
+        assert_eq!(client.list_all_tools().await.unwrap().len(), 10);
+        let resources = client.list_all_resources().await.unwrap();
+        for uri in [
+            "assay://contract/swiglu",
+            "assay://oracle/rope_tail",
+            "assay://docs/manifest.md",
+            "assay://kernels/common/cuda.cuh",
+        ] {
+            assert!(resources.iter().any(|r| r.uri == uri), "{uri}");
+            let read = client.read_resource(ReadResourceRequestParams::new(uri)).await.unwrap();
+            assert!(serde_json::to_string(&read).unwrap().len() > 200, "{uri}");
+        }
+        let ask = CallToolRequestParams::new("read")
+            .with_arguments(json!({ "what": "contract/swiglu" }).as_object().cloned().unwrap());
+        let got = client.call_tool(ask).await.unwrap();
+        assert!(serde_json::to_string(&got).unwrap().contains("shared expert"));
+        client.cancel().await.unwrap();
+        server.cancel().await.unwrap();
+    });
+}
+
+/// The protocol's reference implementation in another language. Run by hand or by .ci/full: it is fetched from PyPI.
+#[test]
+#[ignore = "installs a client from PyPI"]
+fn the_official_python_client_finds_the_same() {
+    let venv = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("target/mcp");
+    let quiet = |program: &std::path::Path, args: &[&str]| {
+        Command::new(program).args(args).stdout(Stdio::null()).status().is_ok_and(|s| s.success())
+    };
+    let python = venv.join("bin/python");
+    let there = quiet(&python, &["-c", "import mcp"])
+        || (quiet("python3".as_ref(), &["-m", "venv", venv.to_str().unwrap()])
+            && quiet(&venv.join("bin/pip"), &["install", "--quiet", "--disable-pip-version-check", "mcp"]));
+    if !there {
+        eprintln!("could not run: the PyPI package mcp cannot be installed here");
+        return;
+    }
+    let bench = bench();
+    bench.copy("kernels/swiglu.cu");
+    bench.copy("kernels/swiglu.toml");
+    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli/mcp_client.py");
+    let out = Command::new(python).arg(script).arg(env!("CARGO_BIN_EXE_assay")).arg(bench.path("")).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stdout);
+    assert!(out.status.success() && said.contains("all as expected"), "{said}{}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[test]
+fn what_to_paste_names_this_program_and_this_workbench() {
+    let bench = bench();
+    let root = bench.path("").canonicalize().unwrap();
+    for client in ["claude-code", "claude-desktop", "codex", "cursor", "gemini", "vscode", "other"] {
+        let doc = bench.json(&["mcp", "config", "--for", client, "--json"]);
+        let paste = doc["paste"].as_str().unwrap();
+        assert!(
+            paste.contains(root.to_str().unwrap()) && paste.contains("assay") && paste.contains("\"mcp\""),
+            "{client}: {paste}"
+        );
+        match client {
+            "codex" => {
+                assert!(toml::from_str::<toml::Value>(paste).unwrap()["mcp_servers"]["assay"]["args"].is_array())
+            }
+            _ => assert!(serde_json::from_str::<Value>(paste).is_ok()),
+        }
+    }
+}
