@@ -127,6 +127,7 @@ const TABLES: &[&[&Code]] = &[
     crate::report::reconcile::claims::CODES,
     crate::verify::sanitize::CODES,
     crate::verify::teeth::CODES,
+    crate::agent::codes::CODES,
     crate::agent::desk::CODES,
     crate::agent::landing::CODES,
     crate::fresh::CODES,

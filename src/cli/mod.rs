@@ -1,5 +1,7 @@
 //! One file per subcommand; the only place that prints.
 
+#[cfg(feature = "agent")]
+mod agent;
 mod approve;
 mod attempts;
 mod audit;
@@ -94,6 +96,8 @@ enum Command {
     Bisect(bisect::Bisect),
     Reconcile(reconcile::Reconcile),
     Report(report::Report),
+    #[cfg(feature = "agent")]
+    Agent(Box<agent::Agent>),
     Key(key::Key),
     Ledger(ledger::LedgerCommand),
     #[cfg(feature = "mcp")]
@@ -236,6 +240,8 @@ impl Cli {
             Command::Diff(c) => c.run(&root()?),
             Command::History(c) => c.run(&root()?),
             Command::Attempts(c) => c.run(&root()?),
+            #[cfg(feature = "agent")]
+            Command::Agent(c) => c.run(),
             Command::Audit(c) => c.run(&root()?, Some(&verify::Replay::default())),
             Command::Bisect(c) => c.run(),
             Command::Reconcile(c) => c.run(),

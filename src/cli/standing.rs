@@ -11,7 +11,6 @@ use crate::plan::graph::Graph;
 use crate::plan::kernels::KernelTree;
 use crate::plan::schedule::canonical;
 use crate::plan::{Numerics, Plan};
-use crate::report::proof::Proof;
 use crate::report::standing::{self, Known};
 use crate::report::status::{Here, Status};
 use crate::verify::{weights, whole};

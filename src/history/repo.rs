@@ -5,7 +5,7 @@
 //! would let `info/grafts` replace their parents.
 
 use std::ffi::OsStr;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use git2::{ErrorCode, ObjectType, Oid, Repository, RepositoryOpenFlags, TreeWalkMode, TreeWalkResult};
 
@@ -91,6 +91,11 @@ impl Repo {
                 .expected("a branch, a tag, a commit's digest, HEAD~3, …")
                 .hint("git log --oneline")
         })
+    }
+
+    /// Where this workbench keeps what is never committed: the git directory, and a path below it.
+    pub fn private(&self, what: &str) -> (PathBuf, String) {
+        (self.git.path().to_path_buf(), format!("assay/{}{what}", self.prefix))
     }
 
     /// HEAD's commit, in hexadecimal; `None` before the first.

@@ -2,6 +2,8 @@
 //!
 //! Models are the bundled one and files that `assay synth` writes; workbenches are made for each test.
 
+#[cfg(feature = "agent")]
+mod agent;
 mod bench;
 mod bisect;
 mod desk;

@@ -214,6 +214,29 @@ fn a_proved_node_lands_with_its_evidence() {
     audit(repo.bench.root()).unwrap();
 }
 
+/// What a run of `assay agent` does by itself: a kernel that nobody staged is staged, lands, and is known to have landed;
+/// what does not land is as unstaged as it was.
+#[test]
+fn a_run_stages_what_it_lands_and_takes_back_what_it_does_not() {
+    let repo = Repo::new();
+    let (file, node) = ("kernels/matmul.q8_0.cu".to_string(), "matmul[q8_0]".parse().unwrap());
+    let root = repo.bench.root();
+    let staged = ["matmul.q8_0.cu".to_string()];
+    repo.write(&file, "good");
+    let refused = history::with_staged(root, &staged, || repo.land(&["matmul[q8_0]"])).unwrap_err();
+    assert_eq!(refused.code().id, "land-unproved");
+    assert_eq!(repo.git.status_file(Path::new(&file)).unwrap(), git2::Status::WT_MODIFIED);
+
+    let files = [(file.clone(), "good".to_string())];
+    assert_eq!(history::landed_as(root, &node, &files).unwrap(), None);
+    repo.record("matmul[q8_0]", |v| v);
+    let landed = history::with_staged(root, &staged, || repo.land(&["matmul[q8_0]"])).unwrap();
+    assert_eq!(repo.at_head(&file), b"good");
+    assert_eq!(history::landed_as(root, &node, &files).unwrap(), Some(landed.commit));
+    assert_eq!(history::landed_as(root, &node, &[(file, "other".into())]).unwrap(), None);
+    assert_eq!(history::landed_as(root, &"rms_norm".parse().unwrap(), &files).unwrap(), None);
+}
+
 #[test]
 fn evidence_that_arrives_later_lands_alone() {
     let repo = Repo::new();

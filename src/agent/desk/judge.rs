@@ -132,7 +132,8 @@ impl Judged {
         })
     }
 
-    fn text(&self) -> String {
+    /// The same in words.
+    pub fn text(&self) -> String {
         let v = &self.verdict;
         let word = match (v.summary(), v.is_green()) {
             (_, true) => "GREEN",
@@ -376,15 +377,27 @@ impl Desk {
         statement.informative.prompt = hands.provenance.prompt.clone();
         statement.informative.transcript = hands.provenance.transcript.clone();
         let evidence: Evidence = record::evidence(statement, &key)?;
+        // The row first: it is what a run that was cut short looks for, and from it the attempt can be kept still.
+        let rows = history::open(&self.bench.root)?.append(std::slice::from_ref(&evidence), &key)?;
+        judged.row = rows.first().copied();
         if judged.verdict.summary() == Summary::Red {
             match history::record_attempt_of(&self.bench.root, copy, &Target::Node(node.clone()), &evidence) {
                 Ok(attempt) => judged.attempt = attempt.map(|a| a.reference),
                 Err(e) => judged.notes.push(format!("the attempt's source was not kept: {}", e.what())),
             }
         }
-        let rows = history::open(&self.bench.root)?.append(&[evidence.clone()], &key)?;
-        judged.row = rows.first().copied();
         judged.evidence = Some(evidence.digest().to_string());
+        Ok(())
+    }
+
+    /// Keeps the kernels as they are as the attempt of a red row, unless they are kept already.
+    pub fn keep_attempt(&self, node: &Node, evidence: &Evidence) -> Result<()> {
+        let red =
+            evidence.statement().verdict().is_some_and(|v| matches!(v.outcome, crate::ledger::Outcome::Red { .. }));
+        if red && !history::has_attempt(&self.bench.root, node, &evidence.digest())? {
+            let target = Target::Node(node.clone());
+            history::record_attempt_of(&self.bench.root, self.copied()?.dir.path(), &target, evidence)?;
+        }
         Ok(())
     }
 

@@ -117,6 +117,11 @@ impl Desk {
         Ok(())
     }
 
+    /// Where verdicts are made from here on.
+    pub fn move_to(&mut self, place: Where) {
+        self.options.place = place;
+    }
+
     pub fn bench(&self) -> &Workbench {
         &self.bench
     }

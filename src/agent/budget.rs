@@ -1,0 +1,215 @@
+//! Budgets, looked at before anything is spent.
+//!
+//! What a call may cost at most is set aside in the transcript first and settled when the answer is there. A process that
+//! dies in between leaves the reservation, which then counts as spent: a budget is never spent twice.
+
+use serde::{Deserialize, Serialize};
+
+use super::endpoint::Price;
+
+/// What a run may spend. Money is in 10⁻¹² of the price table's currency.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    pub steps: u64,
+    /// Per node.
+    pub attempts: u64,
+    pub tokens: u64,
+    pub wall_ms: u64,
+    pub cost: Option<u64>,
+}
+
+/// What is set aside for the call that is under way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reserved {
+    pub prompt: u64,
+    pub completion: u64,
+    pub cost: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Spent {
+    pub steps: u64,
+    pub calls: u64,
+    pub prompt: u64,
+    pub completion: u64,
+    pub cost: u64,
+    /// Some of it was not counted by the server.
+    pub estimated: bool,
+    pub reserved: Option<Reserved>,
+}
+
+/// A budget that does not allow the next call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stop {
+    pub what: &'static str,
+    pub spent: String,
+    pub limit: String,
+}
+
+/// The least that an answer may be cut down to: less would not hold a tool call.
+const LEAST_ANSWER: u64 = 256;
+
+/// One currency unit in what costs are counted in.
+pub const UNIT: u64 = 1_000_000_000_000;
+
+/// A cost for people.
+pub fn money(cost: u64) -> String {
+    format!("{}.{:04}", cost / UNIT, cost % UNIT / 100_000_000)
+}
+
+impl Spent {
+    pub fn tokens(&self) -> u64 {
+        let reserved = self.reserved.unwrap_or_default();
+        [self.prompt, self.completion, reserved.prompt, reserved.completion].into_iter().fold(0, u64::saturating_add)
+    }
+
+    pub fn cost(&self) -> u64 {
+        self.cost.saturating_add(self.reserved.unwrap_or_default().cost)
+    }
+
+    pub fn settle(&mut self, prompt: u64, completion: u64, cost: u64) {
+        self.reserved = None;
+        self.prompt = self.prompt.saturating_add(prompt);
+        self.completion = self.completion.saturating_add(completion);
+        self.cost = self.cost.saturating_add(cost);
+    }
+
+    /// What to set aside for a call whose prompt is about `prompt` tokens long and whose answer should have up to
+    /// `answer`; a smaller answer where the budget ends. `Err`: no call at all.
+    pub fn reserve(
+        &self,
+        limits: &Limits,
+        elapsed_ms: u64,
+        prompt: u64,
+        answer: u64,
+        price: Option<Price>,
+    ) -> Result<Reserved, Stop> {
+        if self.steps >= limits.steps {
+            return Err(stop("steps", self.steps, limits.steps));
+        }
+        self.wall(limits, elapsed_ms)?;
+        let left = limits.tokens.saturating_sub(self.tokens());
+        let least = LEAST_ANSWER.min(answer);
+        if left < prompt.saturating_add(least) {
+            let spent = format!("{}, and the next call needs about {prompt} and its answer", self.tokens());
+            return Err(Stop { what: "tokens", spent, limit: limits.tokens.to_string() });
+        }
+        let mut completion = answer.min(left - prompt);
+        let price = price.unwrap_or(Price { input: 0, output: 0 });
+        if let Some(limit) = limits.cost {
+            let left = limit.saturating_sub(self.cost());
+            let after_prompt = left.checked_sub(price.of(prompt, 0));
+            let answer = after_prompt.map(|left| left.checked_div(price.output).unwrap_or(u64::MAX));
+            match answer.filter(|answer| *answer >= least) {
+                Some(answer) => completion = completion.min(answer),
+                None => {
+                    let next = money(price.of(prompt, least));
+                    let spent = format!("{}, and the next call costs at least about {next}", money(self.cost()));
+                    return Err(Stop { what: "cost", spent, limit: money(limit) });
+                }
+            }
+        }
+        Ok(Reserved { prompt, completion, cost: price.of(prompt, completion) })
+    }
+
+    pub fn wall(&self, limits: &Limits, elapsed_ms: u64) -> Result<(), Stop> {
+        match elapsed_ms >= limits.wall_ms {
+            false => Ok(()),
+            true => Err(Stop {
+                what: "time",
+                spent: format!("{} s", elapsed_ms / 1000),
+                limit: format!("{} s", limits.wall_ms / 1000),
+            }),
+        }
+    }
+}
+
+fn stop(what: &'static str, spent: u64, limit: u64) -> Stop {
+    Stop { what, spent: spent.to_string(), limit: limit.to_string() }
+}
+
+/// Tokens of a text before anybody has counted them: by the most for its bytes that the server counted so far, with a
+/// tenth on top; at first a token for every three bytes, which code seldom exceeds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gauge {
+    /// Tokens and bytes of the prompt that had most of the one for the other.
+    seen: Option<(u64, u64)>,
+}
+
+impl Gauge {
+    pub fn saw(&mut self, tokens: u64, bytes: u64) {
+        let more = |(t, b): (u64, u64)| u128::from(tokens) * u128::from(b) >= u128::from(t) * u128::from(bytes);
+        if bytes > 0 && tokens > 0 && self.seen.is_none_or(more) {
+            self.seen = Some((tokens, bytes));
+        }
+    }
+
+    pub fn tokens(&self, bytes: u64) -> u64 {
+        match self.seen {
+            None => bytes.div_ceil(3) + 16,
+            Some((tokens, of)) => {
+                let exact =
+                    u128::from(bytes).saturating_mul(u128::from(tokens).saturating_mul(11)) / (u128::from(of) * 10);
+                u64::try_from(exact).unwrap_or(u64::MAX).saturating_add(16)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits() -> Limits {
+        Limits { steps: 10, attempts: 3, tokens: 10_000, wall_ms: 60_000, cost: None }
+    }
+
+    #[test]
+    fn what_is_set_aside_never_passes_the_limit() {
+        let mut spent = Spent::default();
+        let mut calls = 0;
+        while let Ok(reserved) = spent.reserve(&limits(), 0, 1_000, 2_000, None) {
+            assert!(reserved.completion <= 2_000);
+            spent.settle(reserved.prompt, reserved.completion, 0);
+            assert!(spent.tokens() <= 10_000);
+            calls += 1;
+        }
+        assert_eq!((calls, spent.tokens()), (3, 9_000), "1,000 are too few for a prompt and an answer");
+        let stop = spent.reserve(&limits(), 0, 1_000, 2_000, None).unwrap_err();
+        assert_eq!(stop.what, "tokens");
+    }
+
+    #[test]
+    fn an_open_reservation_counts_as_spent() {
+        let mut spent = Spent::default();
+        spent.reserved = Some(Reserved { prompt: 5_000, completion: 4_000, cost: 0 });
+        assert_eq!(spent.tokens(), 9_000);
+        assert!(spent.reserve(&limits(), 0, 900, 2_000, None).is_err());
+    }
+
+    #[test]
+    fn steps_time_and_money_stop_before_the_call() {
+        let spent = Spent { steps: 10, ..Spent::default() };
+        assert_eq!(spent.reserve(&limits(), 0, 1, 1, None).unwrap_err().what, "steps");
+        assert_eq!(Spent::default().reserve(&limits(), 60_000, 1, 1, None).unwrap_err().what, "time");
+        let limits = Limits { cost: Some(UNIT / 1000), ..limits() };
+        // 1 per million in, 2 per million out: a thousandth buys 600 in and 200 out.
+        let price = Some(Price { input: 1_000_000, output: 2_000_000 });
+        assert_eq!(Spent::default().reserve(&limits, 0, 1_000, 300, price).unwrap_err().what, "cost");
+        let reserved = Spent::default().reserve(&limits, 0, 400, 2_000, price).unwrap();
+        assert_eq!((reserved.completion, reserved.cost), (300, UNIT / 1000));
+        assert_eq!(money(UNIT / 1000 + 3 * UNIT), "3.0010");
+    }
+
+    #[test]
+    fn the_gauge_learns_from_the_server() {
+        let mut gauge = Gauge::default();
+        assert_eq!(gauge.tokens(300), 116);
+        gauge.saw(50, 200);
+        assert_eq!(gauge.tokens(400), 126);
+        gauge.saw(1, 200);
+        assert_eq!(gauge.tokens(400), 126, "a count that was higher is not forgotten");
+        gauge.saw(u64::MAX, 1);
+        assert_eq!(gauge.tokens(u64::MAX), u64::MAX);
+    }
+}

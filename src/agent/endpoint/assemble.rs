@@ -1,0 +1,437 @@
+//! One answer out of a whole message or the pieces of a stream.
+
+use std::collections::HashSet;
+
+use serde_json::{Map, Value};
+
+use super::{Answer, Call, Failure, MOST_CALLS, Trouble, Usage, plain};
+
+/// What marks the complaint that a conversation is too long, in the words of the servers there are.
+const TOO_LONG: [&str; 10] = [
+    "context_length",
+    "context length",
+    "context window",
+    "context size",
+    "available context",
+    "maximum context",
+    "too many tokens",
+    "prompt is too long",
+    "input is too long",
+    "n_ctx",
+];
+
+/// A tool call in the making.
+#[derive(Default)]
+struct Draft {
+    index: Option<i64>,
+    id: String,
+    name: String,
+    arguments: String,
+}
+
+#[derive(Default)]
+pub struct Assembler {
+    content: String,
+    reasoning: String,
+    drafts: Vec<Draft>,
+    usage: Option<Usage>,
+    finish: Option<String>,
+    seen: bool,
+}
+
+impl Assembler {
+    /// One document: a whole completion or a piece of one.
+    pub fn feed(&mut self, document: &Value) -> Result<(), Failure> {
+        if let Some(error) = document.get("error").filter(|e| !e.is_null()) {
+            return Err(complaint(200, error));
+        }
+        if let Some(usage) = document.get("usage").and_then(usage) {
+            self.usage = Some(usage);
+        }
+        let choices = document.get("choices").and_then(Value::as_array).map_or(&[][..], |c| c);
+        // Further choices were not asked for.
+        let Some(choice) = choices.iter().find(|c| c.get("index").is_none_or(|i| *i == 0 || i.is_null())) else {
+            return Ok(());
+        };
+        self.seen = true;
+        if let Some(reason) = choice.get("finish_reason").and_then(Value::as_str) {
+            self.finish = Some(reason.into());
+        }
+        for message in ["delta", "message"].iter().filter_map(|name| choice.get(name)) {
+            push_text(&mut self.content, message.get("content"));
+            for name in ["reasoning_content", "reasoning"] {
+                push_text(&mut self.reasoning, message.get(name));
+            }
+            let calls = message.get("tool_calls").and_then(Value::as_array);
+            // A whole message lists whole calls; only pieces are to be joined.
+            let whole = choice.get("message").is_some();
+            for call in calls.into_iter().flatten() {
+                self.call(call, whole);
+            }
+            if let Some(function) = message.get("function_call").filter(|f| f.is_object()) {
+                self.call(&serde_json::json!({"index": 0, "function": function}), whole);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the server has said that it is done.
+    pub fn finished(&self) -> bool {
+        self.finish.is_some()
+    }
+
+    /// Whether anything like an answer has come.
+    pub fn seen(&self) -> bool {
+        self.seen
+    }
+
+    /// A piece of a call goes to the call that it continues. Servers differ in how they say which: a good `index`, the
+    /// same one always, or none; an `id` in the first piece or in each.
+    fn call(&mut self, piece: &Value, whole: bool) {
+        let function = piece.get("function").unwrap_or(piece);
+        let text = |v: Option<&Value>| v.and_then(Value::as_str).unwrap_or_default().to_string();
+        let (id, name) = (text(piece.get("id")), text(function.get("name")));
+        let arguments = match function.get("arguments") {
+            Some(Value::String(text)) => text.clone(),
+            None | Some(Value::Null) => String::new(),
+            Some(value) => value.to_string(),
+        };
+        let index = piece.get("index").and_then(Value::as_i64);
+        let known = self.drafts.iter().rposition(|d| match (id.is_empty(), index) {
+            (false, _) if !d.id.is_empty() => d.id == id,
+            (_, Some(_)) => d.index == index,
+            (_, None) => true,
+        });
+        // The last call that could be meant is complete, and here is a name again: it is another call.
+        let another = known.is_some_and(|at| {
+            let d = &self.drafts[at];
+            !name.is_empty()
+                && !d.name.is_empty()
+                && (d.name != name || !arguments.is_empty() && !d.arguments.is_empty())
+                && (d.name != name && d.arguments.is_empty() || is_object(&d.arguments))
+                && (id.is_empty() || d.id != id)
+        });
+        match known.filter(|_| !whole && !another) {
+            None if self.drafts.len() > 4 * MOST_CALLS => {}
+            None => self.drafts.push(Draft { index, id, name, arguments }),
+            Some(at) => {
+                let draft = &mut self.drafts[at];
+                if draft.id.is_empty() {
+                    draft.id = id;
+                }
+                // The name comes once; some servers repeat it with every piece.
+                if draft.name.is_empty() {
+                    draft.name = name;
+                }
+                draft.arguments.push_str(&arguments);
+            }
+        }
+    }
+
+    pub fn answer(self, tools: &[&str]) -> Answer {
+        let cut = self.finish.as_deref() == Some("length");
+        let mut calls = Vec::new();
+        for draft in self.drafts {
+            for arguments in objects(&draft.arguments, cut) {
+                calls.push((draft.id.clone(), draft.name.clone(), arguments));
+            }
+        }
+        let mut written = false;
+        if calls.is_empty() {
+            let found = plain::calls(&self.content, tools);
+            written = !found.is_empty();
+            calls.extend(found.into_iter().map(|(name, arguments)| (String::new(), name, Ok(arguments))));
+        }
+        let mut ids = HashSet::new();
+        let calls = calls.into_iter().take(MOST_CALLS).enumerate().map(|(i, (id, name, arguments))| {
+            let usable = (1..=64).contains(&id.len())
+                && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+                && ids.insert(id.clone());
+            // Nine letters and digits: the one form that every server takes back.
+            let id = if usable { id } else { format!("call{:05}", i + 1) };
+            let (arguments, mut flaw) = match arguments {
+                Ok(map) => (map, None),
+                Err(why) => (Map::new(), Some(why)),
+            };
+            let known = tools.contains(&name.as_str());
+            if !known {
+                let shown: String = name.chars().take(40).collect();
+                flaw = Some(format!("there is no tool {shown:?}; there are: {}", tools.join(", ")));
+            }
+            Call { id, name: if known { name } else { "unknown".into() }, arguments, flaw }
+        });
+        Answer {
+            calls: calls.collect(),
+            content: self.content,
+            reasoning: self.reasoning,
+            plain: written,
+            cut,
+            usage: self.usage,
+            bytes: 0,
+        }
+    }
+}
+
+/// Text that is a string, or a list of parts with text.
+fn push_text(out: &mut String, value: Option<&Value>) {
+    match value {
+        Some(Value::String(text)) => out.push_str(text),
+        Some(Value::Array(parts)) => {
+            for part in parts {
+                out.push_str(part.get("text").and_then(Value::as_str).unwrap_or_default());
+            }
+        }
+        _ => {}
+    }
+}
+
+fn is_object(text: &str) -> bool {
+    serde_json::from_str::<Map<String, Value>>(text).is_ok()
+}
+
+/// The arguments of one call, or of several whose pieces could not be told apart: `{…}{…}`. What is no object is told
+/// in words, never handed on.
+fn objects(text: &str, cut: bool) -> Vec<Result<Map<String, Value>, String>> {
+    if text.trim().is_empty() {
+        return vec![Ok(Map::new())];
+    }
+    let mut out = Vec::new();
+    for value in serde_json::Deserializer::from_str(text).into_iter::<Value>() {
+        let value = match value {
+            // Encoded twice.
+            Ok(Value::String(inner)) => serde_json::from_str(&inner),
+            value => value,
+        };
+        match value {
+            Ok(Value::Object(map)) => out.push(Ok(map)),
+            Ok(_) => return vec![Err("the arguments are no JSON object".into())],
+            Err(_) if cut => {
+                return vec![Err("the answer was cut off at its limit of tokens, in the middle of the arguments; \
+                    write something shorter"
+                    .into())];
+            }
+            // serde_json's message says where and what was expected, and quotes nothing.
+            Err(e) => return vec![Err(format!("the arguments are not valid JSON ({e})"))],
+        }
+    }
+    out
+}
+
+/// Counts that are none are ignored: whoever reports zero tokens for an answer has not counted.
+fn usage(value: &Value) -> Option<Usage> {
+    let count = |name: &str| value.get(name).and_then(|v| v.as_u64().or_else(|| v.as_f64().map(|f| f as u64)));
+    let (prompt, completion) = (count("prompt_tokens")?, count("completion_tokens").unwrap_or(0));
+    (prompt > 0).then_some(Usage { prompt, completion })
+}
+
+/// What a server's error document means.
+pub fn complaint(status: u16, error: &Value) -> Failure {
+    let message = match error {
+        Value::String(text) => text.clone(),
+        error => ["message", "detail", "type", "code"]
+            .iter()
+            .find_map(|name| error.get(name).and_then(Value::as_str))
+            .map_or_else(|| error.to_string(), String::from),
+    };
+    classify(status, &format!("{message} {error}"), &message)
+}
+
+/// What a status and the text that came with it mean.
+pub fn classify(status: u16, text: &str, shown: &str) -> Failure {
+    let lower = text.to_lowercase();
+    let shown: String = shown.chars().filter(|c| !c.is_control()).take(300).collect();
+    let what = match status {
+        200 => format!("the server answered with an error: {shown}"),
+        status if shown.is_empty() => format!("the server answered {status}"),
+        status => format!("the server answered {status}: {shown}"),
+    };
+    let trouble = match status {
+        _ if TOO_LONG.iter().any(|words| lower.contains(words)) && status != 429 => Trouble::Context,
+        413 => Trouble::Context,
+        429 => Trouble::Limited,
+        400 | 422 if lower.contains("stream_options") || lower.contains("max_completion_tokens") => {
+            Trouble::Unsupported
+        }
+        200 if lower.contains("rate_limit") || lower.contains("rate limit") => Trouble::Limited,
+        200 | 408 | 409 | 425 | 500.. => Trouble::Server,
+        _ => Trouble::Refused,
+    };
+    Failure::new(trouble, what)
+}
+
+/// An event whose JSON holds half of a surrogate pair, as servers send that cut text between UTF-16 units: the half
+/// becomes U+FFFD. serde_json refuses the whole event.
+pub fn mend(text: &str) -> String {
+    let half = |at: usize| {
+        let unit = u16::from_str_radix(text.get(at + 2..at + 6)?, 16).ok()?;
+        (text[at..].starts_with("\\u") && (0xD800..0xE000).contains(&unit)).then_some(unit)
+    };
+    let (mut out, mut at) = (String::new(), 0);
+    while let Some(found) = text[at..].find('\\') {
+        let start = at + found;
+        out.push_str(&text[at..start]);
+        at = start;
+        match half(start) {
+            Some(0xD800..0xDC00) if matches!(half(start + 6), Some(0xDC00..)) => at += 12,
+            Some(_) => {
+                out.push_str("\\ufffd");
+                at += 6;
+                continue;
+            }
+            // An escape of two characters, which may be a backslash.
+            None => at += 1 + text[start + 1..].chars().next().map_or(0, char::len_utf8),
+        }
+        out.push_str(&text[start..at]);
+    }
+    out.push_str(&text[at..]);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn streamed(pieces: &[Value]) -> Vec<(String, String)> {
+        let mut assembler = Assembler::default();
+        for piece in pieces {
+            assembler.feed(&json!({"choices": [{"index": 0, "delta": {"tool_calls": [piece]}}]})).unwrap();
+        }
+        let answer = assembler.answer(&["verify", "build"]);
+        let ids: HashSet<_> = answer.calls.iter().map(|c| &c.id).collect();
+        assert_eq!(ids.len(), answer.calls.len(), "ids are told apart");
+        answer.calls.iter().map(|c| (c.name.clone(), Value::from(c.arguments.clone()).to_string())).collect()
+    }
+
+    fn f(name: &str, arguments: &str) -> Value {
+        json!({"name": name, "arguments": arguments})
+    }
+
+    #[test]
+    fn calls_are_told_apart_however_a_server_numbers_them() {
+        let want = [("verify".to_string(), r#"{"a":1}"#.to_string()), ("build".to_string(), r#"{"b":2}"#.to_string())];
+        let same = [("verify".to_string(), r#"{"a":1}"#.to_string()), ("verify".to_string(), r#"{"b":2}"#.to_string())];
+        let cases = [
+            // As the specification has it.
+            (
+                &want,
+                vec![
+                    json!({"index": 0, "id": "x", "function": f("verify", "")}),
+                    json!({"index": 0, "function": {"arguments": "{\"a\""}}),
+                    json!({"index": 0, "function": {"arguments": ":1}"}}),
+                    json!({"index": 1, "id": "y", "function": f("build", "")}),
+                    json!({"index": 1, "function": {"arguments": "{\"b\":2}"}}),
+                ],
+            ),
+            // No index.
+            (
+                &want,
+                vec![
+                    json!({"id": "x", "function": f("verify", "{\"a\"")}),
+                    json!({"function": {"arguments": ":1}"}}),
+                    json!({"id": "y", "function": f("build", "{\"b\":")}),
+                    json!({"function": {"arguments": "2}"}}),
+                ],
+            ),
+            // Always the same index, ids of their own.
+            (
+                &want,
+                vec![
+                    json!({"index": 0, "id": "x", "function": f("verify", "{\"a\":1}")}),
+                    json!({"index": 0, "id": "y", "function": f("build", "")}),
+                    json!({"index": 0, "function": {"arguments": "{\"b\":2}"}}),
+                ],
+            ),
+            // Always the same index, no ids.
+            (
+                &want,
+                vec![
+                    json!({"index": 0, "function": f("verify", "{\"a\":1}")}),
+                    json!({"index": 0, "function": f("build", "{\"b\"")}),
+                    json!({"index": 0, "function": {"arguments": ":2}"}}),
+                ],
+            ),
+            (
+                &same,
+                vec![
+                    json!({"index": 0, "function": f("verify", "{\"a\":1}")}),
+                    json!({"index": 0, "function": f("verify", "")}),
+                    json!({"index": 0, "function": {"arguments": "{\"b\":2}"}}),
+                ],
+            ),
+            // Name and id with every piece.
+            (
+                &want,
+                vec![
+                    json!({"index": 0, "id": "x", "function": f("verify", "{\"a\"")}),
+                    json!({"index": 0, "id": "x", "function": f("verify", ":1}")}),
+                    json!({"index": 1, "id": "y", "function": f("build", "{\"b\":")}),
+                    json!({"index": 1, "id": "y", "function": f("build", "2}")}),
+                ],
+            ),
+            // Arguments as an object, ids the same.
+            (
+                &want,
+                vec![
+                    json!({"index": 0, "id": "", "function": {"name": "verify", "arguments": {"a": 1}}}),
+                    json!({"index": 1, "id": "", "function": {"name": "build", "arguments": {"b": 2}}}),
+                ],
+            ),
+        ];
+        for (want, pieces) in cases {
+            assert_eq!(streamed(&pieces), want.as_slice(), "{pieces:?}");
+        }
+    }
+
+    #[test]
+    fn bad_arguments_become_words() {
+        for (arguments, says) in [
+            ("{\"source\": \"int main", "not valid JSON"),
+            ("[1, 2]", "no JSON object"),
+            ("{\"a\": 1} tail", "not valid JSON"),
+            ("nonsense sk-secret", "not valid JSON"),
+        ] {
+            let mut assembler = Assembler::default();
+            let call = json!({"id": "x", "function": f("verify", arguments)});
+            assembler.feed(&json!({"choices": [{"message": {"tool_calls": [call]}}]})).unwrap();
+            let answer = assembler.answer(&["verify"]);
+            let flaw = answer.calls[0].flaw.clone().unwrap();
+            assert!(flaw.contains(says) && answer.calls[0].arguments.is_empty() && !flaw.contains("secret"), "{flaw}");
+        }
+        let twice = objects(r#""{\"a\":1}""#, false);
+        assert_eq!(twice[0].clone().unwrap()["a"], 1);
+        assert!(objects("{\"a", true)[0].clone().unwrap_err().contains("cut off"));
+    }
+
+    #[test]
+    fn complaints_are_told_apart() {
+        for (status, text, trouble) in [
+            (400, "This model's maximum context length is 8192 tokens", Trouble::Context),
+            (500, "the request exceeds the available context size", Trouble::Context),
+            (429, "Rate limit", Trouble::Limited),
+            (503, "overloaded", Trouble::Server),
+            (400, "unknown field stream_options", Trouble::Unsupported),
+            (401, "bad key", Trouble::Refused),
+            (404, "no such model", Trouble::Refused),
+        ] {
+            assert_eq!(complaint(status, &json!({"message": text})).trouble, trouble, "{status} {text}");
+        }
+    }
+
+    #[test]
+    fn half_a_surrogate_pair_costs_one_character() {
+        for (text, want) in [
+            (r#""a\ud83d""#, "a\u{fffd}"),
+            (r#""\ude00b""#, "\u{fffd}b"),
+            (r#""\ud83d\ude00""#, "😀"),
+            (r#""\\ud83d é\n""#, "\\ud83d é\n"),
+            (r#""\ud83d\ud83d\ude00""#, "\u{fffd}😀"),
+        ] {
+            assert_eq!(serde_json::from_str::<String>(&mend(text)).unwrap(), want, "{text}");
+        }
+        for text in ["\\", "\\u", "\\uD8", "é\\é", "\\ud83d\\"] {
+            mend(text);
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! What can happen in a run. A run is its events: its state is a fold over them ([`super::state`]), so that what a
+//! killed process knew is what its transcript says.
+
+use serde::{Deserialize, Serialize};
+
+use super::budget::Limits;
+use super::endpoint::{Call, Message, Price, Trouble};
+use crate::ops::Node;
+
+/// Whom to ask, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Approve {
+    /// Before each step's tool calls are carried out, and before landing
+    EachStep,
+    /// Before a green kernel lands
+    Green,
+    /// Never: what is green lands
+    NeverAsk,
+}
+
+/// How a node's turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeEnd {
+    /// Green, and committed.
+    Landed,
+    /// Green, and not committed: a person said no, nobody answered, or landing was refused.
+    Green,
+    /// A pass on the emulator, which is not green.
+    Emulated,
+    GaveUp,
+    /// Its budget of attempts is spent.
+    Attempts,
+    Stuck,
+    /// It could not be judged or prompted for here.
+    CouldNotRun,
+}
+
+impl NodeEnd {
+    pub fn passed(self) -> bool {
+        matches!(self, NodeEnd::Landed | NodeEnd::Green | NodeEnd::Emulated)
+    }
+
+    pub fn words(self) -> &'static str {
+        match self {
+            NodeEnd::Landed => "green and landed",
+            NodeEnd::Green => "green, not landed",
+            NodeEnd::Emulated => "passes on the emulator, not green",
+            NodeEnd::GaveUp => "given up",
+            NodeEnd::Attempts => "out of attempts",
+            NodeEnd::Stuck => "stuck",
+            NodeEnd::CouldNotRun => "could not run",
+        }
+    }
+}
+
+/// How a run ended, or why its process did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunEnd {
+    /// No node is left to work on.
+    Done,
+    Budget,
+    /// The server could not be talked to. May be resumed.
+    Endpoint,
+    /// Somebody stopped it. May be resumed.
+    Stopped,
+    /// The workbench refused. May be resumed.
+    Fault,
+}
+
+impl RunEnd {
+    pub fn resumable(self) -> bool {
+        self != RunEnd::Done
+    }
+}
+
+/// What a person is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum About {
+    /// Whether the calls of a step may be carried out.
+    Step,
+    /// Whether a green kernel may land.
+    Landing,
+    /// A question that the model has.
+    Question,
+    /// What to do about a node that does not move.
+    Stuck,
+}
+
+/// A judgement as the run keeps it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Judged {
+    pub node: Node,
+    /// `device`, `emulated`.
+    pub class: String,
+    pub arch: String,
+    /// `pass`, `red`, `indeterminate`, or `could_not_run`, which is no attempt.
+    pub outcome: String,
+    /// Of a Red.
+    pub stage: Option<String>,
+    pub reason: Option<String>,
+    pub first_bad: Option<String>,
+    /// Worst relative RMS over the cases that ran, in decimal digits.
+    pub error: Option<String>,
+    pub green: bool,
+    /// The ledger's row and the digest of its evidence, where there is a key to sign with.
+    pub row: Option<u64>,
+    pub evidence: Option<String>,
+    pub seconds: u64,
+}
+
+/// One line of a transcript, without what chains it to the others.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    Started {
+        assay: String,
+        /// The file whose nodes are ported.
+        model: String,
+        /// The language model, and the host that serves it.
+        llm: String,
+        host: String,
+        price: Option<Price>,
+        limits: Limits,
+        approve: Approve,
+        /// As told; empty: what `assay next` says.
+        nodes: Vec<Node>,
+        /// What kernels are judged on, in words.
+        place: String,
+        /// Whether green can be reached here.
+        device: bool,
+        /// The key that signs rows; none: nothing is recorded in the ledger.
+        key: Option<String>,
+        /// Seconds that a question waits for an answer.
+        wait_s: u64,
+    },
+    /// Another process goes on with the run, perhaps with other budgets.
+    Resumed {
+        limits: Limits,
+        approve: Approve,
+        note: String,
+    },
+    Chosen {
+        node: Node,
+        why: String,
+    },
+    /// A conversation begins: at first, after a condensation, with another strategy.
+    Context {
+        node: Node,
+        why: String,
+        messages: Vec<Message>,
+    },
+    /// Budget is set aside, before the server is called.
+    Reserved {
+        step: u64,
+        attempt: u32,
+        prompt: u64,
+        completion: u64,
+        cost: u64,
+    },
+    /// The server answered; what was set aside is settled.
+    Replied {
+        prompt: u64,
+        completion: u64,
+        cost: u64,
+        /// The server did not count, so assay did.
+        estimated: bool,
+        content: String,
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        reasoning: String,
+        calls: Vec<Call>,
+        plain: bool,
+        cut: bool,
+        /// What was asked, in bytes: what later estimates go by.
+        bytes: u64,
+    },
+    /// The server did not answer; what it may have cost stays spent.
+    Failed {
+        prompt: u64,
+        completion: u64,
+        cost: u64,
+        trouble: Trouble,
+        what: String,
+        wait_ms: u64,
+    },
+    /// A tool's answer.
+    Result {
+        call: String,
+        tool: String,
+        ok: bool,
+        content: String,
+    },
+    /// The kernel goes to the judge. This event's digest is the `transcript` of the row that comes of it.
+    Judging {
+        call: String,
+        attempt: u64,
+        place: String,
+        source: String,
+        change: String,
+    },
+    /// The judge's answer to the call that asked for it; without one it is the device's, after the emulator's pass.
+    Verdict {
+        call: String,
+        attempt: u64,
+        source: String,
+        failure: Option<String>,
+        judged: Judged,
+        content: String,
+    },
+    /// The loop tells the model something of its own accord.
+    Told {
+        text: String,
+    },
+    /// A person told the model something.
+    Said {
+        id: String,
+        text: String,
+    },
+    Strategy {
+        node: Node,
+        level: u32,
+        why: String,
+        to: String,
+        text: String,
+    },
+    Asked {
+        id: u64,
+        about: About,
+        text: String,
+    },
+    /// `yes`: none where a question was answered in words, or by nobody.
+    Answered {
+        id: u64,
+        by: String,
+        yes: Option<bool>,
+        text: String,
+    },
+    Paused {
+        id: String,
+        by: String,
+    },
+    Continued {
+        id: String,
+        by: String,
+    },
+    /// Something was not done because the rules or a person say so.
+    Refused {
+        what: String,
+        why: String,
+    },
+    BudgetStop {
+        what: String,
+        spent: String,
+        limit: String,
+    },
+    Landing {
+        node: Node,
+    },
+    Landed {
+        node: Node,
+        commit: String,
+    },
+    NodeEnded {
+        node: Node,
+        how: NodeEnd,
+        why: String,
+    },
+    Ended {
+        how: RunEnd,
+        why: String,
+    },
+}

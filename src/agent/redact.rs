@@ -1,0 +1,86 @@
+//! Secrets out of everything that is kept or shown: the exact value of a key, wherever it turns up.
+
+use serde_json::Value;
+
+/// What stands in a secret's place.
+pub const MARK: &str = "[redacted]";
+
+/// A key. It prints as a mark, so that no `{:?}` can spill it.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Shorter ones are refused: a value like `none` cannot be taken out of a text without taking the text apart.
+    pub const SHORTEST: usize = 8;
+
+    /// `Err` says what is wrong with the value, without the value.
+    pub fn new(value: &str) -> Result<Secret, &'static str> {
+        let value = value.trim();
+        if value.len() < Secret::SHORTEST {
+            return Err("is shorter than 8 characters; a server that needs no key needs no variable either");
+        }
+        if !value.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err("holds white space or characters that no HTTP header can carry");
+        }
+        Ok(Secret(value.into()))
+    }
+
+    /// The value, for the one header that it belongs in.
+    pub(super) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(MARK)
+    }
+}
+
+/// Takes secrets out.
+#[derive(Clone, Debug, Default)]
+pub struct Redactor {
+    secrets: Vec<Secret>,
+}
+
+impl Redactor {
+    pub fn new(secrets: impl IntoIterator<Item = Secret>) -> Redactor {
+        Redactor { secrets: secrets.into_iter().collect() }
+    }
+
+    pub fn text(&self, text: &str) -> String {
+        self.secrets.iter().fold(text.to_string(), |text, secret| match text.contains(secret.reveal()) {
+            true => text.replace(secret.reveal(), MARK),
+            false => text,
+        })
+    }
+
+    /// Every string of a value, the keys of its objects too.
+    pub fn value(&self, value: Value) -> Value {
+        if self.secrets.is_empty() {
+            return value;
+        }
+        match value {
+            Value::String(s) => Value::String(self.text(&s)),
+            Value::Array(items) => Value::Array(items.into_iter().map(|v| self.value(v)).collect()),
+            Value::Object(map) => Value::Object(map.into_iter().map(|(k, v)| (self.text(&k), self.value(v))).collect()),
+            other => other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_taken_out_of_keys_and_values() {
+        let redactor = Redactor::new([Secret::new("sk-0123456789").unwrap()]);
+        let value = json!({"a sk-0123456789": ["x", {"b": "sk-0123456789sk-0123456789"}], "n": 1});
+        assert_eq!(redactor.value(value), json!({"a [redacted]": ["x", {"b": "[redacted][redacted]"}], "n": 1}));
+        assert_eq!(format!("{redactor:?}"), "Redactor { secrets: [[redacted]] }");
+        assert!(Secret::new("none").is_err() && Secret::new("with a blank").is_err());
+    }
+}

@@ -1,0 +1,321 @@
+//! What a run came to, node by node, from its events and the ledger's rows and nothing else.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::budget::money;
+use super::events::{Event, Judged, RunEnd};
+use super::state::State;
+use super::{runs, transcript};
+use crate::error::Result;
+use crate::ledger::{Ledger, Outcome};
+use crate::ops::Node;
+use crate::words::count;
+
+#[derive(Debug, Default, Serialize)]
+pub struct Report {
+    pub run: String,
+    pub started: String,
+    pub llm: String,
+    pub host: String,
+    pub model: String,
+    pub place: String,
+    /// Of its last line.
+    pub transcript: String,
+    pub events: u64,
+    pub over: Option<RunEnd>,
+    pub why: String,
+    pub seconds: u64,
+    pub steps: u64,
+    pub prompt_tokens: u64,
+    pub completion_tokens: u64,
+    /// Some of the tokens were not counted by the server.
+    pub estimated: bool,
+    pub cost: Option<String>,
+    pub nodes: Vec<NodeReport>,
+    /// Verdicts by the stage that said no; `pass` for those that did not.
+    pub verdicts: BTreeMap<String, u64>,
+    pub refused: Vec<String>,
+    pub budget_stops: Vec<String>,
+    /// Rows that the ledger does not hold, or that say otherwise than the transcript.
+    pub disagreements: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct NodeReport {
+    pub node: Node,
+    pub attempts: Vec<Tried>,
+    pub end: Option<&'static str>,
+    pub why: String,
+    pub steps: u64,
+    pub prompt_tokens: u64,
+    pub completion_tokens: u64,
+    pub cost: Option<String>,
+    pub seconds: u64,
+    /// What happened, in order.
+    pub story: Vec<String>,
+    #[serde(skip)]
+    costs: u64,
+    #[serde(skip)]
+    from_ms: u64,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Tried {
+    pub attempt: u64,
+    pub class: String,
+    pub outcome: String,
+    pub stage: Option<String>,
+    pub reason: Option<String>,
+    pub first_bad: Option<String>,
+    pub error: Option<String>,
+    pub row: Option<u64>,
+    /// Of the kernel's files: `sources/` of the run's folder has them.
+    pub source: String,
+    pub seconds: u64,
+}
+
+impl Report {
+    /// Reads the run in `dir`; `ledger` is what its rows are compared with.
+    pub fn of(dir: &Path, ledger: Option<&Ledger>) -> Result<Report> {
+        let mut report = Report { run: runs::id(dir), ..Report::default() };
+        let mut state = State::default();
+        let mut judging = String::new();
+        let mut checks = Vec::new();
+        let mut priced = false;
+        transcript::read(&dir.join(transcript::FILE), |record| {
+            state.apply(&record);
+            report.events += 1;
+            report.transcript = record.digest.to_string();
+            match &record.event {
+                Event::Started { model, llm, host, place, price, .. } => {
+                    (report.model, report.llm) = (model.clone(), llm.clone());
+                    (report.host, report.place) = (host.clone(), place.clone());
+                    report.started = record.time.clone();
+                    priced = price.is_some();
+                }
+                Event::Judging { .. } => judging = record.digest.to_string(),
+                Event::Verdict { judged, .. } => checks.push((judging.clone(), judged.clone())),
+                _ => {}
+            }
+            report.apply(&record.event, record.ms);
+        })?;
+        let spent = &state.spent;
+        (report.steps, report.prompt_tokens, report.completion_tokens) = (spent.steps, spent.prompt, spent.completion);
+        (report.estimated, report.seconds) = (spent.estimated, state.ms / 1000);
+        report.cost = priced.then(|| money(spent.cost));
+        for node in &mut report.nodes {
+            node.cost = priced.then(|| money(node.costs));
+        }
+        if let Some((how, why)) = state.over {
+            (report.over, report.why) = (Some(how), why);
+        }
+        if let Some(ledger) = ledger {
+            report.disagreements = checks.iter().filter_map(|(digest, judged)| check(ledger, digest, judged)).collect();
+        }
+        Ok(report)
+    }
+
+    fn apply(&mut self, event: &Event, ms: u64) {
+        match event {
+            Event::Chosen { node, why } => self.nodes.push(NodeReport {
+                node: node.clone(),
+                attempts: Vec::new(),
+                end: None,
+                why: String::new(),
+                steps: 0,
+                prompt_tokens: 0,
+                completion_tokens: 0,
+                cost: None,
+                seconds: 0,
+                story: vec![format!("chosen: {why}")],
+                costs: 0,
+                from_ms: ms,
+            }),
+            Event::Refused { what, why } => {
+                let first = why.lines().next().unwrap_or_default();
+                self.refused.push(format!("{what}: {first}"));
+            }
+            Event::BudgetStop { what, spent, limit } => self.budget_stops.push(format!("{what}: {spent} of {limit}")),
+            _ => {}
+        }
+        let Some(node) = self.nodes.last_mut().filter(|n| n.end.is_none()) else { return };
+        node.seconds = ms.saturating_sub(node.from_ms) / 1000;
+        let spent = match event {
+            Event::Replied { prompt, completion, cost, .. } => {
+                node.steps += 1;
+                Some((prompt, completion, cost))
+            }
+            Event::Failed { prompt, completion, cost, .. } => Some((prompt, completion, cost)),
+            _ => None,
+        };
+        if let Some((prompt, completion, cost)) = spent {
+            node.prompt_tokens = node.prompt_tokens.saturating_add(*prompt);
+            node.completion_tokens = node.completion_tokens.saturating_add(*completion);
+            node.costs = node.costs.saturating_add(*cost);
+        }
+        if let Event::Verdict { attempt, source, judged, .. } = event {
+            let key = match judged.outcome.as_str() {
+                "red" => judged.stage.clone().unwrap_or_default(),
+                other => other.to_string(),
+            };
+            *self.verdicts.entry(key).or_default() += 1;
+            node.attempts.push(Tried {
+                attempt: *attempt,
+                class: judged.class.clone(),
+                outcome: judged.outcome.clone(),
+                stage: judged.stage.clone(),
+                reason: judged.reason.clone(),
+                first_bad: judged.first_bad.clone(),
+                error: judged.error.clone(),
+                row: judged.row,
+                source: source.clone(),
+                seconds: judged.seconds,
+            });
+        }
+        if let Event::NodeEnded { how, why, .. } = event {
+            (node.end, node.why) = (Some(how.words()), why.clone());
+        }
+        if !matches!(event, Event::Chosen { .. })
+            && let Some(line) = line(event)
+        {
+            node.story.push(line);
+        }
+    }
+
+    /// In Markdown.
+    pub fn text(&self) -> String {
+        let mut out = String::new();
+        let w = &mut out;
+        let end = match self.over {
+            None => "not over".to_string(),
+            Some(how) => format!("{}: {}", serde_word(&how), self.why),
+        };
+        let _ = writeln!(w, "# Run {}\n", self.run);
+        let _ = writeln!(
+            w,
+            "{} on {}, from {}; kernels for {}, judged on {}.",
+            self.llm, self.host, self.started, self.model, self.place
+        );
+        let _ = writeln!(w, "End: {end}.\n");
+        let estimated = if self.estimated { " (in part estimated)" } else { "" };
+        let cost = self.cost.as_ref().map_or("no price is known".into(), |c| format!("{c} USD"));
+        let _ = writeln!(
+            w,
+            "{}, {} prompt and {} completion tokens{estimated}, {cost}, {} s.",
+            count(self.steps as usize, "step"),
+            self.prompt_tokens,
+            self.completion_tokens,
+            self.seconds
+        );
+        let verdicts: Vec<_> = self.verdicts.iter().map(|(stage, n)| format!("{stage} {n}")).collect();
+        if !verdicts.is_empty() {
+            let _ = writeln!(w, "Verdicts by stage: {}.", verdicts.join(", "));
+        }
+        let _ = writeln!(w, "\n| node | end | attempts | steps | tokens | seconds |\n|---|---|---|---|---|---|");
+        for n in &self.nodes {
+            let tokens = n.prompt_tokens.saturating_add(n.completion_tokens);
+            let end = n.end.unwrap_or("unfinished");
+            let tried = n.attempts.iter().map(|a| a.attempt).max().unwrap_or(0);
+            let _ = writeln!(w, "| {} | {end} | {tried} | {} | {tokens} | {} |", n.node, n.steps, n.seconds);
+        }
+        for n in &self.nodes {
+            let _ = writeln!(w, "\n## {}\n", n.node);
+            for line in &n.story {
+                let _ = writeln!(w, "- {}", line.replace('\n', "\n  "));
+            }
+        }
+        for (title, lines) in [
+            ("Refused", &self.refused),
+            ("Budgets that ended", &self.budget_stops),
+            ("The ledger disagrees", &self.disagreements),
+        ] {
+            if !lines.is_empty() {
+                let _ = writeln!(w, "\n## {title}\n");
+                for line in lines {
+                    let _ = writeln!(w, "- {line}");
+                }
+            }
+        }
+        let _ = writeln!(w, "\n{}; transcript sha256:{}.", count(self.events as usize, "event"), self.transcript);
+        out
+    }
+}
+
+/// A judgement's row, as the ledger has it; `Some` says what is wrong with it.
+fn check(ledger: &Ledger, transcript: &str, judged: &Judged) -> Option<String> {
+    let seq = judged.row?;
+    let row = ledger.rows().iter().find(|row| row.seq == seq);
+    let Some(verdict) = row.and_then(|row| row.statement().verdict()) else {
+        return Some(format!("row {seq} of {} is not in the ledger", judged.node));
+    };
+    let outcome = match verdict.outcome {
+        Outcome::Pass => "pass",
+        Outcome::Red { .. } => "red",
+        Outcome::Indeterminate { .. } => "indeterminate",
+    };
+    (verdict.informative.transcript != transcript || outcome != judged.outcome)
+        .then(|| format!("row {seq} is of another run, or says {outcome} where the transcript says {}", judged.outcome))
+}
+
+fn serde_word(value: &impl Serialize) -> String {
+    serde_json::to_value(value).ok().and_then(|v| v.as_str().map(String::from)).unwrap_or_default()
+}
+
+/// An event in a line, for logs and stories; `None` for what is of no interest there.
+pub fn line(event: &Event) -> Option<String> {
+    let short = |text: &str| super::desk::cap(super::desk::printable(text.lines().next().unwrap_or_default()), 200);
+    Some(match event {
+        Event::Started { llm, host, place, .. } => format!("{llm} on {host}; kernels are judged on {place}"),
+        Event::Resumed { note, .. } if note.is_empty() => "resumed".into(),
+        Event::Resumed { note, .. } => format!("resumed: {note}"),
+        Event::Chosen { node, why } => format!("{node}: {why}"),
+        Event::Context { why, messages, .. } => {
+            format!("{why}: {} bytes", messages.iter().map(|m| m.bytes()).sum::<usize>())
+        }
+        Event::Reserved { .. } => return None,
+        Event::Replied { prompt, completion, content, calls, cut, .. } => {
+            let called: Vec<_> = calls.iter().map(|c| c.name.as_str()).collect();
+            let called = if called.is_empty() { format!("says: {}", short(content)) } else { called.join(", ") };
+            let cut = if *cut { ", cut off" } else { "" };
+            format!("model ({prompt}+{completion} tokens{cut}): {called}")
+        }
+        Event::Failed { trouble, what, wait_ms, .. } => {
+            let again =
+                if *wait_ms > 0 { format!("; again in {:.1} s", *wait_ms as f64 / 1000.0) } else { String::new() };
+            format!("no answer ({}): {}{again}", serde_word(trouble), short(what))
+        }
+        Event::Result { tool, ok, content, .. } => match ok {
+            true => format!("{tool}: {}", short(content)),
+            false => format!("{tool} refused: {}", short(content)),
+        },
+        Event::Judging { attempt, place, .. } => format!("attempt {attempt} goes to the judge on the {place}"),
+        Event::Verdict { attempt, judged, .. } => {
+            let row = judged.row.map_or(String::new(), |row| format!(" (row {row})"));
+            format!("attempt {attempt}: {}{row}", judged.words())
+        }
+        Event::Told { .. } => "the model is told that it called nothing".into(),
+        Event::Said { text, .. } => format!("a person says: {}", short(text)),
+        Event::Strategy { why, to, .. } => format!("another strategy, because of {why}: {to}"),
+        Event::Asked { text, .. } => format!("asks: {}", short(text)),
+        Event::Answered { by, yes, text, .. } => {
+            let word = match yes {
+                Some(true) => "yes",
+                Some(false) => "no",
+                None => "",
+            };
+            format!("{by} answers: {word} {}", short(text)).trim_end().to_string()
+        }
+        Event::Paused { by, .. } => format!("paused by {by}"),
+        Event::Continued { by, .. } => format!("{by} has it go on"),
+        Event::Refused { what, why } => format!("refused: {what}: {}", short(why)),
+        Event::BudgetStop { what, spent, limit } => format!("budget of {what}: {spent} of {limit}"),
+        Event::Landing { node } => format!("{node} lands"),
+        Event::Landed { node, commit } => format!("{node} landed in {}", super::desk::cap(commit.clone(), 12)),
+        Event::NodeEnded { node, how, why } => format!("{node}: {}. {why}", how.words()),
+        Event::Ended { how, why } => format!("the run ends ({}): {why}", serde_word(how)),
+    })
+}

@@ -1,0 +1,484 @@
+//! The loop: one step after the other, by what the state says. Every decision is an event before it is carried out, so
+//! that a process that resumes decides as the one would have that was killed.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::budget::Stop;
+use super::codes::{PRICE_NONE, TRANSCRIPT};
+use super::context::Brief;
+use super::endpoint::{Call, Client, Message, ToolSpec};
+use super::events::{About, Approve, Event, NodeEnd, RunEnd};
+use super::shop::Shop;
+use super::state::{Ask, State, WRITE, Work};
+use super::supervise::{self, Signals, Word as Said};
+use super::transcript::{Record, Transcript};
+use super::{desk, stuck, tools};
+use crate::error::{Error, Kind, Result};
+use crate::ledger::Digest;
+use crate::ops::Node;
+
+mod call;
+mod judging;
+
+/// How often a wait looks whether it is over.
+const BEAT: Duration = Duration::from_millis(50);
+/// Judgements in a row that could not be made, before a node is left.
+const COULD_NOT: u32 = 3;
+
+/// Whoever watches a run, and may answer from where it watches.
+pub trait View {
+    /// An event that is about to be written. Tests die here.
+    fn before(&mut self, _event: &Event) {}
+    fn event(&mut self, record: &Record, state: &State);
+    /// An answer to what is asked, from the terminal that watches: yes or no, with words.
+    fn answer(&mut self, _ask: &Ask) -> Option<(Option<bool>, String)> {
+        None
+    }
+}
+
+pub struct Run<'r> {
+    shop: &'r mut dyn Shop,
+    client: &'r Client,
+    signals: &'r Signals,
+    view: &'r mut dyn View,
+    dir: PathBuf,
+    transcript: Transcript,
+    state: State,
+    tools: Vec<ToolSpec>,
+    began: Instant,
+    /// Milliseconds of earlier processes.
+    before_ms: u64,
+    /// Time in which a person had the run paused: it is no time of the run's.
+    away: Duration,
+}
+
+impl<'r> Run<'r> {
+    /// Begins a run in the empty folder `dir`.
+    pub fn begin(
+        dir: &Path,
+        shop: &'r mut dyn Shop,
+        client: &'r Client,
+        signals: &'r Signals,
+        view: &'r mut dyn View,
+        started: Event,
+    ) -> Result<Run<'r>> {
+        if let Event::Started { limits, price: None, .. } = &started
+            && limits.cost.is_some()
+        {
+            return Err(no_price(client));
+        }
+        let transcript = Transcript::create(dir, client.settings().redactor())?;
+        let mut run = Run::over(dir, shop, client, signals, view, transcript, State::default());
+        run.emit(started)?;
+        Ok(run)
+    }
+
+    /// Goes on with the run in `dir`, under the limits that `resumed` says, given what they were.
+    pub fn resume(
+        dir: &Path,
+        shop: &'r mut dyn Shop,
+        client: &'r Client,
+        signals: &'r Signals,
+        view: &'r mut dyn View,
+        resumed: impl FnOnce(&State, Option<String>) -> Result<Event>,
+    ) -> Result<Run<'r>> {
+        let mut state = State::default();
+        let (transcript, note) = Transcript::resume(dir, client.settings().redactor(), |record| state.apply(&record))?;
+        if state.started.is_none() {
+            return Err(Error::new(&TRANSCRIPT, format!("{} has no first event", dir.display()))
+                .hint("nothing had begun: assay agent begins a new run"));
+        }
+        let event = resumed(&state, note)?;
+        let mut run = Run::over(dir, shop, client, signals, view, transcript, state);
+        run.emit(event)?;
+        // Whoever resumes wants it to go on, whatever the process that is gone was told last.
+        for (id, said) in supervise::inbox(dir)? {
+            if matches!(said, Some(Said::Pause | Said::Resume)) {
+                supervise::remove(dir, &id)?;
+            }
+        }
+        if let Some(node) = run.state.work.as_ref().map(|w| w.node.clone()) {
+            run.shop.choose(&node)?;
+        }
+        Ok(run)
+    }
+
+    fn over(
+        dir: &Path,
+        shop: &'r mut dyn Shop,
+        client: &'r Client,
+        signals: &'r Signals,
+        view: &'r mut dyn View,
+        transcript: Transcript,
+        state: State,
+    ) -> Run<'r> {
+        let mut tools = shop.tools();
+        tools.extend(tools::own());
+        let before_ms = state.ms;
+        let (began, away) = (Instant::now(), Duration::ZERO);
+        Run { shop, client, signals, view, dir: dir.into(), transcript, state, tools, began, before_ms, away }
+    }
+
+    /// Works until there is nothing left to do, a budget ends, somebody stops it, or it cannot go on.
+    pub fn work(&mut self) -> Result<RunEnd> {
+        loop {
+            if let Some((how, _)) = &self.state.over {
+                return Ok(*how);
+            }
+            match self.step() {
+                Ok(()) => {}
+                Err(e) if e.kind() == Kind::Interrupted => self.stop()?,
+                Err(e) => {
+                    // Where even this cannot be written, the first error is the one to be told.
+                    let _ = self.emit(Event::Ended { how: RunEnd::Fault, why: e.to_string() });
+                    return Err(e);
+                }
+            }
+        }
+    }
+
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    pub fn head(&self) -> Digest {
+        self.transcript.head()
+    }
+
+    fn ms(&self) -> u64 {
+        let here = self.began.elapsed().saturating_sub(self.away);
+        self.before_ms.saturating_add(u64::try_from(here.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Writes an event and lets it change the state. Nothing else changes it.
+    fn emit(&mut self, event: Event) -> Result<Digest> {
+        self.view.before(&event);
+        let record = self.transcript.append(self.ms(), &event)?;
+        self.state.apply(&record);
+        self.view.event(&record, &self.state);
+        Ok(record.digest)
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        self.emit(Event::Ended { how: RunEnd::Stopped, why: "stopped by a second Ctrl-C".into() }).map(|_| ())
+    }
+
+    /// One decision.
+    fn step(&mut self) -> Result<()> {
+        if self.signals.stop() {
+            return self.stop();
+        }
+        self.hear()?;
+        let between = self.state.pending.is_empty() && self.state.judging.is_none();
+        if self.signals.pause() && between && !self.state.paused {
+            self.emit(Event::Paused { id: String::new(), by: "Ctrl-C".into() })?;
+        }
+        if self.state.paused {
+            return self.rest();
+        }
+        if let Some(ask) = self.state.ask.clone() {
+            return self.await_answer(&ask);
+        }
+        match self.state.work.clone() {
+            None => self.choose(),
+            Some(work) => self.at(&work),
+        }
+    }
+
+    fn rest(&mut self) -> Result<()> {
+        let since = Instant::now();
+        std::thread::sleep(BEAT);
+        self.away += since.elapsed();
+        Ok(())
+    }
+
+    /// Carries out what was said from another terminal. What has to wait for the end of a step, or for a node to be said
+    /// to, stays where it is.
+    fn hear(&mut self) -> Result<()> {
+        for (id, said) in supervise::inbox(&self.dir)? {
+            if self.state.controls.contains(&id) {
+                supervise::remove(&self.dir, &id)?;
+                continue;
+            }
+            let between = self.state.pending.is_empty() && self.state.judging.is_none();
+            let by = "person".to_string();
+            let ask = self.state.ask.clone();
+            let event = match said {
+                None => {
+                    Event::Refused { what: "a control file".into(), why: "it says nothing that can be done".into() }
+                }
+                Some(Said::Pause) if self.state.paused => {
+                    Event::Refused { what: "pause".into(), why: "the run is paused".into() }
+                }
+                Some(Said::Pause) if between || ask.is_some() => Event::Paused { id: id.clone(), by },
+                Some(Said::Pause) => continue,
+                Some(Said::Resume) => {
+                    self.signals.clear();
+                    Event::Continued { id: id.clone(), by }
+                }
+                Some(Said::Say { text }) => match ask {
+                    Some(Ask { id, about: About::Question, .. }) => Event::Answered { id, by, yes: None, text },
+                    Some(Ask { id, about: About::Stuck, .. }) => Event::Answered { id, by, yes: Some(true), text },
+                    _ if self.state.work.is_some() && !self.state.messages.is_empty() => {
+                        Event::Said { id: id.clone(), text }
+                    }
+                    _ => continue,
+                },
+                Some(Said::Approve { ask: n, text }) => match ask.filter(|a| a.id == n) {
+                    Some(ask) => Event::Answered { id: ask.id, by, yes: Some(true), text },
+                    None => refused("approve"),
+                },
+                Some(Said::Reject { ask: n, text }) => match ask.filter(|a| a.id == n) {
+                    Some(ask) => Event::Answered { id: ask.id, by, yes: Some(false), text },
+                    None => refused("reject"),
+                },
+            };
+            self.emit(event)?;
+            supervise::remove(&self.dir, &id)?;
+        }
+        Ok(())
+    }
+
+    /// Asks, and looks for an answer until one is there or the time for it is over.
+    fn await_answer(&mut self, ask: &Ask) -> Result<()> {
+        let wait = Duration::from_secs(self.state.started.as_ref().map_or(0, |s| s.wait_s));
+        let since = Instant::now();
+        while self.state.ask.as_ref() == Some(ask) && !self.state.paused {
+            if self.signals.stop() || self.signals.pause() {
+                if self.signals.pause() {
+                    self.emit(Event::Paused { id: String::new(), by: "Ctrl-C".into() })?;
+                }
+                return Ok(());
+            }
+            if let Some((yes, text)) = self.view.answer(ask) {
+                self.emit(Event::Answered { id: ask.id, by: "person".into(), yes, text })?;
+                return Ok(());
+            }
+            let late = self.state.spent.wall(&self.state.limits, self.ms()).is_err();
+            if since.elapsed() >= wait || late {
+                let text = match ask.about {
+                    About::Question => "Nobody answered. Go on as you think best, or give_up.".to_string(),
+                    _ => format!("nobody answered within {} s", since.elapsed().as_secs()),
+                };
+                self.emit(Event::Answered { id: ask.id, by: "nobody".into(), yes: None, text })?;
+                return Ok(());
+            }
+            std::thread::sleep(BEAT);
+            self.hear()?;
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, about: About, text: String) -> Result<()> {
+        let id = self.state.asks + 1;
+        self.emit(Event::Asked { id, about, text }).map(|_| ())
+    }
+
+    fn choose(&mut self) -> Result<()> {
+        let told = self.state.started.as_ref().map_or(Vec::new(), |s| s.nodes.clone());
+        if let Err(stop) = self.state.spent.wall(&self.state.limits, self.ms()) {
+            return self.out_of(stop);
+        }
+        let next = match told.is_empty() {
+            false => told.into_iter().find(|n| !self.state.has_ended(n)).map(|n| (n, "as told".to_string())),
+            true => {
+                let ended: Vec<&Node> = self.state.ended.iter().map(|(n, ..)| n).collect();
+                self.shop.next(&ended)?
+            }
+        };
+        match next {
+            Some((node, why)) => {
+                self.shop.choose(&node)?;
+                self.emit(Event::Chosen { node, why })?;
+            }
+            None => {
+                let why = "no node is left that could be worked on here".to_string();
+                self.emit(Event::Ended { how: RunEnd::Done, why })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What is next for the node on the desk.
+    fn at(&mut self, work: &Work) -> Result<()> {
+        if let Some(judging) = self.state.judging.clone() {
+            return self.judged(work, &judging, true);
+        }
+        if let Some(why) = &work.leave {
+            return self.end_node(work, NodeEnd::Stuck, why.clone());
+        }
+        if let Some(passed) = &work.passed {
+            return self.passed(work, &passed.clone());
+        }
+        if work.could_not >= COULD_NOT {
+            let why = "it could not be judged here, three times in a row".to_string();
+            return self.end_node(work, NodeEnd::CouldNotRun, why);
+        }
+        if let Some(call) = self.state.pending.front().cloned() {
+            return self.tool(work, &call);
+        }
+        if self.state.messages.is_empty() {
+            return self.begin_context(work, "the work on the node begins");
+        }
+        if self.state.attempts() >= self.state.limits.attempts {
+            let spent = self.state.attempts().to_string();
+            let limit = self.state.limits.attempts.to_string();
+            self.emit(Event::BudgetStop { what: format!("attempts at {}", work.node), spent, limit })?;
+            let last = work.attempts.last().map_or(String::new(), |a| format!("; the last was {}", a.said));
+            return self.end_node(work, NodeEnd::Attempts, format!("all attempts are spent{last}"));
+        }
+        if let Some(why) = stuck::why(work.recent(), work.edits, work.idle) {
+            return self.unstick(work, why);
+        }
+        if let Some(Message::Assistant { .. }) = self.state.messages.last() {
+            return self.nudge(work);
+        }
+        self.ask_model()
+    }
+
+    fn end_node(&mut self, work: &Work, how: NodeEnd, why: String) -> Result<()> {
+        self.emit(Event::NodeEnded { node: work.node.clone(), how, why }).map(|_| ())
+    }
+
+    fn out_of(&mut self, stop: Stop) -> Result<()> {
+        let why = format!("the budget of {} is spent: {} of {}", stop.what, stop.spent, stop.limit);
+        self.emit(Event::BudgetStop { what: stop.what.into(), spent: stop.spent, limit: stop.limit })?;
+        self.emit(Event::Ended { how: RunEnd::Budget, why }).map(|_| ())
+    }
+
+    fn begin_context(&mut self, work: &Work, why: &str) -> Result<()> {
+        let (spent, limits) = (&self.state.spent, &self.state.limits);
+        let seconds = limits.wall_ms.saturating_sub(self.ms()) / 1000;
+        let budget = format!(
+            "{} steps, {} tokens, {seconds} s",
+            limits.steps.saturating_sub(spent.steps),
+            limits.tokens.saturating_sub(spent.tokens()),
+        );
+        let place = self.state.started.as_ref().map_or(String::new(), |s| s.place.clone());
+        let brief = Brief {
+            node: &work.node,
+            why: &work.why,
+            attempts: &work.attempts,
+            attempts_left: limits.attempts.saturating_sub(work.attempts.len() as u64),
+            budget,
+            place: &place,
+            asks: self.state.approve != Approve::NeverAsk,
+        };
+        let messages = self.shop.context(&brief)?;
+        self.emit(Event::Context { node: work.node.clone(), why: why.into(), messages }).map(|_| ())
+    }
+
+    /// The model said something and called nothing.
+    fn nudge(&mut self, work: &Work) -> Result<()> {
+        let text = format!(
+            "You called no tool, so nothing happened. Only a verdict counts: write kernels/{stem}.cu and .toml with \
+             write_kernel, then call verify. If your server cannot carry tool calls, write one as \
+             <tool_call>{{\"name\": \"verify\", \"arguments\": {{}}}}</tool_call>. To stop working on {node}, call give_up.",
+            stem = work.node.file_stem(),
+            node = work.node,
+        );
+        self.emit(Event::Told { text }).map(|_| ())
+    }
+
+    /// Nothing moves: a smaller step, then an example, then somebody else's advice, then another node.
+    fn unstick(&mut self, work: &Work, why: String) -> Result<()> {
+        let node = work.node.clone();
+        let mut level = work.level + 1;
+        if level == 2 {
+            if let Some((other, text)) = self.shop.neighbour(&node)? {
+                let to = format!("the kernel of {other} is shown");
+                let text = format!(
+                    "You are stuck: {why}. Here is a kernel of the same workbench that the judge has passed. See how it \
+                     indexes, covers its grid and takes its arguments; then write yours anew.\n\n{text}"
+                );
+                return self.emit(Event::Strategy { node, level, why, to, text }).map(|_| ());
+            }
+            level = 3;
+        }
+        if level == 1 {
+            let to = "the op's naive form first".to_string();
+            let text = format!(
+                "You are stuck: {why}. Take a smaller step. Write the naive form of {node} first: one thread per output \
+                 element (or one block per row, thread 0 doing the sum), f32 throughout, no shared memory, no vector loads, \
+                 exactly the loops of the oracle, one variant in the manifest whose grid covers every output. Get a verdict \
+                 on that; make it faster afterwards, one change at a time."
+            );
+            return self.emit(Event::Strategy { node, level, why, to, text }).map(|_| ());
+        }
+        match self.state.approve {
+            Approve::NeverAsk => self.end_node(
+                work,
+                NodeEnd::Stuck,
+                format!("{why}, after every other strategy; nobody is asked in this run"),
+            ),
+            _ => self.ask(About::Stuck, format!("{node} is stuck: {why}, after every other strategy")),
+        }
+    }
+
+    /// Carries out a call, or says why not.
+    fn tool(&mut self, work: &Work, call: &Call) -> Result<()> {
+        if self.state.approve == Approve::EachStep && !self.state.step_approved {
+            let calls: Vec<String> = self.state.pending.iter().map(describe).collect();
+            return self.ask(About::Step, format!("{}: {}", work.node, calls.join("; ")));
+        }
+        if let Some(flaw) = call.flaw.clone() {
+            return self.result(call, false, format!("error: {flaw}"));
+        }
+        let text =
+            |name: &str| call.arguments.get(name).and_then(|v| v.as_str()).unwrap_or_default().trim().to_string();
+        match call.name.as_str() {
+            tools::VERIFY => self.verify(work, call),
+            tools::ASK => match self.state.approve {
+                Approve::NeverAsk => {
+                    let why = "nobody is asked in this run".to_string();
+                    self.emit(Event::Refused { what: tools::ASK.into(), why })?;
+                    self.result(call, false, "Nobody can be asked in this run. Decide yourself, or give_up.".into())
+                }
+                _ => self.ask(About::Question, desk::cap(desk::printable(&text("question")), 4000)),
+            },
+            tools::GIVE_UP => {
+                let why = desk::cap(desk::printable(&text("reason")), 1000);
+                let why =
+                    if why.is_empty() { "the model gave no reason".into() } else { format!("the model says: {why}") };
+                self.end_node(work, NodeEnd::GaveUp, why)
+            }
+            name => {
+                let reply = self.shop.call(name, &call.arguments)?;
+                if reply.refused {
+                    let what = desk::cap(describe(call), 300);
+                    self.emit(Event::Refused { what, why: desk::cap(reply.text.clone(), 600) })?;
+                }
+                self.result(call, reply.ok, reply.text)
+            }
+        }
+    }
+
+    fn result(&mut self, call: &Call, ok: bool, content: String) -> Result<()> {
+        let (id, tool) = (call.id.clone(), call.name.clone());
+        self.emit(Event::Result { call: id, tool, ok, content }).map(|_| ())
+    }
+}
+
+fn refused(what: &str) -> Event {
+    Event::Refused { what: what.into(), why: "nothing waits for it".into() }
+}
+
+/// A call in a line.
+fn describe(call: &Call) -> String {
+    let arguments: Vec<String> = call
+        .arguments
+        .iter()
+        .map(|(name, value)| match value.as_str().filter(|_| call.name == WRITE && name != "file") {
+            Some(text) => format!("{name}: {} bytes", text.len()),
+            None => format!("{name}: {}", desk::cap(desk::printable(&value.to_string()), 120)),
+        })
+        .collect();
+    format!("{}({})", call.name, arguments.join(", "))
+}
+
+pub fn no_price(client: &Client) -> Error {
+    Error::new(&PRICE_NONE, format!("a budget of money is set, and no price is known for {}", client.settings().model))
+        .expected("[[price]] with model, input and output per million tokens in agent.toml")
+        .hint("assay agent without --max-cost, or add the price")
+}

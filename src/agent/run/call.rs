@@ -1,0 +1,133 @@
+//! One call of the model: what it may cost is set aside first, and what comes of it is settled.
+
+use std::time::{Duration, Instant};
+
+use super::{BEAT, Run};
+use crate::agent::budget::Reserved;
+use crate::agent::endpoint::{Answer, Failure, Request, Trouble, retry};
+use crate::agent::events::{Event, NodeEnd, RunEnd};
+use crate::agent::{desk, tools};
+use crate::error::Result;
+
+/// Bytes of what a model says that are kept, and of its reasoning.
+const CONTENT: usize = 64 << 10;
+const REASONING: usize = 16 << 10;
+/// The longest that a server may have itself waited for.
+const LONGEST_WAIT: Duration = Duration::from_secs(900);
+
+impl Run<'_> {
+    pub(super) fn ask_model(&mut self) -> Result<()> {
+        let settings = self.client.settings();
+        let bytes = self.state.bytes() + tools::bytes(&self.tools);
+        let prompt = self.state.gauge.tokens(bytes);
+        if prompt.saturating_add(settings.answer_tokens) > settings.context_tokens && self.state.condensed == 0 {
+            // A conversation that has hardly begun cannot become shorter.
+            if self.state.messages.len() > 3 {
+                return self.condense("it had become as long as the model's context");
+            }
+        }
+        let (price, ms) = (settings.price, self.ms());
+        let retrying = self.state.failures > 0;
+        let mut spent = self.state.spent.clone();
+        // Another try at a step is no step.
+        spent.steps -= u64::from(retrying && spent.steps > 0);
+        let reserved = match spent.reserve(&self.state.limits, ms, prompt, settings.answer_tokens, price) {
+            Ok(reserved) => reserved,
+            Err(stop) => return self.out_of(stop),
+        };
+        let Reserved { prompt, completion, cost } = reserved;
+        let attempt = self.state.failures + 1;
+        self.emit(Event::Reserved { step: spent.steps + 1, attempt, prompt, completion, cost })?;
+        let limit = Duration::from_millis(self.state.limits.wall_ms.saturating_sub(ms));
+        let request = Request { messages: &self.state.messages, tools: &self.tools, answer_tokens: completion };
+        let signals = self.signals;
+        match self.client.ask(&request, limit, &|| signals.stop()) {
+            Ok(answer) => self.replied(answer, reserved, bytes),
+            Err(failure) => self.failed(failure, reserved),
+        }
+    }
+
+    fn replied(&mut self, answer: Answer, reserved: Reserved, bytes: u64) -> Result<()> {
+        let estimated = answer.usage.is_none();
+        let said =
+            answer.content.len() + answer.reasoning.len() + answer.calls.iter().map(tools::call_bytes).sum::<usize>();
+        let (prompt, completion) = match answer.usage {
+            Some(usage) => (usage.prompt, usage.completion),
+            // Nobody counted: the prompt as it was estimated, the answer as code is.
+            None => (reserved.prompt, (said as u64).div_ceil(3)),
+        };
+        let cost = self.client.settings().price.map_or(0, |p| p.of(prompt, completion));
+        self.emit(Event::Replied {
+            prompt,
+            completion,
+            cost,
+            estimated,
+            content: desk::cap(answer.content, CONTENT),
+            reasoning: desk::cap(answer.reasoning, REASONING),
+            calls: answer.calls,
+            plain: answer.plain,
+            cut: answer.cut,
+            bytes,
+        })
+        .map(|_| ())
+    }
+
+    fn failed(&mut self, failure: Failure, reserved: Reserved) -> Result<()> {
+        let settings = self.client.settings();
+        // Where a model was, or may have been, at work, somebody pays for it.
+        let (prompt, completion) = match failure.trouble {
+            Trouble::Timeout | Trouble::TooLarge | Trouble::Stopped => (reserved.prompt, reserved.completion),
+            _ if failure.received > 0 && failure.trouble == Trouble::Connection => {
+                (reserved.prompt, failure.received.div_ceil(3).min(reserved.completion))
+            }
+            _ => (0, 0),
+        };
+        let cost = settings.price.map_or(0, |p| p.of(prompt, completion));
+        let tries = self.state.failures + 1;
+        let again = failure.trouble.passes() && tries < settings.tries;
+        let pause = match failure.trouble {
+            Trouble::Unsupported => Duration::ZERO,
+            _ => failure.after.unwrap_or_else(|| retry::pause(settings.backoff, tries)).min(LONGEST_WAIT),
+        };
+        let wait_ms = if again { u64::try_from(pause.as_millis()).unwrap_or(u64::MAX) } else { 0 };
+        let (trouble, what) = (failure.trouble, failure.what);
+        self.emit(Event::Failed { prompt, completion, cost, trouble, what: what.clone(), wait_ms })?;
+        match trouble {
+            Trouble::Stopped => self.stop(),
+            Trouble::Context if self.state.condensed == 0 => self.condense("it was too long for the model"),
+            Trouble::Context => match self.state.work.clone() {
+                Some(work) => {
+                    let why = format!("what has to be said of it does not fit the model's context: {what}");
+                    self.end_node(&work, NodeEnd::CouldNotRun, why)
+                }
+                None => Ok(()),
+            },
+            _ if again => self.pause_for(Duration::from_millis(wait_ms)),
+            _ => self.emit(Event::Ended { how: RunEnd::Endpoint, why: what }).map(|_| ()),
+        }
+    }
+
+    /// Waits before another try, with an ear open.
+    fn pause_for(&mut self, wait: Duration) -> Result<()> {
+        let since = Instant::now();
+        while since.elapsed() < wait && !self.signals.stop() && self.state.over.is_none() {
+            if let Err(stop) = self.state.spent.wall(&self.state.limits, self.ms()) {
+                return self.out_of(stop);
+            }
+            std::thread::sleep(BEAT.min(wait.saturating_sub(since.elapsed())));
+            self.hear()?;
+            if self.state.paused || self.signals.pause() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// A conversation that is too long begins anew with what matters: every verdict, and the kernel as it is.
+    fn condense(&mut self, why: &str) -> Result<()> {
+        match self.state.work.clone() {
+            Some(work) => self.begin_context(&work, &format!("condensed: {why}")),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! From a kernel to its verdict, and from a green one to a commit.
+
+use super::Run;
+use crate::agent::desk::Provenance;
+use crate::agent::endpoint::Call;
+use crate::agent::events::{About, Approve, Event, Judged, NodeEnd};
+use crate::agent::shop::Word;
+use crate::agent::state::{Judging, Work};
+use crate::agent::{desk, tools};
+use crate::error::{Error, Kind, Result};
+use crate::ledger::Digest;
+use crate::ops::Node;
+
+impl Run<'_> {
+    /// A kernel passed: the device's word, then a person's, then git's.
+    pub(super) fn passed(&mut self, work: &Work, judged: &Judged) -> Result<()> {
+        if judged.class == "emulated" && self.shop.device() && !work.device_done {
+            let attempt = work.attempts.len() as u64;
+            let source = work.attempts.last().map_or(String::new(), |a| a.source.clone());
+            return self.judge(work, String::new(), attempt, source, String::new(), true);
+        }
+        if !judged.green {
+            let why = match self.shop.device() {
+                true => "it could not be judged on the device",
+                false => "there is no device here: it is not green, and does not land",
+            };
+            return self.end_node(work, NodeEnd::Emulated, why.into());
+        }
+        if work.landing {
+            return self.land(work);
+        }
+        match (work.may_land, self.state.approve) {
+            (Some(true), _) | (None, Approve::NeverAsk) => {
+                self.emit(Event::Landing { node: work.node.clone() })?;
+                self.land(work)
+            }
+            (Some(false), _) => {
+                let why = format!("landing was not approved; assay land '{}' lands it", work.node);
+                self.end_node(work, NodeEnd::Green, why)
+            }
+            (None, _) => {
+                let row = judged.row.map_or(String::new(), |row| format!(", row {row}"));
+                self.ask(About::Landing, format!("{} is green on {}{row}. Land it?", work.node, judged.arch))
+            }
+        }
+    }
+
+    fn land(&mut self, work: &Work) -> Result<()> {
+        let node = work.node.clone();
+        let landed = match self.shop.landed(&node)? {
+            Some(commit) => Ok(commit),
+            None => self.shop.land(&node),
+        };
+        match landed {
+            Ok(commit) => {
+                self.emit(Event::Landed { node, commit: commit.clone() })?;
+                self.end_node(work, NodeEnd::Landed, format!("commit {}", desk::cap(commit, 12)))
+            }
+            Err(e) if e.kind() != Kind::Integrity && e.kind() != Kind::Internal => {
+                self.emit(Event::Refused { what: format!("landing {node}"), why: e.to_string() })?;
+                self.end_node(work, NodeEnd::Green, format!("landing was refused: {}", e.what()))
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    pub(super) fn verify(&mut self, work: &Work, call: &Call) -> Result<()> {
+        let named = call.arguments.get("node").and_then(|n| n.as_str());
+        if let Some(named) = named
+            && named.parse::<Node>().ok().as_ref() != Some(&work.node)
+        {
+            let what = format!("verify {}", desk::cap(named.escape_debug().to_string(), 80));
+            self.emit(Event::Refused { what, why: format!("{} is worked on", work.node) })?;
+            return self.result(
+                call,
+                false,
+                format!("error: the node that is worked on is {}; verify that one", work.node),
+            );
+        }
+        if let Err(stop) = self.state.spent.wall(&self.state.limits, self.ms()) {
+            return self.out_of(stop);
+        }
+        if self.state.attempts() >= self.state.limits.attempts {
+            let text = "error: no attempt is left for this node";
+            return self.result(call, false, text.into());
+        }
+        let files = self.shop.source(&work.node)?;
+        if !files.iter().any(|(path, _)| path.ends_with(".cu")) {
+            let stem = work.node.file_stem();
+            let text =
+                format!("error: there is no kernel yet: write {stem}.cu and {stem}.toml with write_kernel first");
+            return self.result(call, false, text);
+        }
+        let source = self.keep(&files)?;
+        if let Some(last) = work.attempts.last().filter(|last| last.source == source && !last.passed) {
+            let text = format!(
+                "error: nothing has changed since attempt {}, so its verdict stands: {}",
+                last.number, last.said
+            );
+            return self.result(call, false, text);
+        }
+        let change = match work.attempts.last() {
+            None => String::new(),
+            Some(last) => tools::change(&self.kept(&last.source), &self.kept(&source)),
+        };
+        let attempt = work.attempts.len() as u64 + 1;
+        let device = !self.shop.emulator();
+        self.judge(work, call.id.clone(), attempt, source, change, device)
+    }
+
+    fn judge(
+        &mut self,
+        work: &Work,
+        call: String,
+        attempt: u64,
+        source: String,
+        change: String,
+        device: bool,
+    ) -> Result<()> {
+        let place = if device { "device" } else { "emulator" };
+        self.emit(Event::Judging { call, attempt, place: place.into(), source, change })?;
+        match self.state.judging.clone() {
+            Some(judging) => self.judged(work, &judging, false),
+            None => Err(Error::internal("a judgement that was begun is not under way")),
+        }
+    }
+
+    /// Judges, unless an earlier process had done so and its row is there.
+    pub(super) fn judged(&mut self, work: &Work, judging: &Judging, again: bool) -> Result<()> {
+        let earlier = if again { self.shop.recorded(&work.node, &judging.digest)? } else { None };
+        let provenance = Provenance { prompt: self.prompt_digest(), transcript: judging.digest.to_string() };
+        let word = match earlier {
+            Some(word) => word,
+            None => match self.shop.judge(&work.node, judging.place == "device", &provenance, self.signals.flag()) {
+                Ok(word) => word,
+                // Not the kernel's fault, and perhaps not for long.
+                Err(e) if e.kind() == Kind::CouldNotRun => could_not(work, judging, &e),
+                Err(e) => return Err(e),
+            },
+        };
+        let Word { judged, mut text, failure } = word;
+        if !judged.green && judged.outcome == "pass" && judging.call.is_empty() {
+            text.push_str("It is not green.\n");
+        }
+        self.emit(Event::Verdict {
+            call: judging.call.clone(),
+            attempt: judging.attempt,
+            source: judging.source.clone(),
+            failure,
+            judged,
+            content: text,
+        })
+        .map(|_| ())
+    }
+
+    fn prompt_digest(&self) -> String {
+        let text: String = self.state.messages.iter().take(2).map(|m| m.wire().to_string()).collect();
+        Digest::of(text.as_bytes()).to_string()
+    }
+
+    /// Keeps a copy of the files that are judged, under their digest.
+    fn keep(&self, files: &[(String, String)]) -> Result<String> {
+        let text: String = files.iter().map(|(path, text)| format!("=== kernels/{path}\n{text}\n")).collect();
+        let text = self.client.settings().redactor().text(&text);
+        let digest = Digest::of(text.as_bytes()).short();
+        let dir = self.dir.join("sources");
+        std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, e))?;
+        let path = dir.join(&digest);
+        std::fs::write(&path, &text).map_err(|e| Error::io(&path, e))?;
+        Ok(digest)
+    }
+
+    fn kept(&self, digest: &str) -> String {
+        // Without it only the difference cannot be shown.
+        std::fs::read_to_string(self.dir.join("sources").join(digest)).unwrap_or_default()
+    }
+}
+
+fn could_not(work: &Work, judging: &Judging, e: &Error) -> Word {
+    let class = if judging.place == "device" { "device" } else { "emulated" };
+    let judged = Judged {
+        node: work.node.clone(),
+        class: class.into(),
+        arch: String::new(),
+        outcome: "could_not_run".into(),
+        stage: None,
+        reason: Some(desk::cap(e.to_string(), 1000)),
+        first_bad: None,
+        error: None,
+        green: false,
+        row: None,
+        evidence: None,
+        seconds: 0,
+    };
+    let text =
+        format!("It could not be judged, which says nothing about the kernel: {}\n", desk::cap(e.to_string(), 1000));
+    Word { judged, text, failure: None }
+}

@@ -1,0 +1,327 @@
+//! What the loop needs of a workbench, and how the desk gives it.
+
+use std::sync::atomic::AtomicBool;
+
+use serde_json::{Map, Value};
+
+use super::context::{self, Brief};
+use super::desk::{self, Desk, Hands, Provenance, Where};
+use super::endpoint::{Message, ToolSpec};
+use super::events::Judged;
+use super::stuck;
+use crate::error::{Error, Kind, Result};
+use crate::history::{self, LandRequest};
+use crate::ledger::{Config, Digest, Target, Trust};
+use crate::ops::Node;
+use crate::plan::Numerics;
+use crate::plan::kernels::KernelTree;
+use crate::report::proof::State as Proved;
+use crate::verify::binding::Workshop;
+use crate::verify::places::{CudaPlace, EmulatorPlace};
+use crate::verify::{Outcome, Progress, Summary};
+
+/// A tool's answer as the model gets it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reply {
+    pub ok: bool,
+    pub text: String,
+    /// The model reached for what is not its own.
+    pub refused: bool,
+}
+
+/// A judgement, and what the model is told of it.
+pub struct Word {
+    pub judged: Judged,
+    pub text: String,
+    /// What the failure is called, see [`stuck::failure`].
+    pub failure: Option<String>,
+}
+
+/// One workbench, as far as the loop reaches. A second implementation stands in tests.
+pub trait Shop {
+    /// Tools that a model may call, beside the loop's own.
+    fn tools(&self) -> Vec<ToolSpec>;
+    fn choose(&mut self, node: &Node) -> Result<()>;
+    /// The next node to work on that is not among `ended`, and why it is.
+    fn next(&mut self, ended: &[&Node]) -> Result<Option<(Node, String)>>;
+    fn call(&mut self, name: &str, arguments: &Map<String, Value>) -> Result<Reply>;
+    /// The files of a node's kernel, as they are now.
+    fn source(&self, node: &Node) -> Result<Vec<(String, String)>>;
+    /// Judges the node's kernel on the emulator or on the device.
+    fn judge(&mut self, node: &Node, device: bool, provenance: &Provenance, stop: &AtomicBool) -> Result<Word>;
+    /// A judgement that an earlier process recorded under this transcript.
+    fn recorded(&mut self, node: &Node, transcript: &Digest) -> Result<Option<Word>>;
+    /// Commits a green node; gives the commit.
+    fn land(&mut self, node: &Node) -> Result<String>;
+    /// The commit that landed the node with its kernel as it is, if there is one.
+    fn landed(&mut self, node: &Node) -> Result<Option<String>>;
+    fn context(&mut self, brief: &Brief<'_>) -> Result<Vec<Message>>;
+    /// A proved kernel that has most in common with the node.
+    fn neighbour(&mut self, node: &Node) -> Result<Option<(Node, String)>>;
+    fn emulator(&self) -> bool;
+    fn device(&self) -> bool;
+}
+
+/// The error of each variant beside what was allowed, where cases were compared.
+fn allowed(judged: &desk::Judged) -> String {
+    let document = judged.document();
+    let mut out = String::new();
+    for unit in document["unit"].as_array().into_iter().flatten() {
+        let figure = |name: &str| unit[name].as_f64().map(|v| format!("{v:.2e}"));
+        if let (Some(error), Some(limit)) = (figure("relative_rms"), figure("limit")) {
+            let variant = desk::cap(desk::printable(unit["variant"].as_str().unwrap_or_default()), 80);
+            out += &format!("variant {variant}: relative RMS {error}, allowed {limit}\n");
+        }
+    }
+    out
+}
+
+/// The real one.
+pub struct DeskShop<'d> {
+    desk: Desk,
+    config: Option<Config>,
+    trust: Trust,
+    key: Option<String>,
+    emulator: bool,
+    device: Option<String>,
+    progress: &'d dyn Progress,
+}
+
+impl<'d> DeskShop<'d> {
+    /// Finds out what kernels can be judged on. Errors: on nothing.
+    pub fn new(
+        desk: Desk,
+        config: Option<Config>,
+        trust: Trust,
+        key: Option<String>,
+        progress: &'d dyn Progress,
+    ) -> Result<DeskShop<'d>> {
+        let device = match CudaPlace::new(&desk.bench().settings.architectures) {
+            Ok(place) => Some(crate::verify::Place::arch(&place).to_string()),
+            Err(e) if e.kind() == Kind::CouldNotRun => None,
+            Err(e) => return Err(e),
+        };
+        let emulator = match EmulatorPlace::new() {
+            Ok(_) => true,
+            Err(e) if device.is_some() && e.kind() == Kind::CouldNotRun => false,
+            Err(e) => return Err(e.hint("without a C++ compiler or a GPU no kernel can be judged; assay doctor")),
+        };
+        Ok(DeskShop { desk, config, trust, key, emulator, device, progress })
+    }
+
+    /// What kernels are judged on, in words.
+    pub fn place(&self) -> String {
+        match (&self.device, self.emulator) {
+            (Some(arch), true) => format!("the CPU emulator, then this machine's {arch}"),
+            (Some(arch), false) => format!("this machine's {arch}"),
+            (None, _) => "the CPU emulator; there is no device here, so nothing can turn green".into(),
+        }
+    }
+
+    pub fn desk(&self) -> &Desk {
+        &self.desk
+    }
+
+    fn word(judged: desk::Judged, text: String, node: &Node) -> Word {
+        let v = &judged.verdict;
+        let (stage, reason, first_bad) = match v.red() {
+            Some(report) => match &report.outcome {
+                Outcome::Red { reason, first_bad } => (
+                    Some(report.stage.name().to_string()),
+                    Some(reason.clone()),
+                    first_bad.as_ref().map(ToString::to_string),
+                ),
+                _ => (None, None, None),
+            },
+            None => (None, v.reason(), None),
+        };
+        let cut = |text: String| desk::cap(desk::printable(&text), 2000);
+        let outcome = match v.summary() {
+            Summary::Pass => "pass",
+            Summary::Red => "red",
+            Summary::Indeterminate => "indeterminate",
+        };
+        let failure = match v.summary() {
+            Summary::Pass => None,
+            _ => judged.failure(),
+        };
+        let word = Judged {
+            node: node.clone(),
+            class: v.class.name().into(),
+            arch: v.arch.clone(),
+            outcome: outcome.into(),
+            stage,
+            reason: reason.filter(|_| outcome != "pass").map(cut),
+            first_bad: first_bad.map(cut),
+            error: judged.error().map(|e| format!("{e:.3e}")),
+            green: v.is_green(),
+            row: judged.row,
+            evidence: judged.evidence.clone(),
+            seconds: v.seconds.round() as u64,
+        };
+        Word { judged: word, text, failure }
+    }
+}
+
+impl Shop for DeskShop<'_> {
+    fn tools(&self) -> Vec<ToolSpec> {
+        let tools = self.desk.tools().iter();
+        let spec =
+            |t: &desk::Tool| ToolSpec { name: t.name.into(), description: t.description.into(), schema: t.schema() };
+        tools.map(spec).collect()
+    }
+
+    fn choose(&mut self, node: &Node) -> Result<()> {
+        self.desk.choose(node.clone())
+    }
+
+    fn next(&mut self, ended: &[&Node]) -> Result<Option<(Node, String)>> {
+        let (status, _) = self.desk.standing()?;
+        for gate in status.gates() {
+            let node = &gate.usage.node;
+            // What only a device, or the user's trust, can turn green is no work for a model.
+            let done = match gate.state {
+                Proved::Untrusted => true,
+                Proved::Emulated => self.device.is_none(),
+                _ => false,
+            };
+            if !done && !ended.contains(&node) {
+                let why = format!(
+                    "{}; {} of {} nodes are not green",
+                    gate.detail(),
+                    status.gates().len(),
+                    status.nodes.len()
+                );
+                return Ok(Some((node.clone(), why)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn call(&mut self, name: &str, arguments: &Map<String, Value>) -> Result<Reply> {
+        match self.desk.call(name, &Value::Object(arguments.clone())) {
+            Ok(result) => Ok(Reply { ok: true, text: result.text, refused: false }),
+            // The ledger itself is damaged: nothing that a model could put right.
+            Err(e) if e.0.kind() == Kind::Integrity && !e.code().starts_with("tool-") => Err(e.0),
+            Err(e) => Ok(Reply { ok: false, refused: e.is_refusal(), text: e.text() }),
+        }
+    }
+
+    fn source(&self, node: &Node) -> Result<Vec<(String, String)>> {
+        let mut out = Vec::new();
+        for stem in [node.file_stem(), node.op.clone()] {
+            for ending in ["cu", "toml"] {
+                let path = format!("{stem}.{ending}");
+                if let Some(text) = self.desk.folder().read(&path)?
+                    && !out.iter().any(|(p, _)| *p == path)
+                {
+                    out.push((path, text));
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    fn judge(&mut self, node: &Node, device: bool, provenance: &Provenance, stop: &AtomicBool) -> Result<Word> {
+        self.desk.move_to(if device { Where::Device } else { Where::Emulator });
+        let hands = Hands { progress: self.progress, stop, provenance };
+        let judged = self.desk.judge(node, false, &hands)?;
+        let text = judged.text() + &allowed(&judged);
+        Ok(DeskShop::word(judged, text, node))
+    }
+
+    fn recorded(&mut self, node: &Node, transcript: &Digest) -> Result<Option<Word>> {
+        let ledger = history::read(&self.desk.bench().root)?;
+        let mark = transcript.to_string();
+        let Some((row, v)) = ledger.rows().iter().find_map(|row| {
+            let v = row.statement().verdict()?;
+            (v.informative.transcript == mark).then_some((row, v))
+        }) else {
+            return Ok(None);
+        };
+        let (outcome, stage, reason, first_bad) = match &v.outcome {
+            crate::ledger::Outcome::Pass => ("pass", None, None, None),
+            crate::ledger::Outcome::Red { stage, reason, first_bad } => {
+                ("red", Some(stage.name().to_string()), Some(reason.clone()), Some(first_bad.clone()))
+            }
+            crate::ledger::Outcome::Indeterminate { reason } => ("indeterminate", None, Some(reason.clone()), None),
+        };
+        let cut = |text: String| desk::cap(desk::printable(&text), 2000);
+        let failure = reason.as_ref().map(|r| stuck::failure(stage.as_deref().unwrap_or_default(), r));
+        let judged = Judged {
+            node: node.clone(),
+            class: v.class.name().into(),
+            arch: v.binding.arch.clone(),
+            outcome: outcome.into(),
+            stage,
+            reason: reason.map(cut),
+            first_bad: first_bad.map(cut),
+            error: v.worst(crate::ledger::figure::REL_RMS).map(|e| format!("{e:.3e}")),
+            green: v.class == crate::ledger::Class::Device && v.complete(),
+            row: Some(row.seq),
+            evidence: Some(row.evidence.digest().to_string()),
+            seconds: 0,
+        };
+        let text = format!("{node}: {}\nrecorded as row {}\n", judged.words(), row.seq);
+        self.desk.keep_attempt(node, &row.evidence)?;
+        Ok(Some(Word { text, failure, judged }))
+    }
+
+    fn land(&mut self, node: &Node) -> Result<String> {
+        let bench = self.desk.bench();
+        let root = &bench.root;
+        let tree = KernelTree::open(&bench.kernels())?;
+        let kernel = tree.require(node)?;
+        // Headers too: what is proved is the kernel with all that it includes.
+        let mut files: Vec<String> = tree.source(&kernel)?.files.into_keys().collect();
+        files.push(format!("{}.toml", kernel.stem));
+        let config = self.config.clone();
+        let request = LandRequest {
+            nodes: &[Target::Node(node.clone())],
+            what: None,
+            numerics: Numerics::Ds4,
+            arch: self.device.as_deref(),
+            writer: &|| match &config {
+                Some(config) => config.clone().outside(root)?.key(self.key.as_deref()),
+                None => Config::of_user()?.outside(root)?.key(self.key.as_deref()),
+            },
+        };
+        let workshop = Workshop::new(self.desk.model())?;
+        let landed = history::with_staged(root, &files, || history::land(root, &request, &workshop, &self.trust))?;
+        landed.first().map(|l| l.commit.clone()).ok_or_else(|| Error::internal("landing made no commit"))
+    }
+
+    fn landed(&mut self, node: &Node) -> Result<Option<String>> {
+        let root = &self.desk.bench().root;
+        let files: Vec<(String, String)> =
+            self.source(node)?.into_iter().map(|(path, text)| (format!("kernels/{path}"), text)).collect();
+        history::landed_as(root, node, &files)
+    }
+
+    fn context(&mut self, brief: &Brief<'_>) -> Result<Vec<Message>> {
+        context::render(&self.desk, brief)
+    }
+
+    fn neighbour(&mut self, node: &Node) -> Result<Option<(Node, String)>> {
+        let (status, _) = self.desk.standing()?;
+        let proved = |state: Proved| matches!(state, Proved::Green | Proved::Simulated | Proved::Emulated);
+        let near = |other: &Node| {
+            let begins = other.op.split('_').next() == node.op.split('_').next();
+            // The same op for other types, then the same family, then whatever there is.
+            (u8::from(other.op != node.op), u8::from(!begins))
+        };
+        let candidates = status.nodes.iter().filter(|n| proved(n.state) && n.usage.node != *node);
+        let Some(best) = candidates.map(|n| &n.usage.node).min_by_key(|n| near(n)) else { return Ok(None) };
+        let files = self.source(best)?;
+        let text: String = files.iter().map(|(path, text)| format!("kernels/{path}:\n{text}\n")).collect();
+        Ok(Some((best.clone(), desk::untrusted(&format!("the kernel of {best}"), &desk::cap(text, 16 << 10)))))
+    }
+
+    fn emulator(&self) -> bool {
+        self.emulator
+    }
+
+    fn device(&self) -> bool {
+        self.device.is_some()
+    }
+}

@@ -1,0 +1,440 @@
+//! What a run has come to: a fold over its events, the same for a living process and for one that is resumed.
+
+use std::collections::{HashSet, VecDeque};
+
+use super::budget::{Gauge, Limits, Reserved, Spent};
+use super::endpoint::{Call, Message, Price};
+use super::events::{About, Approve, Event, Judged, NodeEnd, RunEnd};
+use super::transcript::Record;
+use crate::ledger::Digest;
+use crate::ops::Node;
+
+/// A verdict on a node, as later turns are told of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Attempt {
+    pub number: u64,
+    /// Digest of the kernel's files.
+    pub source: String,
+    /// See [`super::stuck::failure`]; none of a pass.
+    pub failure: Option<String>,
+    pub error: Option<f64>,
+    /// In a few lines.
+    pub said: String,
+    /// Against the attempt before.
+    pub change: String,
+    pub passed: bool,
+}
+
+/// The node that is being worked on.
+#[derive(Clone, Debug)]
+pub struct Work {
+    pub node: Node,
+    pub why: String,
+    pub attempts: Vec<Attempt>,
+    /// Attempts before the strategy changed last.
+    pub before: usize,
+    pub level: u32,
+    /// Since the last verdict or change of strategy.
+    pub edits: u64,
+    pub idle: u64,
+    /// A verdict was a pass: on what, and whether it is green.
+    pub passed: Option<Judged>,
+    /// A person, or nobody, answered that it is to be left.
+    pub leave: Option<String>,
+    /// A person's word on landing.
+    pub may_land: Option<bool>,
+    /// Landing was begun.
+    pub landing: bool,
+    /// The kernel of a pass was judged on the device too, or cannot be.
+    pub device_done: bool,
+    /// Judgements in a row that could not be made.
+    pub could_not: u32,
+}
+
+/// A judgement that was begun: the digest under which a row of it would be found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judging {
+    pub call: String,
+    pub attempt: u64,
+    pub place: String,
+    pub source: String,
+    pub change: String,
+    pub digest: Digest,
+}
+
+/// A question that waits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ask {
+    pub id: u64,
+    pub about: About,
+    pub text: String,
+}
+
+#[derive(Clone, Debug)]
+pub struct State {
+    pub started: Option<Start>,
+    pub limits: Limits,
+    pub approve: Approve,
+    pub spent: Spent,
+    pub gauge: Gauge,
+    /// Of the last event.
+    pub ms: u64,
+    pub work: Option<Work>,
+    pub ended: Vec<(Node, NodeEnd, String)>,
+    pub messages: Vec<Message>,
+    /// Calls of the last answer that are not answered yet, in order.
+    pub pending: VecDeque<Call>,
+    /// The model writes its calls as text.
+    pub plain: bool,
+    /// The calls of this step may be carried out.
+    pub step_approved: bool,
+    /// What the model is told when the step is over.
+    waiting: Vec<String>,
+    pub judging: Option<Judging>,
+    pub ask: Option<Ask>,
+    pub asks: u64,
+    pub paused: bool,
+    /// Commands from outside that have been carried out.
+    pub controls: HashSet<String>,
+    /// Tries of the call that is under way that failed in a row.
+    pub failures: u32,
+    /// Condensations since the model last answered.
+    pub condensed: u32,
+    pub over: Option<(RunEnd, String)>,
+    pub last_verdict: Option<Judged>,
+}
+
+/// What does not change over a run.
+#[derive(Clone, Debug)]
+pub struct Start {
+    pub model: String,
+    pub llm: String,
+    pub host: String,
+    pub price: Option<Price>,
+    pub nodes: Vec<Node>,
+    pub place: String,
+    pub device: bool,
+    pub key: Option<String>,
+    pub wait_s: u64,
+    pub time: String,
+}
+
+impl Default for State {
+    fn default() -> State {
+        State {
+            started: None,
+            limits: Limits { steps: 0, attempts: 0, tokens: 0, wall_ms: 0, cost: None },
+            approve: Approve::Green,
+            spent: Spent::default(),
+            gauge: Gauge::default(),
+            ms: 0,
+            work: None,
+            ended: Vec::new(),
+            messages: Vec::new(),
+            pending: VecDeque::new(),
+            plain: false,
+            step_approved: false,
+            waiting: Vec::new(),
+            judging: None,
+            ask: None,
+            asks: 0,
+            paused: false,
+            controls: HashSet::new(),
+            failures: 0,
+            condensed: 0,
+            over: None,
+            last_verdict: None,
+        }
+    }
+}
+
+impl State {
+    pub fn apply(&mut self, record: &Record) {
+        self.ms = self.ms.max(record.ms);
+        match record.event.clone() {
+            Event::Started { model, llm, host, price, limits, approve, nodes, place, device, key, wait_s, .. } => {
+                (self.limits, self.approve) = (limits, approve);
+                let time = record.time.clone();
+                self.started = Some(Start { model, llm, host, price, nodes, place, device, key, wait_s, time });
+            }
+            Event::Resumed { limits, approve, .. } => {
+                (self.limits, self.approve, self.over, self.failures) = (limits, approve, None, 0);
+                // The process that waited is gone: whoever resumes wants it to go on.
+                self.paused = false;
+                self.lose_reservation();
+            }
+            Event::Chosen { node, why } => self.work = Some(Work::new(node, why)),
+            Event::Context { messages, why, .. } => {
+                (self.messages, self.plain) = (messages, false);
+                self.pending.clear();
+                self.waiting.clear();
+                self.condensed += u32::from(why.starts_with("condensed"));
+            }
+            Event::Reserved { step, prompt, completion, cost, .. } => {
+                self.spent.steps = step;
+                self.spent.calls += 1;
+                self.spent.reserved = Some(Reserved { prompt, completion, cost });
+            }
+            Event::Failed { prompt, completion, cost, .. } => {
+                self.spent.settle(prompt, completion, cost);
+                self.failures += 1;
+            }
+            Event::Replied { prompt, completion, cost, estimated, content, calls, plain, bytes, .. } => {
+                self.spent.settle(prompt, completion, cost);
+                self.spent.estimated |= estimated;
+                if !estimated {
+                    self.gauge.saw(prompt, bytes);
+                }
+                (self.failures, self.condensed, self.step_approved) = (0, 0, false);
+                self.replied(content, calls, plain);
+            }
+            Event::Result { call, tool, ok, content } => {
+                if let Some(work) = self.work.as_mut().filter(|_| ok && tool == WRITE) {
+                    work.edits += 1;
+                }
+                self.result(&call, content);
+            }
+            Event::Judging { call, attempt, place, source, change } => {
+                self.judging = Some(Judging { call, attempt, place, source, change, digest: record.digest });
+            }
+            Event::Verdict { call, attempt, source, failure, judged, content } => {
+                let change = self.judging.take().map_or_else(String::new, |j| j.change);
+                let passed = judged.outcome == "pass";
+                self.verdict(Attempt { number: attempt, source, failure, change, ..Attempt::default() }, judged);
+                match call.is_empty() {
+                    false => self.result(&call, content),
+                    // The device's word on what the model had verified on the emulator.
+                    true if passed => {}
+                    true => self.tell(content),
+                }
+            }
+            Event::Told { text } => self.tell(text),
+            Event::Said { id, text } => {
+                self.controls.insert(id);
+                self.tell(format!("A person who supervises this run says: {text}"));
+            }
+            Event::Strategy { level, text, .. } => {
+                if let Some(work) = &mut self.work {
+                    work.level = level;
+                    work.begin_anew();
+                }
+                self.tell(text);
+            }
+            Event::Asked { id, about, text } => {
+                self.asks = self.asks.max(id);
+                self.ask = Some(Ask { id, about, text });
+            }
+            Event::Answered { yes, text, by, .. } => self.answered(yes, &text, &by),
+            Event::Paused { id, .. } => {
+                self.controls.insert(id);
+                self.paused = true;
+            }
+            Event::Continued { id, .. } => {
+                self.controls.insert(id);
+                self.paused = false;
+            }
+            Event::Landing { .. } => {
+                if let Some(work) = &mut self.work {
+                    work.landing = true;
+                }
+            }
+            Event::NodeEnded { node, how, why } => {
+                self.work = None;
+                self.messages.clear();
+                self.pending.clear();
+                self.waiting.clear();
+                self.ended.push((node, how, why));
+            }
+            Event::Ended { how, why } => {
+                self.lose_reservation();
+                self.over = Some((how, why));
+            }
+            Event::Refused { .. } | Event::BudgetStop { .. } | Event::Landed { .. } => {}
+        }
+    }
+
+    /// A call whose answer nobody will see: what was set aside for it counts as spent.
+    fn lose_reservation(&mut self) {
+        if let Some(lost) = self.spent.reserved {
+            self.spent.settle(lost.prompt, lost.completion, lost.cost);
+            self.spent.estimated = true;
+        }
+    }
+
+    fn replied(&mut self, content: String, calls: Vec<Call>, plain: bool) {
+        self.plain = plain;
+        if let Some(work) = &mut self.work {
+            work.idle += 1;
+        }
+        // Some servers refuse an assistant that says nothing.
+        let content = if content.trim().is_empty() && calls.is_empty() { "(no answer)".into() } else { content };
+        let kept = if plain { Vec::new() } else { calls.clone() };
+        self.messages.push(Message::Assistant { content, calls: kept });
+        self.pending = calls.into();
+    }
+
+    fn result(&mut self, call: &str, content: String) {
+        let Some(at) = self.pending.iter().position(|c| c.id == call) else { return };
+        let Some(call) = self.pending.remove(at) else { return };
+        match self.plain {
+            true => self.push_user(format!("Result of {}:\n{content}", call.name)),
+            false => self.messages.push(Message::Tool { id: call.id, content }),
+        }
+        if self.pending.is_empty() {
+            for text in std::mem::take(&mut self.waiting) {
+                self.push_user(text);
+            }
+        }
+    }
+
+    /// Between a call and its result there is no room for anybody else.
+    fn tell(&mut self, text: String) {
+        match self.pending.is_empty() {
+            true => self.push_user(text),
+            false => self.waiting.push(text),
+        }
+    }
+
+    /// Two messages of the user in a row are one: some servers refuse them.
+    fn push_user(&mut self, text: String) {
+        match self.messages.last_mut() {
+            Some(Message::User { content }) => {
+                content.push_str("\n\n");
+                content.push_str(&text);
+            }
+            _ => self.messages.push(Message::User { content: text }),
+        }
+    }
+
+    fn verdict(&mut self, attempt: Attempt, judged: Judged) {
+        self.last_verdict = Some(judged.clone());
+        let Some(work) = &mut self.work else { return };
+        work.device_done = judged.class == "device";
+        if judged.outcome == "could_not_run" {
+            work.could_not += 1;
+            return;
+        }
+        (work.edits, work.idle, work.could_not) = (0, 0, 0);
+        let passed = judged.outcome == "pass";
+        let error = judged.error.as_ref().and_then(|e| e.parse().ok());
+        let mut attempt = Attempt { error, said: judged.words(), passed, ..attempt };
+        // The emulator's and the device's word on one kernel are one attempt.
+        match work.attempts.last_mut().filter(|last| last.number == attempt.number) {
+            Some(last) => {
+                attempt.change = std::mem::take(&mut last.change);
+                *last = attempt;
+            }
+            None => work.attempts.push(attempt),
+        }
+        work.passed = passed.then_some(judged);
+    }
+
+    fn answered(&mut self, yes: Option<bool>, text: &str, by: &str) {
+        let Some(ask) = self.ask.take() else { return };
+        match ask.about {
+            About::Step if yes == Some(true) => self.step_approved = true,
+            About::Step => {
+                let refusal = match yes {
+                    Some(false) => format!("Not carried out: a {by} refused this step. {text}"),
+                    _ => format!("Not carried out: no person approved this step. {text}"),
+                };
+                while let Some(call) = self.pending.front().map(|c| c.id.clone()) {
+                    self.result(&call, refusal.clone());
+                }
+            }
+            About::Question => {
+                if let Some(call) = self.pending.front().map(|c| c.id.clone()) {
+                    self.result(&call, text.to_string());
+                }
+            }
+            About::Landing => {
+                if let Some(work) = &mut self.work {
+                    work.may_land = Some(yes == Some(true));
+                }
+            }
+            About::Stuck if yes == Some(true) => {
+                if let Some(work) = &mut self.work {
+                    work.begin_anew();
+                }
+                self.tell(format!("A person who supervises this run says: {text}"));
+            }
+            About::Stuck => {
+                if let Some(work) = &mut self.work {
+                    work.leave = Some(format!("{}; {by} did not want to go on with it. {text}", ask.text));
+                }
+            }
+        }
+    }
+
+    pub fn attempts(&self) -> u64 {
+        self.work.as_ref().map_or(0, |w| w.attempts.len() as u64)
+    }
+
+    pub fn has_ended(&self, node: &Node) -> bool {
+        self.ended.iter().any(|(n, ..)| n == node)
+    }
+
+    /// Bytes of the conversation.
+    pub fn bytes(&self) -> u64 {
+        self.messages.iter().map(|m| m.bytes() as u64 + 8).sum()
+    }
+}
+
+/// The tool that edits.
+pub const WRITE: &str = "write_kernel";
+
+impl Work {
+    fn new(node: Node, why: String) -> Work {
+        Work {
+            node,
+            why,
+            attempts: Vec::new(),
+            before: 0,
+            level: 0,
+            edits: 0,
+            idle: 0,
+            passed: None,
+            leave: None,
+            may_land: None,
+            landing: false,
+            device_done: false,
+            could_not: 0,
+        }
+    }
+
+    /// What was counted until now is no sign of being stuck any more.
+    fn begin_anew(&mut self) {
+        (self.edits, self.idle, self.before) = (0, 0, self.attempts.len());
+    }
+
+    /// Attempts since the strategy changed.
+    pub fn recent(&self) -> &[Attempt] {
+        &self.attempts[self.before.min(self.attempts.len())..]
+    }
+}
+
+impl Judged {
+    /// In a few lines, for people and prompts.
+    pub fn words(&self) -> String {
+        let mut out = match (self.outcome.as_str(), self.green) {
+            ("pass", true) => format!("green on {}", self.arch),
+            ("pass", false) if self.class == "emulated" => "passes on the emulator, which is not green".into(),
+            ("pass", false) => format!("passes on {} as far as it ran, not green", self.arch),
+            ("red", _) => format!("red in stage {}", self.stage.as_deref().unwrap_or("?")),
+            ("could_not_run", _) => "could not run".into(),
+            (other, _) => other.to_string(),
+        };
+        if let Some(reason) = &self.reason {
+            out.push_str(": ");
+            out.push_str(reason);
+        }
+        if let Some(bad) = self.first_bad.as_ref().filter(|b| !b.is_empty()) {
+            out.push_str("\nfirst bad: ");
+            out.push_str(bad);
+        }
+        if let Some(error) = &self.error {
+            out.push_str(&format!("\nworst relative RMS {error}"));
+        }
+        out
+    }
+}

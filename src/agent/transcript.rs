@@ -1,0 +1,207 @@
+//! A run's transcript: one event a line, each line holding the digest of the line before.
+//!
+//! A line is written with one write and synced before anything acts on it, so that a process killed at any moment leaves
+//! a transcript that says all that it did. What a kill can leave beside that is an unterminated last line: it is moved
+//! aside and the run goes on. Any other damage is refused.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::codes::TRANSCRIPT;
+use super::events::Event;
+use super::redact::Redactor;
+use crate::error::{Error, Result};
+use crate::ledger::{Digest, clock};
+
+pub const FILE: &str = "transcript.jsonl";
+
+/// No event is longer: what a model says is cut before.
+const MOST_LINE: u64 = 32 << 20;
+
+#[derive(Serialize, Deserialize)]
+struct Line<E> {
+    seq: u64,
+    prev: Digest,
+    time: String,
+    /// Milliseconds that the run had been at work, over all of its processes.
+    ms: u64,
+    #[serde(flatten)]
+    event: E,
+}
+
+/// An event where it stands.
+#[derive(Clone, Debug)]
+pub struct Record {
+    pub seq: u64,
+    pub time: String,
+    pub ms: u64,
+    pub event: Event,
+    /// Of its line: what the next line and the rows that it led to hold.
+    pub digest: Digest,
+}
+
+/// Appends to a transcript. Only one process does at a time: the run's lock sees to that.
+pub struct Transcript {
+    file: File,
+    path: PathBuf,
+    redactor: Redactor,
+    seq: u64,
+    head: Digest,
+}
+
+impl Transcript {
+    pub fn create(dir: &Path, redactor: Redactor) -> Result<Transcript> {
+        let path = dir.join(FILE);
+        let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path);
+        let file = file.map_err(|e| Error::io(&path, e))?;
+        let synced = File::open(dir).and_then(|d| d.sync_all());
+        synced.map_err(|e| Error::io(dir, e))?;
+        Ok(Transcript { file, path, redactor, seq: 0, head: Digest::ZERO })
+    }
+
+    /// Opens one to go on with it; each event there is given to `each`. Says what was moved aside, if anything was.
+    pub fn resume(
+        dir: &Path,
+        redactor: Redactor,
+        mut each: impl FnMut(Record),
+    ) -> Result<(Transcript, Option<String>)> {
+        let path = dir.join(FILE);
+        let mut last = (0, Digest::ZERO);
+        let whole = read(&path, |record| {
+            last = (record.seq + 1, record.digest);
+            each(record);
+        })?;
+        let mut options = OpenOptions::new();
+        options.read(true).append(true).custom_flags(libc::O_NOFOLLOW);
+        let mut file = options.open(&path).map_err(|e| Error::io(&path, e))?;
+        let mut note = None;
+        let length = file.metadata().map_err(|e| Error::io(&path, e))?.len();
+        if length > whole {
+            let mut torn = Vec::new();
+            let read = file.seek(SeekFrom::Start(whole)).and_then(|_| file.read_to_end(&mut torn));
+            read.map_err(|e| Error::io(&path, e))?;
+            let aside = dir.join(format!("torn-{}", last.0));
+            std::fs::write(&aside, &torn).map_err(|e| Error::io(&aside, e))?;
+            file.set_len(whole).and_then(|()| file.sync_all()).map_err(|e| Error::io(&path, e))?;
+            note = Some(format!("an unfinished last line of {} bytes was moved to {}", torn.len(), aside.display()));
+        }
+        Ok((Transcript { file, path, redactor, seq: last.0, head: last.1 }, note))
+    }
+
+    /// Writes an event; it is on the disk when this returns. The event comes back as it was written: redacted.
+    pub fn append(&mut self, ms: u64, event: &Event) -> Result<Record> {
+        let internal = |e: serde_json::Error| Error::internal(format!("an event has no JSON form: {e}"));
+        let value = self.redactor.value(serde_json::to_value(event).map_err(internal)?);
+        let time = clock::now();
+        let line = Line { seq: self.seq, prev: self.head, time: time.clone(), ms, event: &value };
+        let mut bytes = serde_json::to_vec(&line).map_err(internal)?;
+        let digest = Digest::of(&bytes);
+        bytes.push(b'\n');
+        self.file.write_all(&bytes).and_then(|()| self.file.sync_data()).map_err(|e| Error::io(&self.path, e))?;
+        let record =
+            Record { seq: self.seq, time, ms, event: serde_json::from_value(value).map_err(internal)?, digest };
+        (self.seq, self.head) = (self.seq + 1, digest);
+        Ok(record)
+    }
+
+    pub fn head(&self) -> Digest {
+        self.head
+    }
+}
+
+/// Reads and checks a transcript, line by line. Gives the bytes of its whole lines; an unterminated last one is left out.
+pub fn read(path: &Path, mut each: impl FnMut(Record)) -> Result<u64> {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_NOFOLLOW);
+    let mut reader = BufReader::new(options.open(path).map_err(|e| Error::io(path, e))?);
+    let (mut seq, mut head, mut whole) = (0, Digest::ZERO, 0);
+    loop {
+        let mut bytes = Vec::new();
+        let read = (&mut reader).take(MOST_LINE + 1).read_until(b'\n', &mut bytes).map_err(|e| Error::io(path, e))?;
+        let damaged = |what: &str| {
+            Error::new(&TRANSCRIPT, format!("{}: line {}: {what}", path.display(), seq + 1))
+                .hint("the run cannot be resumed; begin a new one with assay agent")
+        };
+        if read as u64 > MOST_LINE {
+            return Err(damaged("longer than any event"));
+        }
+        if bytes.pop() != Some(b'\n') {
+            return Ok(whole);
+        }
+        let line: Line<Event> = serde_json::from_slice(&bytes).map_err(|e| damaged(&format!("no event ({e})")))?;
+        if line.seq != seq {
+            return Err(damaged("out of order").expected(seq).found(line.seq));
+        }
+        if line.prev != head {
+            return Err(damaged("the line before it is not the one that it followed").expected(line.prev).found(head));
+        }
+        head = Digest::of(&bytes);
+        whole += read as u64;
+        each(Record { seq, time: line.time, ms: line.ms, event: line.event, digest: head });
+        seq += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::redact::Secret;
+
+    fn told(text: &str) -> Event {
+        Event::Told { text: text.into() }
+    }
+
+    fn texts(path: &Path) -> Result<Vec<String>> {
+        let mut out = Vec::new();
+        read(path, |r| out.push(format!("{:?}", r.event))).map(|_| out)
+    }
+
+    #[test]
+    fn a_chain_is_written_and_read_without_secrets() {
+        let dir = tempfile::tempdir().unwrap();
+        let redactor = Redactor::new([Secret::new("sk-0123456789").unwrap()]);
+        let mut transcript = Transcript::create(dir.path(), redactor).unwrap();
+        transcript.append(1, &told("the key is sk-0123456789, \"ä\0\u{1F980}\n")).unwrap();
+        let head = transcript.append(2, &told("second")).unwrap().digest;
+        assert_eq!(head, transcript.head());
+        let path = dir.path().join(FILE);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(!text.contains("sk-0123456789") && text.contains("[redacted]"));
+        assert_eq!(texts(&path).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn any_change_is_seen_and_a_torn_line_is_moved_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        let mut transcript = Transcript::create(dir.path(), Redactor::default()).unwrap();
+        for i in 0..4 {
+            transcript.append(i, &told(&format!("event {i}"))).unwrap();
+        }
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = text.split_inclusive('\n').collect();
+        for damaged in [
+            text.replace("event 1", "event 7"),
+            [lines[0], lines[2], lines[3]].concat(),
+            [lines[0], lines[2], lines[1], lines[3]].concat(),
+            [lines[1], lines[2], lines[3]].concat(),
+            [lines[0], lines[0], lines[1]].concat(),
+            format!("{text}\n"),
+            format!("{text}{{}}\n"),
+        ] {
+            std::fs::write(&path, &damaged).unwrap();
+            assert_eq!(texts(&path).unwrap_err().code().id, "transcript-damaged", "{damaged}");
+        }
+        std::fs::write(&path, format!("{text}{}", &lines[3][..20])).unwrap();
+        let mut seen = 0;
+        let (mut transcript, note) = Transcript::resume(dir.path(), Redactor::default(), |_| seen += 1).unwrap();
+        assert!(seen == 4 && note.unwrap().contains("torn-4"));
+        transcript.append(9, &told("after")).unwrap();
+        assert_eq!(texts(&path).unwrap().len(), 5);
+        assert_eq!(std::fs::read_to_string(dir.path().join("torn-4")).unwrap(), &lines[3][..20]);
+    }
+}

@@ -1,0 +1,429 @@
+//! `assay agent`: a language model ports kernels, under supervision.
+
+mod tell;
+mod view;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{ModelArg, ledger, output};
+use crate::agent::budget::{Limits, UNIT, money};
+use crate::agent::codes::{ENDPOINT_FAILED, RUN_OVER, RUN_PAUSED, RUN_UNFINISHED};
+use crate::agent::desk::{Desk, Options, Recorder};
+use crate::agent::endpoint::{Client, Overrides, Settings};
+use crate::agent::events::{Approve, Event, NodeEnd, RunEnd};
+use crate::agent::report::Report;
+use crate::agent::run::{Run, no_price};
+use crate::agent::runs::{self, Runs};
+use crate::agent::shop::DeskShop;
+use crate::agent::state::State;
+use crate::agent::supervise::Signals;
+use crate::error::{Error, Kind, Result};
+use crate::history;
+use crate::ledger::Config;
+use crate::ops::Node;
+use crate::workbench::Workbench;
+use view::Terminal;
+
+/// Let a language model port kernels, under supervision
+///
+/// It takes the next gate, or the nodes named, one after the other. The model writes a kernel, the judge says what it is
+/// worth, and nothing else counts. Where there is no device a kernel can pass on the emulator and nothing turns green.
+/// Ctrl-C once pauses after the step, twice stops.
+#[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Agent {
+    #[command(subcommand)]
+    action: Option<Action>,
+    /// Nodes to port, in this order [default: what `assay next` says, until none is left]
+    #[arg(value_name = "NODE")]
+    nodes: Vec<Node>,
+    #[command(flatten)]
+    work: Work,
+}
+
+#[derive(clap::Subcommand)]
+enum Action {
+    /// Say what the run is doing
+    Status(tell::Status),
+    /// Have the run pause after its step
+    Pause(tell::Which),
+    /// Go on: with the paused run, or with one whose process is gone
+    Resume(Box<Resume>),
+    /// Tell the model something, or answer its question
+    Say(tell::Say),
+    /// Say yes to what the run asks
+    Approve(tell::Answer),
+    /// Say no to what the run asks
+    Reject(tell::Answer),
+    /// What happened, node by node, from events and rows
+    Report(tell::Report),
+    /// The run as a public trajectory format (ATIF v1.4)
+    Export(tell::Export),
+}
+
+#[derive(clap::Args)]
+struct Resume {
+    /// The run's name, or its beginning [default: the newest]
+    #[arg(long, value_name = "RUN")]
+    run: Option<String>,
+    #[command(flatten)]
+    work: Work,
+}
+
+/// How to work. What is not said when a run is resumed stays as it was.
+#[derive(clap::Args)]
+struct Work {
+    #[command(flatten)]
+    model: ModelArg,
+    /// Address of a server that speaks OpenAI's chat completions [default: agent.toml in your config directory]
+    #[arg(long, env = "ASSAY_AGENT_URL", value_name = "URL")]
+    url: Option<String>,
+    /// The language model's name on that server
+    #[arg(long, env = "ASSAY_AGENT_LLM", value_name = "NAME")]
+    llm: Option<String>,
+    /// Name of the environment variable that holds the server's key [default: ASSAY_AGENT_KEY, if it is set]
+    #[arg(long, env = "ASSAY_AGENT_KEY_NAME", value_name = "VARIABLE")]
+    key_name: Option<String>,
+    /// Ask for the answer at once instead of as a stream
+    #[arg(long)]
+    no_stream: bool,
+    /// When to ask a person [default: green]
+    #[arg(long, value_enum)]
+    approve: Option<Approve>,
+    /// Calls of the model [default: 200]
+    #[arg(long, value_name = "N")]
+    max_steps: Option<u64>,
+    /// Verdicts per node [default: 8]
+    #[arg(long, value_name = "N")]
+    max_attempts: Option<u64>,
+    /// Tokens, of prompts and answers together [default: 2000000]
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<u64>,
+    /// Time, as 90s, 30m or 4h [default: 4h]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    max_time: Option<Duration>,
+    /// Money in USD, by the prices in agent.toml [default: no limit]
+    #[arg(long, value_name = "USD", value_parser = parse_money)]
+    max_cost: Option<u64>,
+    /// How long a question waits for a person [default: 10m]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    wait: Option<Duration>,
+    /// Let the model write shared headers too
+    #[arg(long)]
+    shared: bool,
+    /// Private key to sign rows with
+    #[arg(long, value_name = "NAME")]
+    key: Option<String>,
+    #[command(flatten)]
+    trust: ledger::TrustArgs,
+    /// Only the log, also on a terminal
+    #[arg(long)]
+    plain: bool,
+    /// Print one JSON object at the end (schema assay.agent/1)
+    #[arg(long)]
+    json: bool,
+}
+
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let (number, unit) = text.split_at(text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).len());
+    let factor = match unit {
+        "" | "s" => 1.0,
+        "ms" => 0.001,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        _ => return Err("a time is written 90s, 30m or 4h".into()),
+    };
+    match number.parse::<f64>().map(|n| n * factor) {
+        Ok(seconds) if (0.0..=1e8).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("a time is written 90s, 30m or 4h".into()),
+    }
+}
+
+fn parse_money(text: &str) -> Result<u64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if (0.0..1e6).contains(&value) => Ok((value * UNIT as f64).round() as u64),
+        _ => Err("an amount of money is written 2.50".into()),
+    }
+}
+
+impl Agent {
+    pub fn run(&self) -> Result<u8> {
+        match &self.action {
+            None => self.begin(),
+            Some(Action::Status(c)) => c.run(),
+            Some(Action::Pause(c)) => c.pause(),
+            Some(Action::Resume(c)) => c.run(),
+            Some(Action::Say(c)) => c.run(),
+            Some(Action::Approve(c)) => c.run(true),
+            Some(Action::Reject(c)) => c.run(false),
+            Some(Action::Report(c)) => c.run(),
+            Some(Action::Export(c)) => c.run(),
+        }
+    }
+
+    fn begin(&self) -> Result<u8> {
+        let bench = Workbench::find(".".as_ref())?;
+        let runs = Runs::of(&bench.root)?;
+        let work = &self.work;
+        let client = work.client(&bench)?;
+        if work.max_cost.is_some() && client.settings().price.is_none() {
+            return Err(no_price(&client));
+        }
+        let _lock = runs.lock()?;
+        let (signals, terminal) = (signals(work.json), Arc::new(Terminal::new(work.plain)));
+        let mut shop = work.shop(&bench, &terminal)?;
+        let known = shop.desk().nodes();
+        if let Some(node) = self.nodes.iter().find(|n| !known.contains(n)) {
+            return Err(Error::usage(format!("{node} is no node of {}", shop.desk().model().path().display()))
+                .hint("assay next -n 50 lists them, assay plan all"));
+        }
+        let settings = client.settings();
+        let started = Event::Started {
+            assay: env!("CARGO_PKG_VERSION").into(),
+            model: file_name(&shop),
+            llm: settings.model.clone(),
+            host: settings.host(),
+            price: settings.price,
+            limits: work.limits(None),
+            approve: work.approve.unwrap_or(Approve::Green),
+            nodes: self.nodes.clone(),
+            place: shop.place(),
+            device: crate::agent::shop::Shop::device(&shop),
+            key: work.signer(&bench)?,
+            wait_s: work.wait.map_or(600, |w| w.as_secs()),
+        };
+        let dir = runs.create()?;
+        let mut view = terminal.view();
+        let run = Run::begin(&dir, &mut shop, &client, &signals, &mut view, started)?;
+        work.drive(run, &terminal, &bench, &dir)
+    }
+}
+
+impl Resume {
+    fn run(&self) -> Result<u8> {
+        let bench = Workbench::find(".".as_ref())?;
+        let runs = Runs::of(&bench.root)?;
+        let dir = runs.find(self.run.as_deref())?;
+        if runs.alive()? {
+            return tell::resume(&dir, self.work.json);
+        }
+        let work = &self.work;
+        let before = runs::state(&dir)?;
+        if let Some((how, why)) = &before.over
+            && !how.resumable()
+        {
+            return Err(Error::new(&RUN_OVER, format!("run {} is over: {why}", runs::id(&dir)))
+                .hint("assay agent begins another"));
+        }
+        let start = before.started.as_ref();
+        let client = work.client_for(&bench, start.map(|s| s.llm.as_str()))?;
+        if work.limits(Some(&before)).cost.is_some() && client.settings().price.is_none() {
+            return Err(no_price(&client));
+        }
+        let _lock = runs.lock()?;
+        let (signals, terminal) = (signals(work.json), Arc::new(Terminal::new(work.plain)));
+        let mut shop = work.shop(&bench, &terminal)?;
+        if start.is_some_and(|s| s.model != file_name(&shop)) {
+            let found = start.map_or(String::new(), |s| s.model.clone());
+            return Err(Error::usage("the run was about another model file")
+                .expected(found)
+                .found(file_name(&shop))
+                .hint("assay agent resume -m FILE"));
+        }
+        let mut view = terminal.view();
+        let resumed = |state: &State, note: Option<String>| {
+            Ok(Event::Resumed {
+                limits: work.limits(Some(state)),
+                approve: work.approve.unwrap_or(state.approve),
+                note: note.unwrap_or_default(),
+            })
+        };
+        let run = Run::resume(&dir, &mut shop, &client, &signals, &mut view, resumed)?;
+        work.drive(run, &terminal, &bench, &dir)
+    }
+}
+
+impl Work {
+    fn client(&self, bench: &Workbench) -> Result<Client> {
+        self.client_for(bench, None)
+    }
+
+    fn client_for(&self, bench: &Workbench, llm: Option<&str>) -> Result<Client> {
+        let over = Overrides {
+            url: self.url.clone(),
+            model: self.llm.clone().or(llm.map(String::from)),
+            key: self.key_name.clone(),
+            stream: self.no_stream.then_some(false),
+        };
+        Client::new(Settings::load(&Config::of_user()?, &bench.root, &over)?)
+    }
+
+    fn limits(&self, before: Option<&State>) -> Limits {
+        let usual = Limits { steps: 200, attempts: 8, tokens: 2_000_000, wall_ms: 4 * 3_600_000, cost: None };
+        let was = before.map_or(usual, |s| s.limits.clone());
+        Limits {
+            steps: self.max_steps.unwrap_or(was.steps),
+            attempts: self.max_attempts.unwrap_or(was.attempts),
+            tokens: self.max_tokens.unwrap_or(was.tokens),
+            wall_ms: self.max_time.map_or(was.wall_ms, |t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
+            cost: self.max_cost.or(was.cost),
+        }
+    }
+
+    /// The key that will sign rows; none where the user has none, and then nothing is recorded.
+    fn signer(&self, bench: &Workbench) -> Result<Option<String>> {
+        match ledger::writer(&bench.root, self.key.as_deref()) {
+            Ok(key) => Ok(Some(key.public().name().to_string())),
+            Err(e) if e.code().id == "key-none" && self.key.is_none() => {
+                anstream::eprintln!(
+                    "note: you have no signing key, so verdicts are kept in the run's transcript only and not in the \
+                     ledger: assay key new NAME"
+                );
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    fn shop<'t>(&self, bench: &Workbench, terminal: &'t Terminal) -> Result<DeskShop<'t>> {
+        // A ledger that is damaged is said before any money is spent.
+        history::read(&bench.root)?;
+        let record = match ledger::writer(&bench.root, self.key.as_deref()) {
+            Ok(_) => Some(Recorder { key: self.key.clone() }),
+            Err(e) if e.code().id == "key-none" && self.key.is_none() => None,
+            Err(e) => return Err(e),
+        };
+        let options = Options { model: self.model.model.clone(), shared: self.shared, record, ..Options::default() };
+        let desk = Desk::open(&bench.root, options)?;
+        let trust = self.trust.load(&bench.root)?;
+        DeskShop::new(desk, Config::of_user().ok(), trust, self.key.clone(), terminal)
+    }
+
+    /// Runs it to its end and says how it ended.
+    fn drive(&self, mut run: Run<'_>, terminal: &Terminal, bench: &Workbench, dir: &Path) -> Result<u8> {
+        let end = run.work();
+        terminal.finish();
+        let end = end?;
+        let ledger = history::read(&bench.root)?;
+        let report = Report::of(dir, Some(&ledger))?;
+        let state = run.state();
+        let passed = state.ended.iter().filter(|(_, how, _)| how.passed()).count();
+        let landed = state.ended.iter().filter(|(_, how, _)| *how == NodeEnd::Landed).count();
+        let device = state.started.as_ref().is_some_and(|s| s.device);
+        if self.json {
+            let mut body = serde_json::to_value(&report).map_err(|e| Error::internal(e.to_string()))?;
+            body["passed"] = json!(passed);
+            body["landed"] = json!(landed);
+            body["green_possible"] = json!(device);
+            output::json("assay.agent/1", body)?;
+        } else {
+            output::println(summary(&report, passed, landed, device))?;
+        }
+        let why = || state.over.as_ref().map_or(String::new(), |(_, why)| why.clone());
+        let resume = format!("assay agent resume --run {}", runs::id(dir));
+        match end {
+            RunEnd::Done if state.ended.iter().all(|(_, how, _)| how.passed()) => Ok(0),
+            RunEnd::Stopped => self.fail(Error::new(&RUN_PAUSED, why()).hint(resume)),
+            RunEnd::Endpoint => self.fail(Error::new(&ENDPOINT_FAILED, why()).hint(resume)),
+            RunEnd::Done | RunEnd::Budget | RunEnd::Fault => {
+                let what = match end {
+                    RunEnd::Done => "not every node passed".to_string(),
+                    _ => why(),
+                };
+                let hint =
+                    if end == RunEnd::Done { "assay agent report".to_string() } else { format!("{resume} --max-…") };
+                self.fail(Error::new(&RUN_UNFINISHED, what).hint(hint))
+            }
+        }
+    }
+
+    /// With --json the answer is out already: the reason goes to stderr alone.
+    fn fail(&self, error: Error) -> Result<u8> {
+        match self.json {
+            true => {
+                output::error(&error);
+                Ok(error.kind().exit_code())
+            }
+            false => Err(error),
+        }
+    }
+}
+
+fn file_name(shop: &DeskShop<'_>) -> String {
+    shop.desk().model().path().file_name().map_or(String::new(), |n| n.to_string_lossy().into_owned())
+}
+
+/// The end of a run in a few lines.
+fn summary(report: &Report, passed: usize, landed: usize, device: bool) -> String {
+    let mut out = format!("\n{passed} of {} nodes that were worked on pass", report.nodes.len());
+    match device {
+        true => out += &format!("; {landed} landed.\n"),
+        false => out += " on the CPU emulator. There is no device here: nothing is green yet.\n",
+    }
+    let cost = report.cost.as_ref().map_or(String::new(), |c| format!(", {c} USD"));
+    out += &format!(
+        "{} steps, {} tokens{cost}, {} s; transcript sha256:{}\nNext: assay agent report",
+        report.steps,
+        report.prompt_tokens.saturating_add(report.completion_tokens),
+        report.seconds,
+        report.transcript
+    );
+    out
+}
+
+/// Ctrl-C, counted.
+fn signals(json: bool) -> Arc<Signals> {
+    let signals = Arc::new(Signals::default());
+    let seen = signals.clone();
+    // Without a handler the signal ends the process; the run can be resumed all the same.
+    let _ = ctrlc::set_handler(move || {
+        if seen.came() {
+            if json {
+                output::json_error(&super::interrupt::interrupted("interrupted a third time"));
+            }
+            std::process::exit(i32::from(Kind::Interrupted.exit_code()));
+        }
+        let words = match seen.stop() {
+            false => "pauses after this step; Ctrl-C again stops; assay agent resume goes on",
+            true => "stops",
+        };
+        anstream::eprintln!("{words}");
+    });
+    signals
+}
+
+/// A state in JSON, for `status`.
+fn state_json(state: &State, dir: &Path, alive: bool) -> Value {
+    let (spent, limits) = (&state.spent, &state.limits);
+    json!({
+        "run": runs::id(dir),
+        "folder": dir,
+        "alive": alive,
+        "state": word(state, alive),
+        "node": state.work.as_ref().map(|w| w.node.to_string()),
+        "attempts": state.attempts(),
+        "asks": state.ask.as_ref().map(|a| json!({ "id": a.id, "about": a.about, "text": a.text })),
+        "last_verdict": state.last_verdict,
+        "ended": state.ended.iter().map(|(node, how, why)| json!({ "node": node, "how": how, "why": why })).collect::<Vec<_>>(),
+        "spent": {
+            "steps": spent.steps, "tokens": spent.tokens(), "cost": money(spent.cost()), "seconds": state.ms / 1000,
+        },
+        "limits": limits,
+        "over": state.over.as_ref().map(|(how, why)| json!({ "how": how, "why": why })),
+    })
+}
+
+fn word(state: &State, alive: bool) -> &'static str {
+    match (&state.over, alive) {
+        (Some((RunEnd::Done, _)), _) => "over",
+        (Some(_), _) => "ended, can be resumed",
+        (None, false) => "its process is gone; assay agent resume goes on",
+        (None, true) if state.paused => "paused",
+        (None, true) if state.ask.is_some() => "waits for an answer",
+        (None, true) => "at work",
+    }
+}

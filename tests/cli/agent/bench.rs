@@ -1,0 +1,259 @@
+//! `assay agent` as a newcomer runs it: the binary, a workbench in git, a scripted model.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::server::{Reply, Server, answer, streamed};
+use crate::bench::{Bench, Output, assay_with};
+
+const KEY: &str = "sk-newcomer-0123456789";
+
+/// A workbench with every kernel but one, a key and a trust file.
+struct Home {
+    bench: Bench,
+    config: tempfile::TempDir,
+    server: Server,
+}
+
+impl Home {
+    fn new(server: Server) -> Home {
+        let (bench, config) = (Bench::new(), tempfile::tempdir().unwrap());
+        bench.copy("kernels");
+        for name in ["kernels/swiglu.cu", "kernels/swiglu.toml"] {
+            std::fs::remove_file(bench.path(name)).unwrap();
+        }
+        bench.synth("small.gguf", &["--shape", "small"]);
+        bench.write("assay.toml", "model = \"small.gguf\"\narchitectures = [\"sm_90a\"]\n");
+        let home = Home { bench, config, server };
+        assert_eq!(home.run(&["key", "new", "me"]).code, 0);
+        let key = home.run(&["key", "show", "--json"]);
+        let public = serde_json::from_str::<Value>(&key.stdout).unwrap()["key"].as_str().unwrap().to_string();
+        assert_eq!(home.run(&["key", "trust", &public]).code, 0);
+        home
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        let key = PathBuf::from(KEY);
+        let url = PathBuf::from(&self.server.url);
+        let llm = PathBuf::from("scripted");
+        assay_with(
+            &self.bench.path(""),
+            args,
+            &[
+                ("ASSAY_CONFIG_DIR", self.config.path()),
+                ("ASSAY_AGENT_KEY", &key),
+                ("ASSAY_AGENT_URL", &url),
+                ("ASSAY_AGENT_LLM", &llm),
+            ],
+        )
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        let out = self.run(args);
+        serde_json::from_str(&out.stdout).unwrap_or_else(|e| panic!("{e}: {}{}", out.stdout, out.stderr))
+    }
+
+    /// A run in the background, once the model has been asked; `None` without a C++ compiler.
+    fn spawn(&self) -> Option<std::process::Child> {
+        let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin("assay"))
+            .current_dir(self.bench.path(""))
+            .args(["agent", "swiglu", "--plain"])
+            .env("ASSAY_CONFIG_DIR", self.config.path())
+            .env("CUDA_VISIBLE_DEVICES", "")
+            .env("ASSAY_AGENT_KEY", KEY)
+            .env("ASSAY_AGENT_URL", &self.server.url)
+            .env("ASSAY_AGENT_LLM", "scripted")
+            .stdin(std::process::Stdio::null())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let began = Instant::now();
+        while self.server.seen().is_empty() {
+            if began.elapsed() > Duration::from_secs(60) || child.try_wait().unwrap().is_some() {
+                let _ = child.kill();
+                let out = child.wait_with_output().unwrap();
+                let text = String::from_utf8_lossy(&out.stderr).into_owned();
+                assert!(text.contains("emulator-no-compiler"), "{text}");
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Some(child)
+    }
+
+    /// Every file that the run left, for what must not be in them.
+    fn everything(&self) -> String {
+        fn all(dir: &std::path::Path, out: &mut String) {
+            for entry in std::fs::read_dir(dir).unwrap().flatten() {
+                match entry.path() {
+                    path if path.is_dir() && !path.is_symlink() => all(&path, out),
+                    path if path.extension().is_none_or(|e| e != "gguf") => {
+                        out.push_str(&String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let mut out = String::new();
+        all(&self.bench.path(""), &mut out);
+        out
+    }
+}
+
+fn no_compiler(out: &Output) -> bool {
+    let missing = out.stderr.contains("emulator-no-compiler");
+    if missing {
+        println!("could not run: no C++ compiler");
+    }
+    missing
+}
+
+#[test]
+fn a_model_ports_a_kernel_and_nothing_is_green_without_a_device() {
+    let source =
+        |name: &str| std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
+    let (right, manifest) = (source("kernels/swiglu.cu"), source("kernels/swiglu.toml"));
+    let server = Server::start(move |n, seen| {
+        let wrong = right.replacen("fminf", "fmaxf", 1);
+        let write = |text: &str| {
+            vec![
+                ("write_kernel", json!({"file": "swiglu.cu", "text": text})),
+                ("write_kernel", json!({"file": "swiglu.toml", "text": manifest})),
+                ("verify", json!({})),
+            ]
+        };
+        match n {
+            0 => {
+                let said = seen.body["messages"].to_string();
+                for what in ["fn oracle", "struct SwigluArgs", "ffn", "The manifest"] {
+                    assert!(said.contains(what), "the prompt lacks {what}: {said}");
+                }
+                Reply::Stream(streamed(&format!("with {KEY}"), &write(&wrong), (9000, 900)))
+            }
+            1 => {
+                let said = seen.messages().last().unwrap()["content"].as_str().unwrap().to_string();
+                assert!(said.contains("RED") && said.contains("first bad: "), "{said}");
+                Reply::Json(answer("", &write(&right), (9500, 900)))
+            }
+            _ => panic!("asked after the pass"),
+        }
+    });
+    let home = Home::new(server);
+    let out = home.run(&["agent", "swiglu", "--json"]);
+    if no_compiler(&out) {
+        return;
+    }
+    assert_eq!(out.code, 0, "{}{}", out.stdout, out.stderr);
+    let doc: Value = serde_json::from_str(&out.stdout).unwrap();
+    assert_eq!((&doc["schema"], &doc["passed"], &doc["landed"]), (&json!("assay.agent/1"), &json!(1), &json!(0)));
+    assert_eq!((&doc["green_possible"], &doc["disagreements"]), (&json!(false), &json!([])));
+    let tried = doc["nodes"][0]["attempts"].as_array().unwrap();
+    assert_eq!((&tried[0]["outcome"], &tried[0]["stage"]), (&json!("red"), &json!("unit")), "{doc}");
+    assert_eq!((&tried[1]["outcome"], &tried[1]["class"]), (&json!("pass"), &json!("emulated")));
+    assert!(doc["nodes"][0]["why"].as_str().unwrap().contains("not green"), "{doc}");
+    assert_eq!((&doc["prompt_tokens"], &doc["completion_tokens"]), (&json!(18500), &json!(1800)));
+
+    // Rows hold the transcript that led to them, and nothing holds the key.
+    let row = tried[1]["row"].as_u64().unwrap().to_string();
+    let shown = home.json(&["show", &row, "--json"]);
+    let transcript = shown["statement"]["predicate"]["informative"]["transcript"].as_str().unwrap().to_string();
+    assert_eq!(transcript.len(), 64, "{shown}");
+    assert!(!home.everything().contains(KEY) && !out.stderr.contains(KEY) && !out.stdout.contains(KEY));
+
+    let report = home.run(&["agent", "report"]);
+    assert_eq!(report.code, 0, "{}", report.stderr);
+    assert!(
+        report.stdout.contains("| swiglu | passes on the emulator, not green | 2 | 2 | 20300 |"),
+        "{}",
+        report.stdout
+    );
+    assert!(report.stdout.contains("Verdicts by stage: pass 1, unit 1."), "{}", report.stdout);
+    let atif = home.json(&["agent", "export"]);
+    assert_eq!(atif["final_metrics"]["total_prompt_tokens"], 18500);
+    let status = home.json(&["status", "--json"]);
+    assert!(status["nodes"].as_array().unwrap().iter().all(|n| n["state"] != "green"), "{status}");
+    let over = home.run(&["agent", "resume"]);
+    assert_eq!(over.code, 1, "{}", over.stderr);
+    assert!(over.stderr.contains("agent-run-over"), "{}", over.stderr);
+}
+
+/// kill -9 while the model is at work; then another terminal looks, and the run goes on.
+#[test]
+fn a_killed_run_is_resumed_by_another_process() {
+    let server = Server::start(|n, _| match n {
+        0 => Reply::Silence,
+        _ => Reply::Json(answer("", &[("give_up", json!({"reason": "seen enough"}))], (100, 10))),
+    });
+    let home = Home::new(server);
+    let Some(mut child) = home.spawn() else { return };
+    let alive = home.json(&["agent", "status", "--json"]);
+    assert_eq!((&alive["alive"], &alive["state"], &alive["node"]), (&json!(true), &json!("at work"), &json!("swiglu")));
+    let busy = home.run(&["agent", "swiglu"]);
+    assert!(busy.code == 3 && busy.stderr.contains("agent-run-busy"), "{}", busy.stderr);
+    let nothing = home.run(&["agent", "approve"]);
+    assert!(nothing.code == 1 && nothing.stderr.contains("asks nothing"), "{}", nothing.stderr);
+    assert_eq!(home.run(&["agent", "pause"]).code, 0);
+    assert_eq!(home.run(&["agent", "say", "mind the stride"]).code, 0);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let dead = home.json(&["agent", "status", "--json"]);
+    assert_eq!(dead["alive"], false);
+    let reserved = dead["spent"]["tokens"].as_u64().unwrap();
+    assert!(reserved > 1000, "what was set aside is spent: {dead}");
+
+    let out = home.run(&["agent", "resume", "--json"]);
+    assert_eq!(out.code, 1, "a node was given up: {}{}", out.stdout, out.stderr);
+    let doc: Value = serde_json::from_str(&out.stdout).unwrap();
+    assert_eq!(doc["nodes"][0]["end"], "given up");
+    let spent = doc["prompt_tokens"].as_u64().unwrap() + doc["completion_tokens"].as_u64().unwrap();
+    assert_eq!(spent, reserved + 110, "the lost call stays spent, once");
+    let said = home.server.seen().last().unwrap().body["messages"].to_string();
+    assert!(said.contains("mind the stride"), "{said}");
+}
+
+#[test]
+fn ctrl_c_twice_stops_and_says_how_to_go_on() {
+    let home = Home::new(Server::with(vec![|| Reply::Silence]));
+    let Some(child) = home.spawn() else { return };
+    for _ in 0..2 {
+        std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+        std::thread::sleep(Duration::from_millis(150));
+    }
+    let out = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(130), "{said}");
+    for words in ["pauses after this step", "stops", "agent-stopped", "assay agent resume --run"] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    let status = home.json(&["agent", "status", "--json"]);
+    assert_eq!((&status["alive"], &status["over"]["how"]), (&json!(false), &json!("stopped")), "{status}");
+}
+
+#[test]
+fn a_newcomer_is_told_what_is_missing() {
+    let home = Home::new(Server::with(vec![|| Reply::Silence]));
+    let bare = |args: &[&str], more: &[(&str, &std::path::Path)]| {
+        let own = [("ASSAY_CONFIG_DIR", home.config.path())];
+        assay_with(&home.bench.path(""), args, &[&own[..], more].concat())
+    };
+    let none = bare(&["agent"], &[]);
+    assert!(none.code == 2 && none.stderr.contains("--url http://localhost:8080/v1"), "{}", none.stderr);
+    let none = bare(&["agent", "--url", "http://localhost:1/v1"], &[]);
+    assert!(none.code == 2 && none.stderr.contains("--llm NAME"), "{}", none.stderr);
+    let here = ["agent", "--url", "http://localhost:1/v1", "--llm", "m"];
+    let key = bare(&[&here[..], &["--key-name", "NO_SUCH_KEY"]].concat(), &[]);
+    assert!(key.code == 2 && key.stderr.contains("NO_SUCH_KEY is not set"), "{}", key.stderr);
+    let pasted = bare(&[&here[..], &["--key-name", KEY]].concat(), &[]);
+    assert!(pasted.code == 2 && !pasted.stderr.contains(KEY), "{}", pasted.stderr);
+    let price = bare(&[&here[..], &["--max-cost", "1"]].concat(), &[]);
+    assert!(price.code == 2 && price.stderr.contains("agent-no-price"), "{}", price.stderr);
+    let node = bare(&[&here[..], &["matmul[q4_k]"]].concat(), &[]);
+    assert!(node.code == 2 && node.stderr.contains("no node of"), "{}", node.stderr);
+    let tree = [("ASSAY_CONFIG_DIR", home.bench.path("config"))];
+    let inside = assay_with(&home.bench.path(""), &here, &[(tree[0].0, tree[0].1.as_path())]);
+    assert!(inside.code == 2 && inside.stderr.contains("key-in-tree"), "{}", inside.stderr);
+    let status = bare(&["agent", "status"], &[]);
+    assert!(status.code == 2 || status.stderr.contains("agent-run-none"), "{}", status.stderr);
+}

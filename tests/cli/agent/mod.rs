@@ -1,0 +1,7 @@
+//! The supervised loop, from outside: scripted models over real HTTP.
+
+mod bench;
+mod endpoint;
+mod fake;
+mod run;
+mod server;
