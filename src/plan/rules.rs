@@ -133,6 +133,9 @@ const LONG: usize = 512;
 fn variable(code: &[&Token], i: usize) -> Option<usize> {
     let mut at = i + 1;
     while let Some(token) = code.get(at) {
+        if at - i > LONG {
+            return Some(at);
+        }
         let operator = code[at - 1].is("operator");
         if token.is("(") {
             let mut depth = 0;
