@@ -104,18 +104,20 @@ impl Port {
         ] {
             writeln!(to, "{line}").unwrap();
         }
+        let mut result = None;
         for line in from.lines() {
             let said: Value = serde_json::from_str(&line.unwrap()).unwrap();
             if said["method"] == "elicitation/create" {
                 assert!(said["params"]["message"].as_str().unwrap().contains("swiglu"), "{said}");
                 writeln!(to, "{}", json!({ "jsonrpc": "2.0", "id": said["id"], "result": answer })).unwrap();
             } else if said["id"] == 2 && said.get("method").is_none() {
-                drop(to);
-                child.wait().unwrap();
-                return said["result"]["structuredContent"].clone();
+                result = Some(said["result"]["structuredContent"].clone());
+                break;
             }
         }
-        panic!("the server is gone");
+        drop(to);
+        child.wait().unwrap();
+        result.expect("the server is gone")
     }
 }
 
