@@ -42,3 +42,20 @@ fn two_rows_are_compared_a_field_a_line() {
     assert!(bench.stdout(&["diff", "5", "5"]).contains("no field differs"));
     assert!(bench.json(&["diff", "5", "31", "--json"])["changed"].as_array().unwrap().len() > 30);
 }
+
+/// Evidence could be made by a seed whose cases the kernel's author knew.
+#[test]
+fn a_chosen_seed_is_not_recorded() {
+    let bench = Bench::new();
+    bench.copy("kernels");
+    let seed = "0".repeat(64);
+    let ways = [&["--record"][..], &["--evidence", "e.json"], &["--runner", "env"], &["--runner", "env", "--record"]];
+    let named = ways.iter().map(|way| [&["verify", "take_rows", "--seed", &seed], *way].concat());
+    let whole = ways[..2].iter().map(|way| [&["verify", "--all", "--seed", &seed], *way].concat());
+    for args in named.chain(whole) {
+        let out = bench.run(&args);
+        assert_eq!(out.code, 2, "{args:?}: {}{}", out.stdout, out.stderr);
+        assert!(out.stderr.contains("chosen seed") && out.stderr.contains("next: "), "{args:?}: {}", out.stderr);
+    }
+    assert!(!bench.path("state").exists() && !bench.path("e.json").exists());
+}

@@ -59,7 +59,7 @@ pub struct Verify {
     /// Every size and every length
     #[arg(long)]
     thorough: bool,
-    /// Repeat the cases of an earlier verdict (64 hexadecimal digits)
+    /// Repeat the cases of an earlier verdict (64 hexadecimal digits); such a verdict is not signed
     #[arg(long, value_name = "HEX")]
     seed: Option<String>,
     /// Sign each verdict and append it to the ledger; red ones are kept as attempts too
@@ -125,6 +125,13 @@ impl Verify {
             return Err(Error::usage("the oracle is never a subject: it is what kernels are judged by")
                 .expected("--backend auto, device or emulator")
                 .hint("assay logits --backend oracle runs the model on it"));
+        }
+        if self.seed.is_some() && (self.record || self.evidence.is_some() || !self.runner.is_empty()) {
+            return Err(Error::usage(
+                "a verdict by a chosen seed is no evidence: its cases were known before it was given",
+            )
+            .expected("--seed without --record, --evidence and --runner")
+            .hint("leave --seed out, and the cases of each verdict are drawn anew"));
         }
         let started = Instant::now();
         let workbench = Workbench::find(".".as_ref())?;

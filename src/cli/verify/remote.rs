@@ -87,7 +87,7 @@ enum Event {
     Answer {
         host: usize,
         ask: Ask,
-        evidence: Vec<Evidence>,
+        evidence: (Vec<Evidence>, Seed),
         go: SyncSender<bool>,
     },
     /// One node could not be judged there.
@@ -134,11 +134,7 @@ pub(super) fn run(verify: &Verify, bench: &Workbench, model: &Model, tree: &Kern
     let board = Board::default();
     let mut asks = VecDeque::new();
     for node in &wanted {
-        let seed = match &verify.seed {
-            None => Seed::random()?,
-            Some(hex) => Seed(super::parse_seed(hex)?),
-        };
-        asks.push_back(Ask { node: node.clone(), seed });
+        asks.push_back(Ask { node: node.clone(), seed: Seed::random()? });
     }
     board.with(|work| work.queue = asks);
     let path = |path: &std::path::Path| std::path::absolute(path).map_err(|e| Error::io(path, e));
@@ -346,10 +342,10 @@ impl Desk<'_, '_> {
         Ok(())
     }
 
-    fn keep(&mut self, host: usize, ask: &Ask, evidence: Vec<Evidence>) -> Result<()> {
+    fn keep(&mut self, host: usize, ask: &Ask, evidence: (Vec<Evidence>, Seed)) -> Result<()> {
         let hello = self.hellos.get(&host).ok_or_else(|| Error::internal("an answer without a greeting"))?;
         let mut ledger = ledger::open(&self.bench.root)?;
-        let all = evidence.clone();
+        let all = evidence.0.clone();
         let (new, verdict) = answers(ask, hello, evidence, self.here, &ledger, self.trust)?;
         let mut row = None;
         if let Some(writer) = self.writer.as_ref().filter(|_| self.verify.record) {

@@ -108,7 +108,9 @@ fn session(voice: &Voice) -> Result<()> {
         let line = line.map_err(|e| Error::io("stdin", e))?;
         let ask: Ask =
             serde_json::from_str(&line).map_err(|e| Error::new(&BUNDLE, format!("a line is no question: {e}")))?;
-        let (stop, baselines) = (AtomicBool::new(false), Baselines::new(&model, ask.seed.0));
+        let share = records::Seed::random()?;
+        let seed = ask.seed_with(&share).0;
+        let (stop, baselines) = (AtomicBool::new(false), Baselines::new(&model, seed));
         let judge = Judge {
             model: &model,
             tree: &tree,
@@ -117,7 +119,7 @@ fn session(voice: &Voice) -> Result<()> {
             baselines: &baselines,
             numerics: bundle.numerics.map_or(vec![Numerics::Exact, Numerics::Ds4], |n| vec![n]),
             thorough: bundle.thorough,
-            seed: ask.seed.0,
+            seed,
             stop: &stop,
             progress: &Silent,
             sanitize: Some(root.path()),
@@ -145,7 +147,7 @@ fn session(voice: &Voice) -> Result<()> {
         let statement = record::statement(&verdict, target, binding, BTreeMap::new(), &about)?;
         let evidence = [records::Evidence::join(&key)?, record::evidence(statement, &key)?];
         let evidence = evidence.iter().map(records::Evidence::to_value).collect::<Result<_>>()?;
-        voice.say(&Say::Evidence { evidence })?;
+        voice.say(&Say::Evidence { share, evidence })?;
     }
     Ok(())
 }

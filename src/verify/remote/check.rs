@@ -2,7 +2,7 @@
 
 use super::{ANSWER, Ask, Bundle, Hello, REMOTE, SPEECH};
 use crate::error::{Error, Result};
-use crate::ledger::{ClosureSource, Evidence, Ledger, Trust, UNTRUSTED, Verdict};
+use crate::ledger::{ClosureSource, Evidence, Ledger, Seed, Trust, UNTRUSTED, Verdict};
 use crate::verify::PROTOCOL;
 
 /// Refuses a host before it is asked anything.
@@ -47,7 +47,7 @@ pub fn welcome(hello: &Hello, bundle: &Bundle, trust: &Trust) -> Result<()> {
 pub fn answers(
     ask: &Ask,
     hello: &Hello,
-    evidence: Vec<Evidence>,
+    (evidence, share): (Vec<Evidence>, Seed),
     here: &dyn ClosureSource,
     ledger: &Ledger,
     trust: &Trust,
@@ -68,8 +68,9 @@ pub fn answers(
     if verdict.node.to_string() != ask.node.to_string() {
         return Err(wrong("it is about another node".into()).found(&verdict.node));
     }
-    if verdict.seed != ask.seed {
-        return Err(wrong("it was judged by another seed".into()).expected(ask.seed).found(verdict.seed));
+    let seed = ask.seed_with(&share);
+    if verdict.seed != seed {
+        return Err(wrong("it was judged by another seed".into()).expected(seed).found(verdict.seed));
     }
     let theirs = &verdict.binding;
     if theirs.arch != hello.arch {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::{Ask, Bundle, DEADLINE, DIED, FAILED, Hello, Runner, SPEECH, Say};
 use crate::error::{Error, INTERRUPTED, Result};
-use crate::ledger::Evidence;
+use crate::ledger::{Evidence, Seed};
 
 /// Longest message.
 const LINE: u64 = 64 << 20;
@@ -109,8 +109,8 @@ impl Host {
         }
     }
 
-    /// The host's evidence on one node, unchecked.
-    pub fn judge(&mut self, name: &str, ask: &Ask, stop: &AtomicBool) -> Result<Vec<Evidence>> {
+    /// The host's evidence on one node, and its share of the seed, unchecked.
+    pub fn judge(&mut self, name: &str, ask: &Ask, stop: &AtomicBool) -> Result<(Vec<Evidence>, Seed)> {
         let mut text = serde_json::to_vec(ask).map_err(|e| Error::internal(e.to_string()))?;
         text.push(b'\n');
         self.stdin
@@ -122,9 +122,9 @@ impl Host {
             let text = receive(name, &self.lines, self.limits.silence, deadline, stop)?;
             match read(name, &text)? {
                 Say::Busy => {}
-                Say::Evidence { evidence } => {
+                Say::Evidence { share, evidence } => {
                     let read = |value| Evidence::from_value(value).map_err(|why| speech(name, &why));
-                    return evidence.iter().map(read).collect();
+                    return Ok((evidence.iter().map(read).collect::<Result<_>>()?, share));
                 }
                 Say::Failed { code, what, hint } => return Err(failed(name, &code, &what, hint)),
                 Say::Hello(_) => return Err(speech(name, "a second greeting")),

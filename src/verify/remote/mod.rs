@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 pub use check::{answers, welcome};
 pub use host::{Host, Limits};
@@ -23,7 +24,7 @@ use crate::ops::Node;
 use crate::plan::Numerics;
 
 /// Version of these messages.
-pub const REMOTE: u32 = 1;
+pub const REMOTE: u32 = 2;
 
 crate::codes! {
     RUNNER: "runner-unknown", Usage, "--runner takes a command to put in front (`ssh host`), or the name of one from runners.toml in your own \
@@ -72,6 +73,18 @@ pub struct Ask {
     pub seed: Seed,
 }
 
+impl Ask {
+    /// The seed of the verdict, of which the host draws its share when it has the question: who asks cannot choose what a
+    /// host's key signs.
+    pub fn seed_with(&self, share: &Seed) -> Seed {
+        let mut hasher = Sha256::new();
+        hasher.update("assay remote seed");
+        hasher.update(self.seed.0);
+        hasher.update(share.0);
+        Seed(hasher.finalize().into())
+    }
+}
+
 /// A host's greeting.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -93,8 +106,9 @@ pub enum Say {
     Hello(Box<Hello>),
     /// It is at work.
     Busy,
-    /// An evidence file: the host's key, then one verdict.
+    /// An evidence file: the host's key, then one verdict; and the host's share of its seed.
     Evidence {
+        share: Seed,
         evidence: Vec<Value>,
     },
     Failed {
