@@ -43,6 +43,17 @@ pub struct Geometry {
 impl Schedule {
     /// Chooses a variant for every instance. A broken manifest is an error here; `assay verify` reports it per node.
     pub fn lower(plan: &Plan, tree: &KernelTree, arch: &str, tokens: usize) -> Result<Schedule> {
+        Schedule::lower_for(plan, tree, arch, tokens, |_| true)
+    }
+
+    /// The same with the other nodes left to the oracle: what is wrong with their kernels does not matter.
+    pub fn lower_for(
+        plan: &Plan,
+        tree: &KernelTree,
+        arch: &str,
+        tokens: usize,
+        wanted: impl Fn(&Node) -> bool,
+    ) -> Result<Schedule> {
         let mut chosen: HashMap<&Node, Option<Arc<Choice>>> = HashMap::new();
         let mut choices = Vec::new();
         for instance in &plan.instances {
@@ -50,7 +61,7 @@ impl Schedule {
                 choices.push(choice.clone());
                 continue;
             }
-            let choice = match tree.kernel(&instance.node) {
+            let choice = match tree.kernel(&instance.node).filter(|_| wanted(&instance.node)) {
                 None => None,
                 Some(kernel) => {
                     let kernel = kernel?;

@@ -17,7 +17,7 @@ crate::codes! {
     SOURCE_INCLUDE: "source-include", No, "A kernel may include headers below kernels/ only, by their path from there \
         (`#include \"common/cuda.cuh\"`). Absolute paths, `..` and links that lead outside are refused.";
     SOURCE_FILE: "source-file", No, "A file below kernels/ is none that a kernel can consist of: no plain file, larger than 1 MiB, \
-        or not UTF-8.";
+        not UTF-8, or not to be opened.";
     SOURCE_MISSING: "source-missing", No, "A kernel includes a header that does not exist below kernels/.";
 }
 
@@ -121,7 +121,7 @@ pub fn read_plain(path: &Path) -> Result<String> {
     let fd = match rustix::fs::open(path, flags, Mode::empty()) {
         Ok(fd) => fd,
         Err(rustix::io::Errno::LOOP) => return Err(unfit("is a symlink")),
-        Err(e) => return Err(Error::io(path, e.into())),
+        Err(e) => return Err(unfit(&format!("cannot be opened: {e}"))),
     };
     let file = std::fs::File::from(fd);
     let about = file.metadata().map_err(|e| Error::io(path, e))?;
@@ -129,7 +129,7 @@ pub fn read_plain(path: &Path) -> Result<String> {
         return Err(unfit("is no plain file"));
     }
     let mut bytes = Vec::new();
-    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
+    file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(|e| unfit(&format!("cannot be read: {e}")))?;
     if bytes.len() as u64 > LARGEST {
         return Err(unfit("is larger than 1 MiB"));
     }
@@ -145,14 +145,18 @@ pub fn hex(bytes: &[u8]) -> String {
 fn resolve(root: &Path, name: &str, from: Option<&str>) -> Result<PathBuf> {
     let whose = || from.map_or_else(|| name.to_string(), |f| format!("{f} includes \"{name}\""));
     if Path::new(name).components().any(|c| !matches!(c, Component::Normal(_))) {
-        return Err(Error::new(&SOURCE_INCLUDE, whose()).expected("a path below kernels/").found(name));
+        return Err(Error::new(&SOURCE_INCLUDE, format!("{}, which is no path below kernels/", whose()))
+            .expected("a path below kernels/")
+            .found(name));
     }
     let path = root.join(name);
     let real = path
         .canonicalize()
         .map_err(|e| Error::new(&SOURCE_MISSING, format!("{}: {e}", whose())).expected(path.display()).because(e))?;
     if !real.starts_with(root) {
-        return Err(Error::new(&SOURCE_INCLUDE, whose()).expected("a path below kernels/").found(real.display()));
+        return Err(Error::new(&SOURCE_INCLUDE, format!("{}, a link that leads outside of kernels/", whose()))
+            .expected("a path below kernels/")
+            .found(real.display()));
     }
     Ok(real)
 }

@@ -11,6 +11,7 @@ use crate::ledger::{Binding, ClosureSource, Closures, Digest, closure_of};
 use crate::model::Model;
 use crate::ops::cases::{Blocks, Draw, STEP_TOKENS, Sizes, draw_case};
 use crate::ops::{self, Node, Rounding};
+use crate::plan::coverage::Written;
 use crate::plan::kernels::{KernelTree, digest_json};
 use crate::plan::schedule::{Lowering, canonical};
 use crate::plan::{Numerics, Plan};
@@ -66,6 +67,11 @@ pub fn nodes_of(model: &Model) -> Result<Vec<Node>> {
 }
 
 impl Tree<'_> {
+    /// Whether the node has a kernel that can be read; only such a one can be bound.
+    fn usable(&self, node: &Node) -> bool {
+        matches!(Written::of(&self.tree, node), Written::Present { .. })
+    }
+
     fn lowered<T>(&self, arch: &str, numerics: Numerics, of: impl FnOnce(&Lowering) -> T) -> Result<T> {
         let mut lowerings = self.lowerings.borrow_mut();
         let lowering = match lowerings.entry((arch.to_string(), numerics)) {
@@ -79,7 +85,7 @@ impl Tree<'_> {
 impl ClosureSource for Tree<'_> {
     fn nodes(&self) -> Vec<Node> {
         let nodes = nodes_of(self.model).unwrap_or_default();
-        nodes.into_iter().filter(|n| matches!(self.tree.kernel(n), Some(Ok(_)))).collect()
+        nodes.into_iter().filter(|n| self.usable(n)).collect()
     }
 
     fn binding(&self, node: &Node, arch: &str, numerics: Numerics) -> Result<Binding> {
@@ -107,7 +113,9 @@ impl ClosureSource for Tree<'_> {
     fn schedule(&self, arch: &str) -> Result<Option<(Binding, BTreeMap<String, Digest>)>> {
         let (mut parts, mut cases, mut outputs) = (BTreeMap::new(), Vec::new(), Vec::new());
         for node in nodes_of(self.model)? {
-            let Some(Ok(_)) = self.tree.kernel(&node) else { return Ok(None) };
+            if !self.usable(&node) {
+                return Ok(None);
+            }
             // Either numerics will do: neither closure nor cases depend on them.
             let exact = || self.binding(&node, arch, Numerics::Exact);
             let binding = self.binding(&node, arch, Numerics::Ds4).or_else(|_| exact())?;

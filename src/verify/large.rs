@@ -12,8 +12,9 @@ use super::is_kernels_fault;
 use super::prefill::{EXACT_LIMIT, Prefill, Request, relative};
 use crate::backend::executor::Executor;
 use crate::error::{Error, Result};
-use crate::ops::Rounding;
 use crate::ops::cases::Draw;
+use crate::ops::{Node, Rounding};
+use crate::plan::coverage::Written;
 use crate::plan::schedule::Schedule;
 use crate::plan::{Instance, Numerics, Plan, PlanOptions, StepField, StepState};
 
@@ -73,7 +74,10 @@ fn through(
     let (context, longest) = (lengths.iter().sum::<usize>(), lengths.iter().copied().max().unwrap_or(1));
     let options = PlanOptions { numerics, max_tokens: longest, max_outputs: 1, context };
     let plan = Arc::new(Plan::build(request.model, options)?);
-    let lower = |tokens| Schedule::lower(&plan, request.tree, request.place.arch(), tokens);
+    // Everything runs on the device that can; what is wrong with another node's kernel is that node's verdict.
+    let usable =
+        |node: &Node| node == request.node || matches!(Written::of(request.tree, node), Written::Present { .. });
+    let lower = |tokens| Schedule::lower_for(&plan, request.tree, request.place.arch(), tokens, usable);
     let schedules = [lower(1)?, lower(longest)?];
     let mut draw = Draw::new(seed, &format!("large {name} {node}"));
     let ids: Vec<i32> = (0..context).map(|_| draw.below(request.model.config.vocab) as i32).collect();

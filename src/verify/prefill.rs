@@ -214,7 +214,9 @@ impl Request<'_, '_> {
             let base = self.baselines.get(numerics, chunks)?;
             let n = base.tokens();
             let longest = chunks.iter().copied().max().unwrap_or(1);
-            let schedule = Schedule::lower(&base.plan, self.tree, self.place.arch(), longest)?;
+            let schedule = Schedule::lower_for(&base.plan, self.tree, self.place.arch(), longest, |node| {
+                node == self.node || self.proved.contains(node)
+            })?;
             if schedule.choices.iter().zip(&base.plan.instances).any(|(c, i)| i.node == *self.node && c.is_none()) {
                 let reason =
                     format!("no variant of {} takes a step of {longest} tokens in {}", self.node, numerics.name());

@@ -134,3 +134,58 @@ fn values_are_traced_and_the_first_that_is_no_number_is_named() {
     let bad = &doc["trace"]["not_finite"];
     assert_eq!((&bad["output"], &bad["element"], &bad["node"]), (&"h".into(), &6.into(), &"swiglu".into()));
 }
+
+/// One kernel that could not be read ended every command with a bare error, and no other kernel was judged.
+#[test]
+fn an_unreadable_kernel_is_its_own_nodes_fault_alone() {
+    let bench = Bench::new();
+    bench.copy("kernels");
+    bench.ledger();
+    let path = |name: &str| bench.path(&format!("kernels/{name}"));
+    let read = |name: &str| std::fs::read_to_string(path(name)).unwrap();
+    std::fs::remove_file(path("take_rows.cu")).unwrap();
+    std::fs::remove_file(path("head_rms_norm.cu")).unwrap();
+    std::os::unix::fs::symlink("/etc/hostname", path("head_rms_norm.cu")).unwrap();
+    std::fs::write(path("rope_tail.cu"), [read("rope_tail.cu").as_bytes(), b"// \xff\n"].concat()).unwrap();
+    std::fs::write(path("hc_split.cu"), format!("#include \"../../x.h\"\n{}", read("hc_split.cu"))).unwrap();
+    std::fs::write(path("store_rows.toml"), "[[[").unwrap();
+    let lines = read("hc_expand.toml");
+    let lines = lines.lines().map(|l| if l.starts_with("grid") { "grid = [\"999999999999\", 1, 1]" } else { l });
+    std::fs::write(path("hc_expand.toml"), lines.collect::<Vec<_>>().join("\n")).unwrap();
+    let broken = [
+        ("take_rows", "take_rows.cu: No such file"),
+        ("head_rms_norm", "head_rms_norm.cu, a link that leads outside"),
+        ("rope_tail", "is not UTF-8"),
+        ("hc_split", "no path below kernels/"),
+        ("store_rows", "store_rows.toml: TOML parse error"),
+    ];
+    let status = bench.json(&["status", "--json"]);
+    let next = bench.json(&["next", "-n", "30", "--json"]);
+    for (node, why) in broken {
+        let of = |list: &serde_json::Value| list.as_array().unwrap().iter().find(|n| n["node"] == node).cloned();
+        for said in [of(&status["nodes"]), of(&next["gates"])] {
+            let said = said.unwrap_or_else(|| panic!("{node} is not there"));
+            assert_eq!(said["state"], "broken", "{said:#}");
+            assert!(said["kernel_problem"].as_str().unwrap().contains(why), "{said:#}");
+        }
+    }
+    let mut args = vec!["verify", "--backend", "emulator", "--json", "swiglu", "hc_expand"];
+    args.extend(broken.iter().map(|(node, _)| node));
+    let out = bench.run(&args);
+    if out.stderr.contains("emulator-no-compiler") {
+        return println!("could not run: no C++ compiler");
+    }
+    assert_eq!(out.code, 1, "{}{}", out.stdout, out.stderr);
+    let doc: serde_json::Value = serde_json::from_str(&out.stdout).unwrap_or_else(|e| panic!("{e}: {}", out.stderr));
+    let judged = |node: &str| {
+        let verdicts = doc["verdicts"].as_array().unwrap();
+        verdicts.iter().find(|v| v["node"] == node).cloned().unwrap_or_else(|| panic!("{node}: {doc:#}"))
+    };
+    assert_eq!(judged("swiglu")["summary"], "pass", "{:#}", judged("swiglu"));
+    for (node, why) in broken.into_iter().chain([("hc_expand", "grid term `999999999999`")]) {
+        let verdict = judged(node);
+        let at = if node == "hc_expand" { "stage 4" } else { "stage 2" };
+        let reason = verdict["reason"].as_str().unwrap();
+        assert!(verdict["summary"] == "red" && reason.contains(at) && reason.contains(why), "{reason}");
+    }
+}

@@ -81,8 +81,12 @@ struct Found {
 /// first, and are always among them.
 pub fn numerics_of(model: &Model, tree: &KernelTree, arch: &str) -> Result<Vec<Numerics>> {
     let mut out = vec![Numerics::Ds4];
-    if without_kernel(model, tree, arch, Numerics::Exact)?.is_empty() {
-        out.push(Numerics::Exact);
+    match without_kernel(model, tree, arch, Numerics::Exact) {
+        Ok(missing) if !missing.is_empty() => {}
+        Ok(_) => out.push(Numerics::Exact),
+        // A broken kernel excuses nothing: the build says what is wrong with it.
+        Err(e) if is_kernels_fault(&e) => out.push(Numerics::Exact),
+        Err(e) => return Err(e),
     }
     Ok(out)
 }
