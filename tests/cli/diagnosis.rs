@@ -189,3 +189,34 @@ fn an_unreadable_kernel_is_its_own_nodes_fault_alone() {
         assert!(verdict["summary"] == "red" && reason.contains(at) && reason.contains(why), "{reason}");
     }
 }
+
+/// The guide's example was of other numbers than the program prints, and said `1 cases`.
+#[test]
+fn the_guides_wrong_kernel_is_refused_in_the_guides_words() {
+    let Some(bench) = with_kernels() else { return };
+    let source = std::fs::read_to_string(bench.path("kernels/swiglu.cu")).unwrap();
+    bench.write("kernels/swiglu.cu", &source.replacen("fminf", "fmaxf", 1));
+    let guide = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/CONTRIBUTING.md")).unwrap();
+    let at = guide.find("```\nRED   swiglu").unwrap() + 4;
+    let example: Vec<&str> = guide[at..].lines().take(4).collect();
+    let seed = example[3].rsplit(' ').next().unwrap();
+    let out = bench.run(&["verify", "swiglu", "--backend", "emulator", "--seed", seed]);
+    assert_eq!(out.code, 1, "{}{}", out.stdout, out.stderr);
+    // Which values a seed draws changes with the cases.
+    let numbers = regex::Regex::new(r"-?\d+(\.\d+)?(e-?\d+)?").unwrap();
+    let shape = |line: &str| numbers.replace_all(line, "#").replace("  ", " ");
+    let from = out.stdout.lines().position(|l| l.starts_with("RED ")).unwrap();
+    let found: Vec<&str> = out.stdout.lines().skip(from).take(4).collect();
+    for (example, found) in example[..3].iter().zip(&found) {
+        assert_eq!(
+            shape(example).split_whitespace().collect::<Vec<_>>(),
+            shape(found).split_whitespace().collect::<Vec<_>>()
+        );
+    }
+    assert_eq!(example[3], found[3]);
+    assert!(
+        out.stdout.contains("\n0 of 27 nodes pass on the CPU emulator. 1 is red, 0 indeterminate.\n"),
+        "{}",
+        out.stdout
+    );
+}

@@ -13,6 +13,7 @@ use crate::model::Model;
 use crate::ops::Node;
 use crate::plan::kernels::KernelTree;
 use crate::verify::{Outcome, Stage, Summary, Target, Verdict};
+use crate::words::{agree, count};
 
 /// What a whole run came to.
 pub(super) struct Run {
@@ -65,7 +66,7 @@ impl Run {
             Some(_) => format!("{passed} of {} nodes pass {place}.", self.plan_nodes.len()),
         };
         if red + weak > 0 {
-            text += &format!(" {red} are red, {weak} indeterminate.");
+            text += &format!(" {red} {} red, {weak} indeterminate.", agree(red, "is", "are"));
         }
         if let Some(p) = &self.prefill {
             text += &format!(
@@ -123,7 +124,7 @@ pub(super) fn print_verdict(v: &Verdict) -> Result<()> {
         .fold(0.0, f64::max);
     let cases: u64 = unit.into_iter().flat_map(|s| s.figures.values()).filter_map(|f| f.get("cases")?.as_u64()).sum();
     if cases > 0 {
-        line += &format!("  {cases} cases, relative RMS {worst:.1e}");
+        line += &format!("  {}, relative RMS {worst:.1e}", count(cases, "case"));
     }
     if let Some(reason) = v.reason() {
         line += &format!("\n      {}", reason.replace('\n', "\n      "));
