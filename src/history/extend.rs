@@ -109,7 +109,14 @@ pub(super) fn over_parent(repo: &Repo, commit: &Commit) -> Result<()> {
 pub(super) fn extends_parent(own: &[Digest], theirs: &[Digest], commit: &Commit, parent: &Commit) -> Result<()> {
     extends(own, theirs, &format!("commit {}'s ledger", commit.short()), parent).map_err(|e| {
         let reverts = commit.message.lines().find_map(|line| line.strip_prefix("This reverts commit "));
-        let Some(reverted) = reverts.map(|text| text.trim_end_matches('.')) else { return e };
+        let Some(reverted) = reverts.map(|text| text.trim_end_matches('.')) else {
+            // HEAD's state is the one that was rolled back, and no commit on top of it makes it good.
+            let (bad, good) = (commit.short(), parent.short());
+            return e.hint(format!(
+                "git reset --keep {good}, the last good commit, if nobody has {bad} yet; what was committed since: git \
+                 rebase --onto {good} {bad}"
+            ));
+        };
         Error::new(
             &super::REVERTED,
             format!(

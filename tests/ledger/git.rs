@@ -319,3 +319,24 @@ fn attempts_are_kept_under_their_own_refs() {
     let outside = Workbench::new();
     assert!(history::record_attempt(outside.root(), &node, &sign(red(1), &outside.key)).unwrap().is_none());
 }
+
+/// The hint was to check out HEAD's state, which is the one that was rolled back.
+#[test]
+fn a_committed_roll_back_names_the_last_good_commit() {
+    let bench = Workbench::with_rows(3);
+    let repo = init(&bench);
+    let old = bench.snapshot();
+    let first = commit(&repo, "three rows", &[]);
+    bench.append(verdict(7));
+    let good = commit(&repo, "four rows", &[first]);
+    restore(&bench, &old);
+    let bad = commit(&repo, "rolled back", &[good]);
+    history::open(bench.root()).unwrap();
+    let head = commit(&repo, "work on top of it", &[bad]);
+    let error = audit(bench.root()).unwrap_err();
+    assert_eq!((error.code().id, error.kind().exit_code()), ("ledger-not-extended", 4));
+    let hint = error.hint_text().unwrap();
+    let short = |id: Oid| id.to_string()[..12].to_string();
+    assert!(hint.contains(&format!("git reset --keep {}", short(good))) && hint.contains(&short(bad)), "{hint}");
+    assert!(!hint.contains("checkout HEAD") && !hint.contains(&short(head)), "{hint}");
+}
