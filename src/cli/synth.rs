@@ -24,8 +24,11 @@ use crate::{Error, Result};
 /// file.
 #[derive(clap::Args, Debug)]
 pub struct Synth {
-    /// Where to write; an existing file is replaced once the new one is whole
+    /// Where to write
     out: PathBuf,
+    /// Replace a file that is there already, once the new one is whole
+    #[arg(long)]
+    force: bool,
     /// The shape that the options below change
     #[arg(long, value_enum, default_value = "flash")]
     shape: BaseShape,
@@ -119,6 +122,12 @@ enum BiasArg {
 impl Synth {
     pub fn run(&self) -> Result<u8> {
         let spec = self.spec()?;
+        // A link too, whatever it leads to.
+        if !self.force && self.out.symlink_metadata().is_ok() {
+            return Err(Error::usage(format!("{} exists already", self.out.display()))
+                .expected("the name of a file that does not exist yet")
+                .hint("name another file, or replace this one with --force"));
+        }
         let bar = progress_bar();
         let interrupt = Interrupt::watch(self.json);
         interrupt.hold();

@@ -143,3 +143,18 @@ fn an_interrupted_synth_leaves_nothing_behind() {
     assert_eq!(done.status.code(), Some(130), "{}", String::from_utf8_lossy(&done.stderr));
     assert!(!begun(), "something was left behind");
 }
+
+/// `assay synth reference/tiny/model.gguf` replaced the bundled model without a word.
+#[test]
+fn an_existing_file_is_not_replaced_without_force() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    std::fs::write(&path, "mine").unwrap();
+    let out = path.to_str().unwrap();
+    let refused = assay(&["synth", out, "--shape", "small"]).assert().code(2).get_output().stderr.clone();
+    let said = String::from_utf8(refused).unwrap();
+    assert!(said.contains("m.gguf exists already") && said.contains("--force"), "{said}");
+    assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+    synth(&path, &["--force"]);
+    inspect(&path, 0);
+}
