@@ -44,3 +44,10 @@ fn the_readmes_lines_fit_a_screen() {
     let long = |l: &&str| l.chars().count() > 120 && !l.starts_with('|') && !l.contains("](");
     assert_eq!(readme.lines().filter(long).collect::<Vec<_>>(), Vec::<&str>::new());
 }
+
+/// It said that `verify` runs one prefill through the kernels; that one is the oracle's.
+#[test]
+fn the_readme_says_where_the_one_prefill_runs() {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    assert!(readme.contains("runs one prefill on the oracle."));
+}
