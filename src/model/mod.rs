@@ -243,6 +243,19 @@ fn check_vocabulary(gguf: &Gguf, vocab: Option<u64>, misfits: &mut Vec<Misfit>, 
         }
         _ => {}
     }
+    // What a sequence begins and ends with is looked up in the embedding.
+    let known = vocab.unwrap_or(tokens.len() as u64);
+    for key in ["tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id"] {
+        if let Some(value) = gguf.get(key)
+            && value.as_count().is_none_or(|id| id >= known)
+        {
+            misfits.push(Misfit::new(
+                key,
+                format!("a token of the vocabulary, 0 to {}", known.saturating_sub(1)),
+                value,
+            ));
+        }
+    }
     let merges = gguf.get("tokenizer.ggml.merges");
     if merges.and_then(Value::as_strings).is_none() {
         misfits.push(Misfit::new("tokenizer.ggml.merges", "an array of strings", found(merges)));

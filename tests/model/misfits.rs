@@ -368,3 +368,15 @@ fn compressor_norms_in_f16_are_widened() {
         }
     }
 }
+
+/// `inspect` found nothing wrong with a file whose first token has no embedding.
+#[test]
+fn a_first_or_last_token_beyond_the_vocabulary_is_a_misfit() {
+    for key in ["tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id"] {
+        for value in [Value::U32(u32::MAX), Value::I32(-1), Value::Str("1".into())] {
+            let misfits = Parts::small().set(key, value.clone()).misfits();
+            assert!(misfits.iter().any(|m| m.subject == key), "{key} = {value}: {misfits:?}");
+        }
+        assert!(Parts::small().without(key).misfits().is_empty());
+    }
+}
