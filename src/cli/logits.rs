@@ -181,7 +181,13 @@ impl Destination {
         let Destination::File { path, folder, permissions } = self else { return Ok(None) };
         let made = tempfile::Builder::new().permissions(permissions.clone()).tempfile_in(folder);
         // By its kind: the error itself names the temporary file.
-        made.map(Some).map_err(|e| Error::io(path, e.kind().into()))
+        made.map(Some).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => {
+                let what = format!("{} cannot be written: there is no folder {}", path.display(), folder.display());
+                Error::new(&crate::error::IO, what).hint(format!("mkdir -p {}", folder.display()))
+            }
+            kind => Error::io(path, kind.into()),
+        })
     }
 
     fn write(self, logits: &[f32], shape: &[u64], vocab: usize, interrupt: &Interrupt) -> Result<()> {

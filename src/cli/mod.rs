@@ -217,12 +217,16 @@ impl Cli {
             Command::Logits(c) => c.run(),
             Command::Verify(c) => c.run(),
             Command::Land(c) => {
+                // A model of another name would not help outside of a clone.
+                let root = root()?;
                 let model = c.model.open()?;
-                c.run(&root()?, &Workshop::new(&model)?)
+                c.run(&root, &Workshop::new(&model)?)
             }
             Command::Revert(c) => {
+                // A model of another name would not help outside of a clone.
+                let root = root()?;
                 let model = c.model.open()?;
-                c.run(&root()?, &Workshop::new(&model)?)
+                c.run(&root, &Workshop::new(&model)?)
             }
             Command::Approve(c) => c.run(),
             Command::Import(c) => {

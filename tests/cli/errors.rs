@@ -235,3 +235,23 @@ fn a_folder_that_is_read_only_is_said_plainly() {
         assert!(out.stderr.contains("closed/m.") && !out.stderr.contains(".tmp"), "{}", out.stderr);
     }
 }
+
+/// It said "entity not found" and not what was not there.
+#[test]
+fn a_missing_folder_to_write_to_is_named() {
+    let bench = Bench::new();
+    let out = bench.run(&["logits", "--tokens", "1", "--backend", "oracle", "--out", "/nonexist/q.npy"]);
+    assert_eq!(out.code, 3, "{}", out.stderr);
+    assert!(out.stderr.contains("/nonexist/q.npy cannot be written: there is no folder /nonexist"), "{}", out.stderr);
+}
+
+/// `land` advised to name a model, where no model would have helped.
+#[test]
+fn what_needs_a_clone_does_not_ask_for_a_model() {
+    let dir = tempfile::tempdir().unwrap();
+    for args in [&["land", "swiglu"][..], &["revert", "swiglu"]] {
+        let out = assay(dir.path(), args);
+        assert_eq!(out.code, 3, "{args:?}: {}", out.stderr);
+        assert!(out.stderr.contains("cd into a clone") && !out.stderr.contains("-m FILE"), "{}", out.stderr);
+    }
+}
