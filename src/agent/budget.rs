@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn an_open_reservation_counts_as_spent() {
         let reserved = Some(Reserved { prompt: 5_000, completion: 4_000, cost: 0 });
-        let mut spent = Spent { reserved, ..Spent::default() };
+        let spent = Spent { reserved, ..Spent::default() };
         assert_eq!(spent.tokens(), 9_000);
         assert!(spent.reserve(&limits(), 0, 900, 2_000, None).is_err());
     }

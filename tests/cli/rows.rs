@@ -59,3 +59,24 @@ fn a_chosen_seed_is_not_recorded() {
     }
     assert!(!bench.path("state").exists() && !bench.path("e.json").exists());
 }
+
+/// Two keys that sign all of what is green were in no place that a reader could compare them with.
+#[test]
+fn the_tree_proposes_every_key_that_signs_what_is_green() {
+    use assay::ledger::{Class, Ledger, Outcome, PublicKey};
+    let repository = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let settings = std::fs::read_to_string(repository.join("assay.toml")).unwrap();
+    let settings: toml::Value = toml::from_str(&settings).unwrap();
+    let proposed = settings["verifiers"].as_array().unwrap().iter().map(|k| k.as_str().unwrap().parse::<PublicKey>());
+    let proposed: Vec<_> = proposed.map(|k| k.unwrap().id()).collect();
+    let ledger = Ledger::read(repository).unwrap();
+    let mut last = std::collections::BTreeMap::new();
+    for row in ledger.rows() {
+        if let Some(v) = row.statement().verdict().filter(|v| v.class == Class::Device) {
+            last.insert((v.node.to_string(), v.binding.arch.clone()), (row.seq, row.evidence.signer(), &v.outcome));
+        }
+    }
+    for (what, (row, signer, _)) in last.iter().filter(|(_, (_, _, outcome))| matches!(outcome, Outcome::Pass)) {
+        assert!(proposed.contains(signer), "{what:?}: row {row} is signed by {}", signer.short());
+    }
+}

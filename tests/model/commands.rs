@@ -120,7 +120,7 @@ fn the_sizes_that_the_help_states() {
     let says = |size: &str| assert!(help.contains(size), "{size} is not in\n{help}");
     synth(&path, &[]);
     says(&format!("{:.1} MB", std::fs::metadata(&path).unwrap().len() as f64 / 1e6));
-    assay(&["synth", path.to_str().unwrap(), "--data", "sparse"]).assert().success();
+    assay(&["synth", path.to_str().unwrap(), "--data", "sparse", "--force"]).assert().success();
     says(&format!("{:.1} GB with --data full", std::fs::metadata(&path).unwrap().len() as f64 / 1e9));
 }
 
