@@ -134,12 +134,9 @@ fn at(code: &Code<'_>, i: usize, out: &mut Vec<Edit>) {
     if let Some(other) = twin(code.word(i)).filter(|_| code.word(i + 1) == "(") {
         edit(Mistake::MinMax, here.clone(), other.into());
     }
-    if let Some(close) = barrier(code, i) {
-        edit(
-            Mistake::Barrier,
-            here.start..code.at(close).end,
-            blank(code.text, here.start..code.at(close).end, "(void)0"),
-        );
+    if let Some((first, close)) = barrier(code, i) {
+        let call = code.at(first).start..code.at(close).end;
+        edit(Mistake::Barrier, call.clone(), blank(code.text, call, "(void)0"));
     }
     if matches!(code.word(i), "." | "->") {
         member(code, i, &mut edit);
@@ -147,16 +144,16 @@ fn at(code: &Code<'_>, i: usize, out: &mut Vec<Edit>) {
     if code.word(i) == "[" {
         subscript(code, i, &mut edit);
     }
-    if !code.is_binary(i) {
-        if matches!(code.word(i), "+=" | "-=" | "*=" | "/=") && !steps(code, i) {
-            match code.word(i) {
-                "+=" | "-=" => {
-                    edit(Mistake::DroppedTerm, here.clone(), "=".into());
-                    edit(Mistake::Sign, here, if code.word(i) == "+=" { "-=" } else { "+=" }.into());
-                }
-                _ => edit(Mistake::Scale, here, "=".into()),
-            }
+    match code.word(i) {
+        _ if steps(code, i) => {}
+        "+=" | "-=" => {
+            edit(Mistake::DroppedTerm, here.clone(), "=".into());
+            edit(Mistake::Sign, here.clone(), if code.word(i) == "+=" { "-=" } else { "+=" }.into());
         }
+        "*=" | "/=" => edit(Mistake::Scale, here.clone(), "=".into()),
+        _ => {}
+    }
+    if !code.is_binary(i) {
         return;
     }
     // From the operator to the end of what it takes, gone.
@@ -254,17 +251,20 @@ fn subscript(code: &Code<'_>, i: usize, edit: &mut impl FnMut(Mistake, Range<usi
     }
 }
 
-/// Where a call ends that makes threads or copies wait.
-fn barrier(code: &Code<'_>, i: usize) -> Option<usize> {
+/// Where a call begins and ends that makes threads or copies wait.
+fn barrier(code: &Code<'_>, i: usize) -> Option<(usize, usize)> {
     let name = code.word(i);
+    let method = name == "sync" && i > 1 && code.word(i - 1) == ".";
+    let first = if method { i - 2 } else { i };
     let waits = ["__syncthreads", "__syncwarp", "__threadfence", "__threadfence_block", "__pipeline_commit"]
         .contains(&name)
         || ["cp_async_wait", "cp_async_commit", "__pipeline_wait"].iter().any(|n| name.starts_with(n))
-        || (name == "sync" && i > 0 && code.word(i - 1) == ".");
+        || method;
     // A statement of its own: what is declared has a type before it.
-    let statement = i > 0 && matches!(code.word(i - 1), ";" | "{" | "}" | ")" | "else" | "," | ":");
+    let statement = first > 0 && matches!(code.word(first - 1), ";" | "{" | "}" | ")" | "else" | "," | ":");
     let open = code.angle(i + 1).unwrap_or(i) + 1;
-    (waits && statement && code.word(open) == "(").then(|| code.pair(open))?
+    let close = (waits && statement && code.word(open) == "(").then(|| code.pair(open))??;
+    Some((first, close))
 }
 
 fn twin(word: &str) -> Option<&'static str> {
@@ -329,7 +329,7 @@ mod tests {
             (Mistake::DroppedTerm, "for (int i = lane; i < n; i += 32) sum += x[i * d ] * scale;"),
             (Mistake::Sign, "for (int i = lane; i < n; i += 32) sum += x[i * d - k] * scale;"),
             (Mistake::Index, "for (int i = lane; i < n; i += 32) sum += x[d * i + k] * scale;"),
-            (Mistake::Scale, "for (int i = lane; i < n; i += 32) sum += x[i * d + k] ;"),
+            (Mistake::Stride, "for (int i = lane; i < n; i += 32) sum += x[i * d + k] ;"),
         ] {
             assert!(found.iter().any(|(m, t)| *m == wanted.0 && *t == wanted.1), "{wanted:?} in {found:#?}");
         }
