@@ -51,9 +51,7 @@ pub struct Request {
 }
 
 fn folder(root: &Path) -> Result<PathBuf> {
-    let repo = Repo::find(root)?.ok_or_else(|| {
-        Error::new(&history::NO_GIT, format!("{} is in no git repository", root.display())).hint("git init")
-    })?;
+    let repo = Repo::find(root)?.ok_or_else(|| history::no_git(root).hint("git init"))?;
     Ok(repo.folder().join("assay/landings"))
 }
 

@@ -10,7 +10,7 @@ use std::path::Path;
 use git2::build::TreeUpdateBuilder;
 use git2::{ErrorCode, FileMode, Oid};
 
-use super::NO_GIT;
+use super::no_git;
 use super::repo::{Repo, git};
 use crate::error::{Error, Result};
 use crate::ledger::{Digest, Evidence, Outcome, Target};
@@ -207,7 +207,7 @@ fn delete(repo: &Repo, name: &str, commit: &str) -> Result<()> {
 }
 
 fn found(root: &Path) -> Result<Repo> {
-    Repo::find(root)?.ok_or_else(|| Error::new(&NO_GIT, format!("{} is in no git repository", root.display())))
+    Repo::find(root)?.ok_or_else(|| no_git(root))
 }
 
 /// The files below `kernels/` of attempt `n` at `node`, as text; `None` where there is no such attempt.

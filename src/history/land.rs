@@ -10,7 +10,7 @@ use git2::{FileMode, IndexEntry, IndexTime, Oid, RepositoryState, Signature};
 
 use super::message::message;
 use super::repo::{Commit, Entry, Repo, git, plain};
-use super::{AUTHOR, NO_GIT, NOTHING, OUTSIDE, UNCLAIMED, UNPROVED, extend};
+use super::{AUTHOR, NOTHING, OUTSIDE, UNCLAIMED, UNPROVED, extend, no_git};
 use crate::error::{Error, Result};
 use crate::ledger::{
     Binding, ClosureSource, Closures, Digest, Ledger, Row, SecretKey, Standing, Target, Trust, Verdict,
@@ -50,8 +50,7 @@ struct Staged {
 /// Lands the nodes of `request` and every other that the staged change touches, in one commit. Where no kernel is staged
 /// each node gets a commit of its own, in the order of their rows.
 pub fn land(root: &Path, request: &Request<'_>, closures: &dyn Closures, trust: &Trust) -> Result<Vec<Landed>> {
-    let repo = Repo::find(root)?
-        .ok_or_else(|| Error::new(&NO_GIT, format!("{} is in no git repository", root.display())).hint("git init"))?;
+    let repo = Repo::find(root)?.ok_or_else(|| no_git(root).hint("git init"))?;
     if repo.git.state() != RepositoryState::Clean {
         return Err(Error::new(&OUTSIDE, "a merge, rebase or the like is in progress").hint("git status"));
     }

@@ -28,6 +28,10 @@ pub use repo::Repo;
 pub use revert::{Reverted, What as RevertWhat, revert};
 pub use stage::with_staged;
 
+use std::path::Path;
+
+use crate::error::Error;
+
 crate::codes! {
     GIT: "git", CouldNotRun, "libgit2 could not do what was asked. assay uses no git command, hook, filter or GIT_ variable.";
     NO_GIT: "no-git", CouldNotRun, "Landing makes a commit, and the workbench lies in no git repository. `verify` and `import` need none.";
@@ -63,4 +67,9 @@ crate::codes! {
         the kernels as they were, and for device rows a GPU of their architecture.";
     DISAGREES: "audit-disagrees", Integrity, "A recorded verdict, judged again from its own seed with equal binding digests, came out otherwise: \
         the record was made up, or the kernel is not deterministic.";
+}
+
+/// The error of what needs a repository and finds none around the workbench `root`.
+pub fn no_git(root: &Path) -> Error {
+    Error::new(&NO_GIT, format!("{} is in no git repository", root.display()))
 }

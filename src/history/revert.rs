@@ -9,7 +9,7 @@ use git2::{FileMode, Oid, RepositoryState};
 
 use super::land::{author, index_entry};
 use super::repo::{Commit, Entry, Repo, git};
-use super::{DIRTY, NO_GIT, OUTSIDE, REVERT, SHALLOW, extend};
+use super::{DIRTY, OUTSIDE, REVERT, SHALLOW, extend, no_git};
 use crate::error::{Error, Result};
 use crate::ledger::{Closures, Standing, Target, Trust};
 use crate::ops::Node;
@@ -37,8 +37,7 @@ pub struct Reverted {
 }
 
 pub fn revert(root: &Path, what: &What, closures: &dyn Closures, trust: &Trust) -> Result<Reverted> {
-    let repo =
-        Repo::find(root)?.ok_or_else(|| Error::new(&NO_GIT, format!("{} is in no git repository", root.display())))?;
+    let repo = Repo::find(root)?.ok_or_else(|| no_git(root))?;
     if repo.git.state() != RepositoryState::Clean {
         return Err(Error::new(&OUTSIDE, "a merge, rebase or the like is in progress").hint("git status"));
     }

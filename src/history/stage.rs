@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::land::index_entry;
 use super::repo::{Repo, git};
-use super::{GIT, NO_GIT};
+use super::{GIT, no_git};
 use crate::error::{Error, Result};
 use crate::plan::source::read_plain;
 
@@ -18,8 +18,7 @@ impl Repo {
 /// Stages `files`, relative to `kernels/`, as they are in the work tree, and does `work`. If that fails the index is what it
 /// was before.
 pub fn with_staged<T>(root: &Path, files: &[String], work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let repo =
-        Repo::find(root)?.ok_or_else(|| Error::new(&NO_GIT, format!("{} is in no git repository", root.display())))?;
+    let repo = Repo::find(root)?.ok_or_else(|| no_git(root))?;
     let mut index = repo.git.index().map_err(git)?;
     let mut before = Vec::new();
     for file in files {

@@ -15,7 +15,7 @@ use super::seat::Backend;
 use super::{ModelArg, verify};
 use crate::error::{Error, INTERRUPTED, Kind, Result};
 use crate::history::bisect::{Mode, RANGE, Request, State};
-use crate::history::{NO_GIT, Repo};
+use crate::history::{Repo, no_git};
 use crate::ledger as records;
 use crate::model::Model;
 use crate::plan::Numerics;
@@ -101,10 +101,7 @@ impl Scene {
 impl Bisect {
     pub fn run(&self) -> Result<u8> {
         let bench = Workbench::find(".".as_ref())?;
-        let repo = Repo::find(&bench.root)?.ok_or_else(|| {
-            Error::new(&NO_GIT, format!("{} is in no git repository", bench.root.display()))
-                .expected("a history to look through")
-        })?;
+        let repo = Repo::find(&bench.root)?.ok_or_else(|| no_git(&bench.root).expected("a history to look through"))?;
         let trust = self.trust.load(&bench.root)?;
         let mut state = match self.resume {
             true => State::resume(&repo)?,
