@@ -144,13 +144,25 @@ pub fn ready(bench: &Workbench, model: &Model, node: &Node) -> Result<()> {
     }
 }
 
-/// Stages the node's kernel and lands it. What a person grants.
-pub fn grant(bench: &Workbench, model: &Model, node: &Node, what: &str, key: Option<&str>) -> Result<Vec<Landed>> {
-    ready(bench, model, node)?;
+/// Stages the node's kernel, headers too, for what is proved is the kernel with all that it includes, and lands it.
+pub fn land(
+    bench: &Workbench,
+    model: &Model,
+    node: &Node,
+    request: &LandRequest<'_>,
+    trust: &Trust,
+) -> Result<Vec<Landed>> {
     let tree = KernelTree::open(&bench.kernels())?;
     let kernel = tree.require(node)?;
     let mut files: Vec<String> = tree.source(&kernel)?.files.into_keys().collect();
     files.push(format!("{}.toml", kernel.stem));
+    let workshop = Workshop::new(model)?;
+    history::with_staged(&bench.root, &files, || history::land(&bench.root, request, &workshop, trust))
+}
+
+/// Lands a node if it is ready. What a person grants.
+pub fn grant(bench: &Workbench, model: &Model, node: &Node, what: &str, key: Option<&str>) -> Result<Vec<Landed>> {
+    ready(bench, model, node)?;
     let config = Config::of_user()?;
     let trust = Trust::load(&config, None, &bench.root)?;
     let nodes = [Target::Node(node.clone())];
@@ -158,5 +170,5 @@ pub fn grant(bench: &Workbench, model: &Model, node: &Node, what: &str, key: Opt
     let what = line(what, WHAT);
     let what = (!what.is_empty()).then_some(what.as_str());
     let request = LandRequest { nodes: &nodes, what, numerics: Numerics::Ds4, arch: None, writer: &writer };
-    history::with_staged(&bench.root, &files, || history::land(&bench.root, &request, &Workshop::new(model)?, &trust))
+    land(bench, model, node, &request, &trust)
 }

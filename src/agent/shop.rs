@@ -8,15 +8,13 @@ use super::context::{self, Brief};
 use super::desk::{self, Desk, Hands, Provenance, Where};
 use super::endpoint::{Message, ToolSpec};
 use super::events::Judged;
-use super::stuck;
+use super::{landing, stuck};
 use crate::error::{Error, Kind, Result};
 use crate::history::{self, LandRequest};
 use crate::ledger::{Config, Digest, Target, Trust};
 use crate::ops::Node;
 use crate::plan::Numerics;
-use crate::plan::kernels::KernelTree;
 use crate::report::proof::State as Proved;
-use crate::verify::binding::Workshop;
 use crate::verify::places::{CudaPlace, EmulatorPlace};
 use crate::verify::{Outcome, Progress, Summary};
 
@@ -270,11 +268,6 @@ impl Shop for DeskShop<'_> {
     fn land(&mut self, node: &Node) -> Result<String> {
         let bench = self.desk.bench();
         let root = &bench.root;
-        let tree = KernelTree::open(&bench.kernels())?;
-        let kernel = tree.require(node)?;
-        // Headers too: what is proved is the kernel with all that it includes.
-        let mut files: Vec<String> = tree.source(&kernel)?.files.into_keys().collect();
-        files.push(format!("{}.toml", kernel.stem));
         let config = self.config.clone();
         let request = LandRequest {
             nodes: &[Target::Node(node.clone())],
@@ -286,8 +279,7 @@ impl Shop for DeskShop<'_> {
                 None => Config::of_user()?.outside(root)?.key(self.key.as_deref()),
             },
         };
-        let workshop = Workshop::new(self.desk.model())?;
-        let landed = history::with_staged(root, &files, || history::land(root, &request, &workshop, &self.trust))?;
+        let landed = landing::land(bench, self.desk.model(), node, &request, &self.trust)?;
         landed.first().map(|l| l.commit.clone()).ok_or_else(|| Error::internal("landing made no commit"))
     }
 
