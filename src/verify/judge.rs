@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use super::prefill::{Baselines, LARGE_MODEL};
 use super::unit::{self, ModelShape, Runner};
 use super::{
-    Class, Compilers, Figures, Outcome, Place, Stage, StageReport, Verdict, is_kernels_fault, large, mutants, prefill,
+    Compilers, Figures, Outcome, Place, Stage, StageReport, Verdict, is_kernels_fault, large, mutants, prefill,
     sanitize, source,
 };
 use crate::backend::executor::host_weight;
@@ -71,18 +71,7 @@ fn red(reason: impl Into<String>) -> Outcome {
 impl<'m> Judge<'_, 'm> {
     /// Runs the stages until one is red. `proved` are nodes that run on the device beside this one in stage 6.
     pub fn judge(&self, node: &Node, proved: &[Node]) -> Result<Verdict> {
-        let class = if self.place.placement() == Placement::Device { Class::Device } else { Class::Emulated };
-        let mut verdict = Verdict {
-            node: super::Target::Node(node.clone()),
-            class,
-            arch: self.place.arch().to_string(),
-            stages: Vec::new(),
-            seed: hex(&self.seed),
-            closure: None,
-            digests: Figures::new(),
-            variants: Vec::new(),
-            seconds: 0.0,
-        };
+        let mut verdict = Verdict::begun(super::Target::Node(node.clone()), self.place, &self.seed);
         let started = Instant::now();
         let mut run = Run { verdict: &mut verdict, started: Instant::now(), figures: Figures::new() };
         self.stages(node, proved, &mut run)?;

@@ -33,7 +33,7 @@ pub use judge::{Judge, Progress};
 use crate::backend::{Device, Module, Placement};
 use crate::error::{Error, Kind, Result};
 use crate::ops::Node;
-use crate::plan::source::SourceSet;
+use crate::plan::source::{SourceSet, hex};
 use compare::FirstBad;
 
 /// The protocol that verdicts are made by: raised when comparison, tolerance or cases change their meaning.
@@ -96,6 +96,21 @@ pub enum Summary {
 }
 
 impl Verdict {
+    /// With nothing judged yet.
+    fn begun(node: Target, place: &dyn Place, seed: &[u8]) -> Verdict {
+        Verdict {
+            node,
+            class: if place.placement() == Placement::Device { Class::Device } else { Class::Emulated },
+            arch: place.arch().to_string(),
+            stages: Vec::new(),
+            seed: hex(seed),
+            closure: None,
+            digests: Figures::new(),
+            variants: Vec::new(),
+            seconds: 0.0,
+        }
+    }
+
     /// The first stage that is red.
     pub fn red(&self) -> Option<&StageReport> {
         self.stages.iter().find(|s| matches!(s.outcome, Outcome::Red { .. }))

@@ -22,7 +22,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::compare::FirstBad;
 use super::prefill::LARGE_MODEL;
-use super::{Class, Figures, Outcome, Place, Stage, StageReport, Target, Verdict, is_kernels_fault};
+use super::{Figures, Outcome, Place, Stage, StageReport, Target, Verdict, is_kernels_fault};
 use crate::backend::executor::{Executor, entries};
 use crate::backend::{Module, Placement};
 use crate::error::{Error, Result};
@@ -105,18 +105,7 @@ fn without_kernel(model: &Model, tree: &KernelTree, arch: &str, numerics: Numeri
 
 impl<'m> Whole<'_, 'm> {
     pub fn judge(&self) -> Result<Verdict> {
-        let class = if self.place.placement() == Placement::Device { Class::Device } else { Class::Emulated };
-        let mut verdict = Verdict {
-            node: Target::Schedule,
-            class,
-            arch: self.place.arch().to_string(),
-            stages: Vec::new(),
-            seed: hex(&self.seed),
-            closure: None,
-            digests: Figures::new(),
-            variants: Vec::new(),
-            seconds: 0.0,
-        };
+        let mut verdict = Verdict::begun(Target::Schedule, self.place, &self.seed);
         let started = Instant::now();
         self.stages(&mut verdict)?;
         verdict.seconds = started.elapsed().as_secs_f64();
