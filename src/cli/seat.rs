@@ -37,6 +37,18 @@ impl Backend {
             Backend::Oracle => "oracle",
         }
     }
+
+    /// Where kernels are judged for `bench`: `auto` is the device, or else the emulator.
+    pub fn place(self, bench: &Workbench) -> Result<Box<dyn Place>> {
+        if self != Backend::Emulator {
+            match CudaPlace::new(&bench.settings.architectures) {
+                Ok(place) => return Ok(Box::new(place)),
+                Err(e) if self == Backend::Device => return Err(e),
+                Err(_) => {}
+            }
+        }
+        Ok(Box::new(EmulatorPlace::new()?))
+    }
 }
 
 /// On which terms kernels run; for the commands that run a model.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 use serde_json::json;
 
-use super::nodes::{files, place};
+use super::nodes::files;
 use super::{Scene, backend};
 use crate::cli::output;
 use crate::cli::seat::Backend;
@@ -84,7 +84,7 @@ pub fn run(scene: &Scene, model: &Model, state: &mut State) -> Result<u8> {
     if !alike.is_empty() {
         scene.say(format_args!("  in comments alone: {}", alike.join(", ")));
     }
-    let place = place(&request, scene)?;
+    let place = backend(&request)?.place(&scene.bench)?;
     let context = format!("protocol {PROTOCOL}, weights {}, on {}", weights::digest(model)?, place.arch());
     if !state.hold_for(context) {
         anstream::eprintln!("note: the answers so far were of other weights, another verifier or place: asked again");

@@ -19,7 +19,7 @@ use crate::ops::{self, Node};
 use crate::plan::Numerics;
 use crate::plan::kernels::KernelTree;
 use crate::verify::binding::{Workshop, nodes_of};
-use crate::verify::places::{CudaPlace, EmulatorPlace, NvrtcCompilers};
+use crate::verify::places::NvrtcCompilers;
 use crate::verify::prefill::Baselines;
 use crate::verify::{Compilers, Judge, PROTOCOL, Place, Progress, Stage, Summary};
 
@@ -29,19 +29,6 @@ enum Kernel {
     Closure(Digest),
     /// None, or none that can be read.
     Unusable(String),
-}
-
-/// Where kernels are judged. Opened for the first verdict that no row gives.
-pub fn place(request: &Request, scene: &Scene) -> Result<Box<dyn Place>> {
-    let wanted = backend(request)?;
-    if wanted != Backend::Emulator {
-        match CudaPlace::new(&scene.bench.settings.architectures) {
-            Ok(place) => return Ok(Box::new(place)),
-            Err(e) if wanted == Backend::Device => return Err(e),
-            Err(_) => {}
-        }
-    }
-    Ok(Box::new(EmulatorPlace::new()?))
 }
 
 /// Judges nodes at commits, or finds what the ledger says of them.
@@ -340,7 +327,8 @@ impl<'s, 'm> Nodes<'s, 'm> {
 
     fn judge(&mut self, node: &Node, commit: Oid) -> Result<Known> {
         if self.place.get().is_none() {
-            let _ = self.place.set(place(&self.request, self.scene)?);
+            // Opened for the first verdict that no row gives.
+            let _ = self.place.set(backend(&self.request)?.place(&self.scene.bench)?);
         }
         let place = self.place.get().ok_or_else(|| Error::internal("no place to judge in"))?;
         let nvrtc = self.nvrtc.get_or_init(|| NvrtcCompilers::new(&self.scene.bench.settings.architectures).ok());

@@ -16,10 +16,10 @@ use crate::model::Model;
 use crate::plan::Numerics;
 use crate::plan::kernels::KernelTree;
 use crate::verify::binding::Workshop;
-use crate::verify::places::{CudaPlace, EmulatorPlace, NvrtcCompilers};
+use crate::verify::places::NvrtcCompilers;
 use crate::verify::prefill::Baselines;
 use crate::verify::remote::{Ask, BUNDLE, Bundle, Hello, MODEL, REMOTE, SPEECH, Say, lay_out};
-use crate::verify::{Compilers, Judge, PROTOCOL, Place, record, weights};
+use crate::verify::{Compilers, Judge, PROTOCOL, record, weights};
 use crate::workbench::Workbench;
 
 /// How often a host that is at work says so.
@@ -88,7 +88,7 @@ fn session(voice: &Voice) -> Result<()> {
     lay_out(&bundle, model.path(), root.path())?;
     let bench = Workbench::open(root.path())?;
     let backend = <Backend as clap::ValueEnum>::from_str(&bundle.backend, false).map_err(Error::usage)?;
-    let place = voice.over(|| place(backend, &bench))?;
+    let place = voice.over(|| backend.place(&bench))?;
     let key = key(root.path())?;
     let workshop = voice.over(|| Workshop::new(&model)?.tree(&bench.kernels()))?;
     let tree = KernelTree::open(&bench.kernels())?;
@@ -173,17 +173,6 @@ fn model(bundle: &Bundle) -> Result<Model> {
         .expected(format!("weights {}", bundle.weights.short()))
         .found(tried.join("; "))
         .hint("--remote-model FILE says where it lies on the host"))
-}
-
-fn place(backend: Backend, bench: &Workbench) -> Result<Box<dyn Place>> {
-    if backend != Backend::Emulator {
-        match CudaPlace::new(&bench.settings.architectures) {
-            Ok(place) => return Ok(Box::new(place)),
-            Err(e) if backend == Backend::Device => return Err(e),
-            Err(_) => {}
-        }
-    }
-    Ok(Box::new(EmulatorPlace::new()?))
 }
 
 /// This host's own key; its first one is made when it is first asked.
