@@ -24,6 +24,12 @@ pub fn harmless(text: &str) -> String {
     text.split('\n').map(|line| plain(line, usize::MAX)).collect::<Vec<_>>().join("\n")
 }
 
+/// Characters that turn the writing direction, break a line or cannot be seen: nothing that a stranger's text needs.
+pub fn is_hidden(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
 /// A text that somebody else wrote, fit for one line of a terminal or a page: what would move the cursor, turn the
 /// writing direction or hide is written as its code, and it ends after `most` characters.
 pub fn plain(text: &str, most: usize) -> String {
@@ -33,11 +39,9 @@ pub fn plain(text: &str, most: usize) -> String {
             out.push('…');
             break;
         }
-        let hidden = matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}');
         match c {
             '\n' | '\r' | '\t' => out.push(' '),
-            c if c.is_control() || hidden => out.extend(c.escape_unicode()),
+            c if c.is_control() || is_hidden(c) => out.extend(c.escape_unicode()),
             c => out.push(c),
         }
     }

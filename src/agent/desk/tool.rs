@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::error::{Code, Error, Kind};
+use crate::words::is_hidden;
 
 crate::codes! {
     TOOL_UNKNOWN: "tool-unknown", Usage, "An agent called a tool that does not exist. There is no shell, and no tool lands, \
@@ -178,8 +179,6 @@ pub fn untrusted(whose: &str, text: &str) -> String {
 
 /// Without control characters that a terminal would obey, and without the characters that turn text around.
 pub fn printable(text: &str) -> String {
-    let hidden =
-        |c: char| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200b}'..='\u{200f}' | '\u{feff}');
-    let shown = |c: char| if c == '\n' || c == '\t' || !(c.is_control() || hidden(c)) { c } else { '\u{fffd}' };
+    let shown = |c: char| if c == '\n' || c == '\t' || !(c.is_control() || is_hidden(c)) { c } else { '\u{fffd}' };
     text.chars().map(shown).collect()
 }
