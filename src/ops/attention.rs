@@ -51,7 +51,7 @@ pub(super) fn size(d: &mut Draft<'_>) {
         _ if d.far || d.draw.below(2) == 0 => last,
         _ => last.min(4 * rows.max(150)),
     };
-    let pos0 = d.position(most);
+    let pos0 = straddling(d, most, window).unwrap_or_else(|| d.position(most));
     if let Some(complete) = (pos0 + tokens).checked_div(ratio) {
         d.set_dim("C", rows.max(complete + 1));
     }
@@ -59,6 +59,23 @@ pub(super) fn size(d: &mut Draft<'_>) {
     d.set_dim("cap", (tokens + window).next_multiple_of(256) + if d.far { 1536 } else { 0 });
     let scale = 1.0 / (d.dim("D") as f64).sqrt();
     d.set_scalar("scale", scale);
+}
+
+/// In most cases of several tokens, a position inside the first window from which the number of rows that they
+/// see passes a multiple of 16 or 32: kernels share rows out in such numbers, and what one token's share is must not be
+/// taken for its neighbour's.
+fn straddling(d: &mut Draft<'_>, most: usize, window: usize) -> Option<usize> {
+    if d.far || d.tokens < 2 || d.draw.below(4) == 0 {
+        return None;
+    }
+    let unit = if window < 32 { 16 } else { d.draw.pick(&[16, 32]) };
+    let before = 1 + d.draw.below((d.tokens - 1).min(unit - 1));
+    let multiples = most.min(window) / unit;
+    (multiples > 0).then(|| {
+        let pos0 = unit * (1 + d.draw.below(multiples)) - before;
+        d.set_step("pos0", pos0);
+        pos0
+    })
 }
 
 /// In a third of the cases adds one vector to all queries and rows, so that every score lies near 100: its exponential

@@ -58,6 +58,8 @@ impl Op for AttentionMixed {
 
     fn presets(&self) -> &'static [&'static [i64]] {
         &[
+            // Small enough for several tokens of several heads: a tile holds some of them.
+            &[4, 512, 256, 12, 16, 4],
             &[1, 512, 256, 24, 8, 128],
             &[4, 512, 256, 40, 128, 4],
             &[6, 512, 256, 100, 128, 4],
