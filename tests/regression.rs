@@ -146,6 +146,8 @@ fn comment_of(source: &str, name: &str) -> Option<String> {
 
 /// Whether the gallery lists an exhibit of this name.
 fn exhibit(name: &str) -> bool {
-    let list: PathBuf = repository().join("tests/gallery/exhibits.rs");
-    std::fs::read_to_string(list).unwrap().contains(&format!("\"{name}\""))
+    ["exhibits", "edits"].iter().any(|file| {
+        let list: PathBuf = repository().join(format!("tests/gallery/{file}.rs"));
+        std::fs::read_to_string(list).unwrap().contains(&format!("\"{name}\""))
+    })
 }

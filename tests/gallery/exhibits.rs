@@ -32,7 +32,7 @@ const fn of(
     Exhibit { name, node, change: Change::Files { replaces, source: name, manifest }, expected }
 }
 
-const fn edit(
+pub const fn edit(
     name: &'static str,
     node: &'static str,
     file: &'static str,

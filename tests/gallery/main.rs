@@ -6,6 +6,7 @@
 //! counted apart.
 
 mod bench;
+mod edits;
 mod exhibits;
 
 use std::process::ExitCode;
@@ -16,11 +17,15 @@ use std::time::Instant;
 use bench::{Verdict, judge};
 use exhibits::{EXHIBITS, Exhibit, Expected};
 
+fn all() -> impl Iterator<Item = &'static Exhibit> {
+    EXHIBITS.iter().chain(edits::EDITS)
+}
+
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let filters: Vec<_> = args.iter().filter(|a| !a.starts_with('-')).collect();
     let chosen: Vec<&Exhibit> =
-        EXHIBITS.iter().filter(|e| filters.is_empty() || filters.iter().any(|f| e.name.contains(*f))).collect();
+        all().filter(|e| filters.is_empty() || filters.iter().any(|f| e.name.contains(*f))).collect();
     if args.iter().any(|a| a == "--list") {
         chosen.iter().for_each(|e| println!("{}: test", e.name));
         return ExitCode::SUCCESS;
