@@ -57,7 +57,8 @@ pub(super) fn size(d: &mut Draft<'_>) {
     }
     // Seven times 256: a far position must not fall on the row of its last bits.
     d.set_dim("cap", (tokens + window).next_multiple_of(256) + if d.far { 1536 } else { 0 });
-    let scale = 1.0 / (d.dim("D") as f64).sqrt();
+    // Nothing larger: the lifted scores' last bits would be larger errors than f32 may make.
+    let scale = f64::from(0.5 + 0.5 * d.draw.unit()) / (d.dim("D") as f64).sqrt();
     d.set_scalar("scale", scale);
 }
 

@@ -19,7 +19,7 @@ static CONTRACT: Contract = Contract {
     weights: &[weight("sinks", F32_ONLY, &["H"], "a logit per head that has no value")],
     steps: &["T", "pos0"],
     dims: &["H", "D", "cap", "C", "k", "window", "ratio"],
-    scalars: &[scalar("scale", "1/sqrt(D)")],
+    scalars: &[scalar("scale", Span::Sized, "1/sqrt(D)")],
     roundings: &[Rounding::F16, Rounding::Bf16],
     comparison: Comparison::Tolerance,
 };

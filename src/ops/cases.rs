@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use half::f16;
 
-use super::contract::{Access, Arg, Contract, Elem, Rounding};
+use super::contract::{Access, Arg, Contract, Elem, Rounding, Span};
 use super::expr::Expr;
 use super::{Call, Op, Slot, Weight};
 use crate::error::{Error, Result};
@@ -252,7 +252,7 @@ impl Draft<'_> {
         }
     }
 
-    /// Sets a scalar unless the model gave it.
+    /// Sets a scalar that goes with the sizes ([`Span::Sized`]), unless the model gave it.
     pub fn set_scalar(&mut self, name: &str, value: f64) {
         if let (false, Some(i)) = (self.real, self.case.contract().scalars.iter().position(|s| s.name == name)) {
             self.case.scalars[i] = value;
@@ -334,7 +334,7 @@ pub fn draw_case(
         steps: c.steps.iter().map(|s| if matches!(*s, "T" | "R") { tokens as i32 } else { 0 }).collect(),
         scalars: match &sizes.real {
             Some(r) => r.scalars.to_vec(),
-            None => c.scalars.iter().map(|s| default_scalar(s.name)).collect(),
+            None => c.scalars.iter().map(|s| drawn_scalar(s.span, draw)).collect(),
         },
         args: vec![Some(Values::F32(vec![])); c.args.len()],
         weights: vec![None; c.weights.len()],
@@ -392,15 +392,15 @@ fn noise(arg: &Arg, case: &Case, draw: &mut Draw) -> Result<Values> {
     })
 }
 
-fn default_scalar(name: &str) -> f64 {
-    match name {
-        "eps" => 1e-6,
-        "iterations" => 20.0,
-        "clamp" => 10.0,
-        "floor" => f64::from(super::router::FLOOR),
-        "scale" | "normalise" => 1.0,
-        _ => 0.0,
-    }
+/// A value that f32 has, or a kernel would be given another than the oracle.
+fn drawn_scalar(span: Span, draw: &mut Draw) -> f64 {
+    let value = match span {
+        Span::Of(values) => values[draw.below(values.len())],
+        Span::Between(low, high) => low + (high - low) * f64::from(draw.unit()),
+        Span::Powers(low, high) => low * libm::pow(high / low, f64::from(draw.unit())),
+        Span::Sized => 0.0,
+    };
+    f64::from(value as f32)
 }
 
 /// Valid blocks with random contents; `None` when `k` is no multiple of the block.
@@ -468,6 +468,23 @@ mod tests {
         let mean = v.iter().sum::<f32>() / v.len() as f32;
         let var = v.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / v.len() as f32;
         assert!(mean.abs() < 0.02 && (var - 1.0).abs() < 0.03, "{mean} {var}");
+    }
+
+    /// A scalar that is the same in every case may as well stand in the kernel.
+    #[test]
+    fn every_scalar_differs_between_cases() {
+        for op in OPS {
+            let c = op.contract();
+            let types: Vec<_> = c.weights.iter().map(|w| w.types[0]).collect();
+            let sizes = Sizes { dims: op.presets()[0], types: &types, blocks: Blocks::Usual, far: false, real: None };
+            let mut draw = Draw::new(&[2; 32], c.op);
+            let drawn: Vec<Vec<f64>> = (0..12)
+                .map(|i| draw_case(*op, &sizes, 3, &mut draw, format!("{} {i}", c.op)).unwrap().scalars)
+                .collect();
+            for (i, scalar) in c.scalars.iter().enumerate() {
+                assert!(drawn.iter().any(|s| s[i] != drawn[0][i]), "{}: {} is {}", c.op, scalar.name, drawn[0][i]);
+            }
+        }
     }
 
     #[test]

@@ -33,7 +33,7 @@ static CONTRACT: Contract = Contract {
     ],
     steps: &["T", "pos0", "R"],
     dims: &["D", "C", "P", "ratio"],
-    scalars: &[scalar("eps", "of the row norm")],
+    scalars: &[scalar("eps", EPSILON, "of the row norm")],
     roundings: &[],
     comparison: Comparison::Tolerance,
 };

@@ -70,7 +70,28 @@ pub struct Scalar {
     pub name: &'static str,
     pub elem: Elem,
     pub doc: &'static str,
+    #[serde(skip)]
+    pub span: Span,
 }
+
+/// The values that synthetic cases give to a scalar. Files differ in theirs, so a kernel that knows only one file's is
+/// wrong.
+#[derive(Clone, Copy, Debug)]
+pub enum Span {
+    /// One of these.
+    Of(&'static [f64]),
+    /// Between these.
+    Between(f64, f64),
+    /// Between these, every power of ten as often as another.
+    Powers(f64, f64),
+    /// It goes with the sizes: [`super::Op::size`] sets it.
+    Sized,
+}
+
+/// What is added so that a division by a small norm does no harm: any number above 0, 1e-6 in published files.
+pub(crate) const EPSILON: Span = Span::Powers(1e-6, 1e-2);
+/// Yes or no.
+pub(crate) const FLAG: Span = Span::Of(&[0.0, 1.0]);
 
 /// A rounding of operands that an implementation may take in `ds4` numerics. The honest implementation takes the same,
 /// and the tolerance is measured by it.
@@ -187,12 +208,12 @@ impl WeightSlot {
     }
 }
 
-pub(crate) const fn scalar(name: &'static str, doc: &'static str) -> Scalar {
-    Scalar { name, elem: Elem::F32, doc }
+pub(crate) const fn scalar(name: &'static str, span: Span, doc: &'static str) -> Scalar {
+    Scalar { name, elem: Elem::F32, doc, span }
 }
 
-pub(crate) const fn scalar_i32(name: &'static str, doc: &'static str) -> Scalar {
-    Scalar { name, elem: Elem::I32, doc }
+pub(crate) const fn scalar_i32(name: &'static str, span: Span, doc: &'static str) -> Scalar {
+    Scalar { name, elem: Elem::I32, doc, span }
 }
 
 /// Types of a dense projection (docs/model.md §2, column "poly").

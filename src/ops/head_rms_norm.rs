@@ -13,7 +13,7 @@ static CONTRACT: Contract = Contract {
     weights: &[],
     steps: &["T"],
     dims: &["H", "D"],
-    scalars: &[scalar("eps", "added to the mean square")],
+    scalars: &[scalar("eps", EPSILON, "added to the mean square")],
     roundings: &[],
     comparison: Comparison::Tolerance,
 };

@@ -18,7 +18,7 @@ static CONTRACT: Contract = Contract {
     weights: &[],
     steps: &["T", "pos0"],
     dims: &["H", "D", "C"],
-    scalars: &[scalar("scale", "1/sqrt(D·H)")],
+    scalars: &[scalar("scale", Span::Sized, "1/sqrt(D·H)")],
     roundings: &[Rounding::F16, Rounding::Bf16],
     comparison: Comparison::Tolerance,
 };
@@ -69,7 +69,8 @@ impl Op for IndexerScores {
     fn size(&self, d: &mut Draft<'_>) {
         let (h, width, c) = (d.dim("H"), d.dim("D"), d.dim("C"));
         d.position(4 * c);
-        d.set_scalar("scale", 1.0 / ((width * h) as f64).sqrt());
+        let scale = f64::from(0.25 + 2.0 * d.draw.unit()) / ((width * h) as f64).sqrt();
+        d.set_scalar("scale", scale);
     }
 
     fn macs(&self, dims: &[i64], tokens: usize) -> u64 {

@@ -22,7 +22,7 @@ static CONTRACT: Contract = Contract {
     ],
     steps: &["T"],
     dims: &["K", "F", "E", "U"],
-    scalars: &[scalar("clamp", "SwiGLU clamp")],
+    scalars: &[scalar("clamp", swiglu::CLAMP, "SwiGLU clamp")],
     roundings: &[Rounding::F16, Rounding::Bf16, Rounding::Q8_0, Rounding::Q8K],
     comparison: Comparison::Tolerance,
 };
@@ -80,12 +80,6 @@ impl Op for MoeGateUp {
 
     fn far(&self) -> &'static [&'static [i64]] {
         &[&[256, 9, 256, 6]]
-    }
-
-    fn size(&self, d: &mut Draft<'_>) {
-        // Small enough to act on noise, or Flash's own.
-        let clamp = d.draw.pick(&[10.0, 0.7]);
-        d.set_scalar("clamp", clamp);
     }
 
     fn fill(&self, d: &mut Draft<'_>) {

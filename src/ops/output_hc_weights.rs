@@ -11,7 +11,7 @@ static CONTRACT: Contract = Contract {
     weights: &[weight("scale", F32_ONLY, &["1"], "of all streams"), weight("base", F32_ONLY, &["S"], "per stream")],
     steps: &["R"],
     dims: &["S"],
-    scalars: &[scalar("eps", "added to the sigmoid")],
+    scalars: &[scalar("eps", EPSILON, "added to the sigmoid")],
     roundings: &[],
     comparison: Comparison::Tolerance,
 };

@@ -19,7 +19,7 @@ static CONTRACT: Contract = Contract {
     weights: &[weight("w", F32_ONLY, &["D"], "gain").optional()],
     steps: &["R"],
     dims: &["D"],
-    scalars: &[scalar("eps", "added to the mean square")],
+    scalars: &[scalar("eps", EPSILON, "added to the mean square")],
     roundings: &[],
     comparison: Comparison::Tolerance,
 };

@@ -17,7 +17,7 @@ static CONTRACT: Contract = Contract {
     weights: &[],
     steps: &["T", "pos0"],
     dims: &["H", "D", "P"],
-    scalars: &[scalar_i32("inverse", "1: rotate back")],
+    scalars: &[scalar_i32("inverse", FLAG, "1: rotate back")],
     roundings: &[],
     comparison: Comparison::Tolerance,
 };
@@ -52,8 +52,6 @@ impl Op for RopeTail {
     fn size(&self, d: &mut Draft<'_>) {
         let most = if d.far { POSITIONS - d.tokens } else { d.draw.pick(&[100, 5_000, 1_000_000]) };
         d.position(most);
-        let inverse = d.draw.below(2);
-        d.set_scalar("inverse", inverse as f64);
     }
 
     fn fill(&self, d: &mut Draft<'_>) {

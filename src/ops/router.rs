@@ -1,5 +1,6 @@
 //! What the two routers share: the score and the normalised weights (docs/model.md §13).
 
+use super::contract::Span;
 use super::{Call, Draft};
 use crate::error::Result;
 
@@ -11,6 +12,10 @@ pub(super) fn score(x: f32) -> f32 {
 
 /// The least divisor of router weights: 2^-14.
 pub const FLOOR: f32 = 6.103_515_6e-5;
+
+pub(super) const SCALES: Span = Span::Between(0.5, 3.0);
+/// Those of both numerics, and larger ones that act on more than tiny scores.
+pub(super) const FLOORS: Span = Span::Of(&[1e-20, FLOOR as f64, 1e-3, 0.05]);
 
 pub(super) struct Weigh {
     scale: f32,

@@ -20,9 +20,9 @@ static CONTRACT: Contract = Contract {
     steps: &["T"],
     dims: &["E", "U", "V"],
     scalars: &[
-        scalar("scale", "of the normalised weights"),
-        scalar("floor", "least divisor"),
-        scalar_i32("normalise", "1: divide by the sum"),
+        scalar("scale", router::SCALES, "of the normalised weights"),
+        scalar("floor", router::FLOORS, "least divisor"),
+        scalar_i32("normalise", FLAG, "1: divide by the sum"),
     ],
     roundings: &[],
     comparison: Comparison::Tolerance,
@@ -61,10 +61,6 @@ impl Op for RouterHash {
 
     fn far(&self) -> &'static [&'static [i64]] {
         &[&[256, 6, 129_280]]
-    }
-
-    fn size(&self, d: &mut Draft<'_>) {
-        d.set_scalar("scale", 1.5);
     }
 
     fn fill(&self, d: &mut Draft<'_>) {

@@ -16,9 +16,9 @@ static CONTRACT: Contract = Contract {
     steps: &["T"],
     dims: &["E", "U"],
     scalars: &[
-        scalar("scale", "of the normalised weights"),
-        scalar("floor", "least divisor"),
-        scalar_i32("normalise", "1: divide by the sum"),
+        scalar("scale", router::SCALES, "of the normalised weights"),
+        scalar("floor", router::FLOORS, "least divisor"),
+        scalar_i32("normalise", FLAG, "1: divide by the sum"),
     ],
     roundings: &[],
     comparison: Comparison::Tolerance,
@@ -54,10 +54,6 @@ impl Op for RouterTopk {
 
     fn presets(&self) -> &'static [&'static [i64]] {
         &[&[8, 3], &[16, 6], &[256, 6], &[32, 4]]
-    }
-
-    fn size(&self, d: &mut Draft<'_>) {
-        d.set_scalar("scale", 1.5);
     }
 
     fn fill(&self, d: &mut Draft<'_>) {

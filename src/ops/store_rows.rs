@@ -17,7 +17,7 @@ static CONTRACT: Contract = Contract {
     weights: &[],
     steps: &["R", "row0"],
     dims: &["D", "cap"],
-    scalars: &[scalar_i32("round_f16", "1: values pass through f16, round to nearest even")],
+    scalars: &[scalar_i32("round_f16", FLAG, "1: values pass through f16, round to nearest even")],
     roundings: &[],
     comparison: Comparison::Exact,
 };
@@ -54,10 +54,9 @@ impl Op for StoreRows {
     }
 
     fn size(&self, d: &mut Draft<'_>) {
-        let (cap, round) = (d.dim("cap"), d.draw.below(2));
+        let cap = d.dim("cap");
         let row0 = if d.far { d.draw.between(POSITIONS - cap, POSITIONS) } else { d.draw.below(3 * cap) };
         d.set_step("row0", row0);
-        d.set_scalar("round_f16", round as f64);
         // A cache keeps the last `cap` rows; how a longer step overwrites itself is nobody's contract but ours.
         d.set_dim("cap", cap.max(d.tokens));
     }

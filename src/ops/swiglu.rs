@@ -2,6 +2,9 @@ use super::contract::*;
 use super::{Call, Draft, Op, math};
 use crate::error::Result;
 
+/// Small enough to act on noise, or as in published files, which have 10.
+pub(super) const CLAMP: Span = Span::Powers(0.5, 12.0);
+
 static CONTRACT: Contract = Contract {
     op: "swiglu",
     summary: "h = silu(min(g, clamp)) · clamp(u, ±clamp) (docs/model.md §13, shared expert)",
@@ -15,7 +18,7 @@ static CONTRACT: Contract = Contract {
     weights: &[],
     steps: &["T"],
     dims: &["F"],
-    scalars: &[scalar("clamp", "of gate (above) and up (both sides)")],
+    scalars: &[scalar("clamp", CLAMP, "of gate (above) and up (both sides)")],
     roundings: &[],
     comparison: Comparison::Tolerance,
 };
@@ -40,11 +43,6 @@ impl Op for Swiglu {
 
     fn presets(&self) -> &'static [&'static [i64]] {
         &[&[256], &[512], &[768], &[2048], &[101]]
-    }
-
-    fn size(&self, d: &mut Draft<'_>) {
-        let clamp = d.draw.pick(&[10.0, 0.7]);
-        d.set_scalar("clamp", clamp);
     }
 
     fn fill(&self, d: &mut Draft<'_>) {

@@ -179,6 +179,7 @@ fn oracle(node: &Node) -> Result<(Digest, Digest)> {
             let sizes = Sizes { dims, far, types: &types, blocks: Blocks::Usual, real: None };
             let case = draw_case(op, &sizes, tokens, &mut Draw::new(&[0; 32], &label), label)?;
             asked.extend_from_slice(&Digest::of(case.label.as_bytes()).0);
+            asked.extend(case.scalars.iter().flat_map(|s| s.to_le_bytes()));
             asked.extend(case.args.iter().flatten().flat_map(|v| Digest::of(v.bytes()).0));
             asked.extend(case.weights.iter().flatten().flat_map(|w| Digest::of(&w.bytes).0));
             given.extend(case.expected(Rounding::None)?.iter().flatten().flat_map(|v| Digest::of(v.bytes()).0));

@@ -586,6 +586,7 @@ pub fn judge(
             return Err(Error::new(&crate::error::INTERRUPTED, "interrupted"));
         }
         asked.update(p.case.label.as_bytes());
+        p.case.scalars.iter().for_each(|s| asked.update(s.to_le_bytes()));
         p.case.args.iter().flatten().for_each(|v| asked.update(v.bytes()));
         p.case.weights.iter().flatten().for_each(|w| asked.update(w.bytes.as_slice()));
         // The sample's tokens are drawn from the secret seed, so that a kernel cannot know them.

@@ -9,6 +9,13 @@ const fn compressor_state(name: &'static str, to: &'static str) -> Exhibit {
     edit(name, "compressor_state[f16]", "compressor_state.cu", SCORES, to, Red("unit", "state_s is wrong"))
 }
 
+const fn router(name: &'static str, node: &'static str, from: &'static str, to: &'static str) -> Exhibit {
+    edit(name, node, "common/router.cuh", from, to, Red("unit", "w is wrong"))
+}
+
+const WEIGHED: &str = "score(logits[sel[i]]) / sum * scale";
+const NORMALISED: &str = "normalise ? fmaxf(warp_sum(sum), floor) : 1.0f";
+
 pub const EDITS: &[Exhibit] = &[
     // Beside rows that are marked empty by −1e30.
     compressor_state("biases_two_halves_alone", "a.g[at] + (a.C == 2 ? bias : 0.0f)"),
@@ -22,5 +29,53 @@ pub const EDITS: &[Exhibit] = &[
         "EMPTY_SCORE = -1e30f",
         "EMPTY_SCORE = -2e30f",
         Red("unit", "state_s"),
+    ),
+    // Scalars of one file.
+    edit("pre_without_epsilon", "hc_split", "hc_split.cu", "gate + a.eps;", "gate;", Red("unit", "split is wrong")),
+    edit(
+        "head_weights_without_epsilon",
+        "output_hc_weights",
+        "output_hc_weights.cu",
+        "expf(-x)) + a.eps;",
+        "expf(-x));",
+        Red("unit", "w is wrong"),
+    ),
+    edit("twenty_rounds", "hc_split", "hc_split.cu", "n < a.iterations", "n < 20", Red("unit", "split is wrong")),
+    edit(
+        "compressor_has_its_own_epsilon",
+        "compressor_prefill[f16]",
+        "compressor_prefill.cu",
+        "+ a.eps)",
+        "+ 1e-6f)",
+        Red("unit", "rows is wrong"),
+    ),
+    edit(
+        "norm_has_its_own_epsilon",
+        "rms_norm",
+        "rms_norm.cu",
+        "(a.D) + a.eps)",
+        "(a.D) + 1e-6f)",
+        Red("unit", "y is wrong"),
+    ),
+    edit(
+        "heads_have_their_own_epsilon",
+        "head_rms_norm",
+        "head_rms_norm.cu",
+        "+ a.eps)",
+        "+ 1e-6f)",
+        Red("unit", "x is wrong"),
+    ),
+    router("topk_scales_by_one_and_a_half", "router_topk", WEIGHED, "score(logits[sel[i]]) / sum * 1.5f"),
+    router("hash_scales_by_one_and_a_half", "router_hash", WEIGHED, "score(logits[sel[i]]) / sum * 1.5f"),
+    router("topk_always_normalises", "router_topk", NORMALISED, "fmaxf(warp_sum(sum), floor)"),
+    router("hash_always_normalises", "router_hash", NORMALISED, "fmaxf(warp_sum(sum), floor)"),
+    router("floor_of_one_numerics", "router_topk", NORMALISED, "normalise ? fmaxf(warp_sum(sum), 0x1p-14f) : 1.0f"),
+    edit(
+        "indexer_scale_of_its_sizes",
+        "indexer_scores",
+        "indexer_scores.cu",
+        "a.iw[flat] * a.scale",
+        "a.iw[flat] / sqrtf(float(a.D * a.H))",
+        Red("unit", "s is wrong"),
     ),
 ];
