@@ -44,8 +44,9 @@ impl Op for Fp8KvRoundTrip {
         &[&[512, 64]]
     }
 
-    /// Blocks of every magnitude, all-zero ones, and values half-way between two codes. Below the least scale a block's
-    /// values are subnormal codes, which alone show what that scale is.
+    /// Blocks of every magnitude, all-zero ones, and values half-way between two codes; in every third block the largest
+    /// is what a scale changes at. Below the least scale a block's values are subnormal codes, which alone show what
+    /// that scale is.
     fn fill(&self, d: &mut Draft<'_>) {
         let mut factors = Vec::new();
         for _ in 0..d.f32("x").len() / BLOCK {
@@ -58,11 +59,44 @@ impl Op for Fp8KvRoundTrip {
                 *v = if grid < 64 { (*v * 64.0).round() / 64.0 * factor } else { *v * factor };
             }
         }
+        for i in 0..d.f32("x").len() / BLOCK {
+            if d.draw.below(3) == 0 {
+                let block = at_an_edge(d);
+                d.f32("x")[i * BLOCK..][..BLOCK].copy_from_slice(&block);
+            }
+        }
     }
 
     fn macs(&self, dims: &[i64], tokens: usize) -> u64 {
         (dims[0]) as u64 * tokens as u64
     }
+}
+
+/// A block whose largest is 448·2^k, or as near as f32 has it on either side: where its scale changes. Of the others
+/// many are ties, and many so small that they are subnormal codes.
+fn at_an_edge(d: &mut Draft<'_>) -> [f32; BLOCK] {
+    // From the least scale on, 2^-22.
+    let unit = power_of_two(d.draw.between(0, 60) as i32 - 22);
+    let largest = f32::from_bits((448.0 * unit).to_bits() + d.draw.pick(&[0, 0, 1, 1, 2]) - d.draw.pick(&[0, 0, 1]));
+    let scale = power_of_two_at_least(largest / 448.0);
+    let mut block = [0.0; BLOCK];
+    for v in &mut block {
+        let size = match d.draw.below(4) {
+            // Between two codes, normal and subnormal ones.
+            0 => (2 * d.draw.below(8) + 17) as f32 * power_of_two(d.draw.between(0, 11) as i32 - 9) * scale,
+            1 => (2 * d.draw.below(8) + 1) as f32 * power_of_two(-10) * scale,
+            2 => d.draw.unit() * power_of_two(-6) * scale,
+            _ => d.draw.unit() * largest,
+        };
+        *v = d.draw.pick(&[-size, size]);
+    }
+    block[d.draw.below(BLOCK)] = d.draw.pick(&[-largest, largest]);
+    block
+}
+
+/// 2^k of a normal number.
+pub(super) fn power_of_two(k: i32) -> f32 {
+    f32::from_bits(((k + 127) as u32) << 23)
 }
 
 /// The smallest power of two ≥ `x`, for positive normal `x`: exact, where `exp2(ceil(log2(x)))` may not be.
@@ -95,6 +129,7 @@ mod tests {
         ] {
             assert_eq!(e4m3(x), y, "{x}");
         }
+        assert_eq!(power_of_two(-22), 2.0f32.powi(-22));
         assert_eq!(power_of_two_at_least(1.0), 1.0);
         assert_eq!(power_of_two_at_least(1.0000001), 2.0);
     }

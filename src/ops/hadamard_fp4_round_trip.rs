@@ -1,5 +1,5 @@
 use super::contract::*;
-use super::fp8_kv_round_trip::power_of_two_at_least;
+use super::fp8_kv_round_trip::{power_of_two, power_of_two_at_least};
 use super::{Call, Draft, Op};
 use crate::error::Result;
 
@@ -18,6 +18,8 @@ static CONTRACT: Contract = Contract {
 };
 
 const BLOCK: usize = 32;
+/// Of the transform, in every model.
+const POINTS: usize = 128;
 
 /// Hadamard transform and fp4 rounding of indexer vectors, in place.
 pub struct HadamardFp4RoundTrip;
@@ -50,10 +52,19 @@ impl Op for HadamardFp4RoundTrip {
         let width = d.dim("D");
         let mut factors = Vec::new();
         for _ in 0..d.f32("x").len() / width {
-            factors.push(d.draw.pick(&[1.0, 1.0, 3e-6, 1e-20, 1e-37, 0.1, 37.0, 6e4, 0.0]));
+            factors.push(d.draw.pick(&[1.0, 1.0, 3e-6, 1e-20, 1e-37, 1e-38, 0.1, 37.0, 6e4, 0.0]));
         }
         for (row, factor) in d.f32("x").chunks_exact_mut(width).zip(factors) {
             row.iter_mut().for_each(|v| *v *= factor);
+        }
+        if width != POINTS {
+            return;
+        }
+        for i in 0..d.f32("x").len() / width {
+            if d.draw.below(2) == 0 {
+                let vector = chosen(d);
+                d.f32("x")[i * width..][..width].copy_from_slice(&vector);
+            }
         }
     }
 
@@ -62,8 +73,59 @@ impl Op for HadamardFp4RoundTrip {
     }
 }
 
-/// Natural (butterfly, stride 1, 2, 4, …) order: the additions are part of the contract, since fp4 follows bit for bit.
+/// A vector that the transform brings to chosen values: a block's largest beside 6·2^k, where its scale changes, with
+/// others that tell one scale from the next; or values half-way between two codes.
+///
+/// The sums of the transform have no rounding here: what they come to are whole multiples of some power of two, less
+/// than 2^24 of it in all. So the same sums of those, divided by 128, are the vector. Where the last product cannot give
+/// a value (6·2^k itself; 0.75 and 1.75), no vector can.
+fn chosen(d: &mut Draft<'_>) -> [f32; POINTS] {
+    let mut sums = [0.0f32; POINTS];
+    let unit = power_of_two(d.draw.between(0, 120) as i32 - 60);
+    let mut put = |d: &mut Draft<'_>, block: usize, size: f32| {
+        let at = block * BLOCK + d.draw.below(BLOCK);
+        sums[at] = d.draw.pick(&[-size, size]);
+    };
+    let first = d.draw.below(POINTS / BLOCK);
+    if d.draw.below(2) == 0 {
+        for _ in 0..5 {
+            // 0.31 to 0.69: half a code of the smaller scale, and none of the larger.
+            let size = 3.5 + d.draw.below(1 << 10) as f32 * (4.3 / 1024.0);
+            put(d, first, (size * 256.0).round() / 256.0);
+        }
+        let edges = [-2, -1, 1, 2].map(|ulps| f32::from_bits((6.0f32.to_bits() as i32 + ulps) as u32));
+        let edge = d.draw.pick(&edges);
+        put(d, first, before_product(edge).unwrap_or(edge));
+    } else {
+        for block in [first, (first + 1) % (POINTS / BLOCK)] {
+            for tie in [1.25, 2.5, 5.0] {
+                put(d, block, before_product(tie).unwrap_or(tie));
+            }
+        }
+    }
+    add(&mut sums);
+    sums.map(|s| s * (unit / POINTS as f32))
+}
+
+/// What the last product of the transform brings to `value`, with as many zeros at its end as there are.
+fn before_product(value: f32) -> Option<f32> {
+    let about = (value / norm(POINTS)).to_bits();
+    let all = (about - 2..=about + 2).filter(|b| f32::from_bits(*b) * norm(POINTS) == value);
+    all.max_by_key(|b| b.trailing_zeros()).map(f32::from_bits)
+}
+
+fn norm(n: usize) -> f32 {
+    (1.0 / (n as f64).sqrt()) as f32
+}
+
 fn hadamard(v: &mut [f32]) {
+    add(v);
+    let norm = norm(v.len());
+    v.iter_mut().for_each(|v| *v *= norm);
+}
+
+/// Natural (butterfly, stride 1, 2, 4, …) order: the additions are part of the contract, since fp4 follows bit for bit.
+fn add(v: &mut [f32]) {
     let n = v.len();
     let mut stride = 1;
     while stride < n {
@@ -76,8 +138,6 @@ fn hadamard(v: &mut [f32]) {
         }
         stride *= 2;
     }
-    let norm = (1.0 / (n as f64).sqrt()) as f32;
-    v.iter_mut().for_each(|v| *v *= norm);
 }
 
 /// Nearest of {0, .5, 1, 1.5, 2, 3, 4, 6} with sign, ties to the even code.
@@ -95,7 +155,35 @@ fn e2m1(x: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::ops::cases::{Blocks, Draw, Sizes, Values, draw_case};
+
+    /// The transform brings drawn vectors to values on both sides of 6·2^k and to ties, exactly.
+    #[test]
+    fn chosen_vectors_come_to_what_was_chosen() {
+        let dims = &[64, 128];
+        let sizes = Sizes { dims, types: &[], blocks: Blocks::Usual, far: false, real: None };
+        let op = &HadamardFp4RoundTrip;
+        let case = draw_case(op, &sizes, 40, &mut Draw::new(&[5; 32], "h"), "h".into()).unwrap();
+        let Some(Values::F32(x)) = &case.args[0] else { panic!() };
+        let mut met = BTreeSet::new();
+        for vector in x.chunks_exact(POINTS) {
+            let mut v = vector.to_vec();
+            hadamard(&mut v);
+            // Significands alone: every power of two is drawn.
+            met.extend(v.iter().map(|v| v.to_bits() & 0x007f_ffff));
+        }
+        for value in [1.25, 2.5, 5.0] {
+            assert!(met.contains(&(f32::to_bits(value) & 0x007f_ffff)), "{value}");
+        }
+        let six = 6.0f32.to_bits() & 0x007f_ffff;
+        for edge in [six - 2, six - 1, six + 1, six + 2] {
+            assert!(met.contains(&edge), "6 and {} ulps", i64::from(edge) - i64::from(six));
+        }
+        assert_eq!(before_product(6.0), None);
+    }
 
     #[test]
     fn e2m1_ties_go_to_the_even_code() {

@@ -9,6 +9,20 @@ const fn compressor_state(name: &'static str, to: &'static str) -> Exhibit {
     edit(name, "compressor_state[f16]", "compressor_state.cu", SCORES, to, Red("unit", "state_s is wrong"))
 }
 
+const fn fp8(name: &'static str, from: &'static str, to: &'static str) -> Exhibit {
+    edit(name, "fp8_kv_round_trip", "fp8_kv_round_trip.cu", from, to, Red("unit", "x is wrong"))
+}
+
+const fn fp4(name: &'static str, from: &'static str, to: &'static str) -> Exhibit {
+    edit(name, "hadamard_fp4_round_trip", "hadamard_fp4_round_trip.cu", from, to, Red("unit", "x is wrong"))
+}
+
+const FP8_POWER: &str =
+    "return __uint_as_float((bits & 0x007fffffu) == 0 ? bits : (bits & 0x7f800000u) + 0x00800000u);";
+const FP4_POWER: &str = "return __uint_as_float(bits & 0x007fffffu ? (bits & 0x7f800000u) + 0x00800000u : bits);";
+const POWER_BY_LOGARITHM: &str = "return exp2f(ceilf(log2f(x)));";
+const NEXT_POWER: &str = "return __uint_as_float((bits & 0x7f800000u) + 0x00800000u);";
+
 const fn router(name: &'static str, node: &'static str, from: &'static str, to: &'static str) -> Exhibit {
     edit(name, node, "common/router.cuh", from, to, Red("unit", "w is wrong"))
 }
@@ -30,6 +44,15 @@ pub const EDITS: &[Exhibit] = &[
         "EMPTY_SCORE = -2e30f",
         Red("unit", "state_s"),
     ),
+    // Where a scale changes, and half-way between two codes.
+    fp8("fp8_scale_by_logarithm", FP8_POWER, POWER_BY_LOGARITHM),
+    fp8("fp8_always_the_next_scale", FP8_POWER, NEXT_POWER),
+    fp8("fp8_scale_an_ulp_late", "amax / 448.0f", "amax / 448.00003f"),
+    fp8("fp8_ties_upwards", "rintf(x / step)", "floorf(x / step + 0.5f)"),
+    fp4("fp4_scale_by_logarithm", FP4_POWER, POWER_BY_LOGARITHM),
+    fp4("fp4_always_the_next_scale", FP4_POWER, NEXT_POWER),
+    fp4("fp4_scale_an_ulp_late", "/ 6.0f)", "/ 6.0000005f)"),
+    fp4("fp4_ties_upwards", "rintf(size / step)", "floorf(size / step + 0.5f)"),
     // Scalars of one file.
     edit("pre_without_epsilon", "hc_split", "hc_split.cu", "gate + a.eps;", "gate;", Red("unit", "split is wrong")),
     edit(
