@@ -105,6 +105,11 @@ impl Op for CompressorPrefill {
         &[&[512, 2, 64, 4], &[512, 1, 64, 128], &[128, 2, 64, 4]]
     }
 
+    /// Narrow, so that the longest step has its two thousand windows.
+    fn long(&self) -> &'static [i64] {
+        self.presets()[2]
+    }
+
     fn size(&self, d: &mut Draft<'_>) {
         let (tokens, ratio) = (d.tokens, d.dim("ratio"));
         let mut pos0 = d.position(if d.far { POSITIONS - tokens } else { 3 * ratio });

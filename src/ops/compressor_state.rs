@@ -88,6 +88,10 @@ impl Op for CompressorState {
         &[&[512, 2, 4], &[512, 1, 128], &[128, 2, 4]]
     }
 
+    fn long(&self) -> &'static [i64] {
+        self.presets()[2]
+    }
+
     fn size(&self, d: &mut Draft<'_>) {
         let ratio = d.dim("ratio");
         let most = if d.far { POSITIONS - d.tokens } else { 3 * ratio };

@@ -56,13 +56,19 @@ pub trait Op: Sync {
     fn oracle(&self, call: &mut Call<'_>) -> Result<()>;
 
     /// Sizes to test at besides an opened model's: dims in the contract's order, the cheapest first. Among them are
-    /// Flash's own and rows of 256, 512, 768 and 4096 elements.
+    /// Flash's own and rows of 256, 512, 768 and 4096 elements, and where a type has shorter blocks, rows of an odd number
+    /// of 32. A type takes those whose rows are whole numbers of its blocks ([`cases::fits`]); the first fits all.
     fn presets(&self) -> &'static [&'static [i64]];
 
     /// Sizes of far cases: few tokens, positions and indices at the end of their range, and every dim that something
     /// is indexed by at least Flash's own, the others as small as they can be.
     fn far(&self) -> &'static [&'static [i64]] {
         &self.presets()[..1]
+    }
+
+    /// The size at which the emulator meets steps of thousands of tokens.
+    fn long(&self) -> &'static [i64] {
+        self.presets()[0]
     }
 
     /// Sets the steps, free dims and scalars of a case whose dims and tokens are given.

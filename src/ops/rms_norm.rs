@@ -59,6 +59,11 @@ impl Op for RmsNorm {
         &[&[256], &[512], &[768], &[1024], &[4096], &[16384], &[100]]
     }
 
+    /// Four streams as wide as any file's, and wider: rows past what a kernel keeps in registers or shared memory.
+    fn far(&self) -> &'static [&'static [i64]] {
+        &[&[20_480], &[66_052]]
+    }
+
     fn fill(&self, d: &mut Draft<'_>) {
         let width = d.dim("D");
         vary_rows(d, "x", width);

@@ -9,7 +9,7 @@ use super::{PROTOCOL, unit, weights, whole};
 use crate::error::{Error, Result};
 use crate::ledger::{Binding, ClosureSource, Closures, Digest, closure_of};
 use crate::model::Model;
-use crate::ops::cases::{Blocks, Draw, STEP_TOKENS, Sizes, draw_case};
+use crate::ops::cases::{Blocks, Draw, STEP_TOKENS, Sizes, draw_case, fits};
 use crate::ops::{self, Node, Rounding};
 use crate::plan::coverage::Written;
 use crate::plan::kernels::{KernelTree, digest_json};
@@ -172,7 +172,8 @@ fn oracle(node: &Node) -> Result<(Digest, Digest)> {
     let near = op.presets().iter().map(|dims| (dims, false));
     for (dims, far) in near.chain(op.far().iter().map(|dims| (dims, true))) {
         for tokens in [1, 3] {
-            if op.macs(dims, tokens) > CANONICAL_MACS || dims.iter().product::<i64>() > CANONICAL_SIZE {
+            let large = op.macs(dims, tokens) > CANONICAL_MACS || dims.iter().product::<i64>() > CANONICAL_SIZE;
+            if large || !fits(op, dims, &types) {
                 continue;
             }
             let label = format!("canonical {node} {dims:?} T={tokens}{}", if far { " far" } else { "" });
@@ -186,6 +187,6 @@ fn oracle(node: &Node) -> Result<(Digest, Digest)> {
         }
     }
     // What is not drawn but listed: the sizes of every case that a verdict may ask.
-    asked.extend_from_slice(format!("{:?} {:?} {STEP_TOKENS}", op.presets(), op.far()).as_bytes());
+    asked.extend_from_slice(format!("{:?} {:?} {:?} {STEP_TOKENS}", op.presets(), op.far(), op.long()).as_bytes());
     Ok((Digest::of(&asked), Digest::of(&given)))
 }

@@ -287,7 +287,7 @@ pub fn teeth(cases: &[(Case, Reference)], rounding: Rounding, draw: &mut Draw) -
 mod tests {
     use super::*;
     use crate::ops::OPS;
-    use crate::ops::cases::{Blocks, Sizes, draw_case};
+    use crate::ops::cases::{Blocks, Sizes, draw_case, fits};
 
     /// Every op's cases kill every mutant that means something for it, whatever the weight type.
     #[test]
@@ -301,7 +301,7 @@ mod tests {
                 for (i, dims) in op.presets().iter().enumerate() {
                     for tokens in [2, 3, 11] {
                         let sizes = Sizes { dims, types: &types, blocks: Blocks::Usual, far: false, real: None };
-                        if op.macs(dims, tokens) > 3_000_000 {
+                        if op.macs(dims, tokens) > 3_000_000 || !fits(*op, dims, &types) {
                             continue;
                         }
                         let label = format!("{} {types:?} {dims:?} T={tokens}", c.op);

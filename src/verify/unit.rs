@@ -14,7 +14,7 @@ use crate::backend::executor::POISON;
 use crate::backend::{BufferId, Device, Field, Launch, ModuleId, Placement, Traced};
 use crate::error::{Error, Result};
 use crate::model::quant::DType;
-use crate::ops::cases::{Blocks, Case, Draw, Real, STEP_TOKENS, Sizes, Values, draw_case};
+use crate::ops::cases::{Blocks, Case, Draw, Real, STEP_TOKENS, Sizes, Values, draw_case, fits};
 use crate::ops::{Access, Elem, Node, Op, Rounding};
 use crate::plan::manifest::Variant;
 use crate::plan::schedule::{Geometry, geometry, scratch};
@@ -27,7 +27,7 @@ const EMULATOR_MACS_MOST: u64 = 50_000_000;
 const EMULATOR_MACS: u64 = 3_000_000;
 /// Product of a far size's dims up to which it is met by three tokens, besides one.
 const FAR_TWICE: i64 = 4_000_000;
-/// Of the cheapest size at [`STEP_TOKENS`] there: what copies, rotates and norms.
+/// Of [`Op::long`] at [`STEP_TOKENS`] there: what copies, rotates and norms.
 const EMULATOR_MACS_LONGEST: u64 = 9_000_000;
 /// On a device the oracle's time is the limit.
 const DEVICE_MACS: u64 = 4_000_000_000;
@@ -428,7 +428,7 @@ impl Request<'_, '_> {
         let mut counts: Vec<usize> = vec![1, 2, 3, ragged, long];
         if self.thorough || self.placement == Placement::Device {
             counts.extend([draw.between(64, 130), draw.between(250, 520), longest]);
-        } else if self.op.macs(self.op.presets()[0], longest) <= EMULATOR_MACS_LONGEST {
+        } else if self.op.macs(self.op.long(), longest) <= EMULATOR_MACS_LONGEST {
             counts.push(longest);
         }
         // A variant for few tokens is met where its tiles are not all full as well.
@@ -439,7 +439,8 @@ impl Request<'_, '_> {
         counts.sort_unstable();
         counts.dedup();
         let mut out = Vec::new();
-        let presets = self.op.presets();
+        let fit = |d: &&&'static [i64]| fits(self.op, d, &self.types);
+        let presets: Vec<&'static [i64]> = self.op.presets().iter().filter(fit).copied().collect();
         let (first_turn, mut met) = (draw.below(TURNS), vec![false; presets.len()]);
         let last_narrow = counts.iter().rposition(|t| *t <= 2000);
         for (k, tokens) in counts.into_iter().enumerate() {
@@ -447,15 +448,16 @@ impl Request<'_, '_> {
             // tens of megabytes are not drawn for all of them.
             let turn = (first_turn + k) % TURNS;
             let mut taken = 0;
-            for (i, dims) in presets.iter().enumerate() {
-                let wide = tokens > 2000 && self.placement == Placement::Emulator;
+            let wide = tokens > 2000 && self.placement == Placement::Emulator;
+            let long = if wide && !self.thorough { vec![self.op.long()] } else { presets.clone() };
+            for (i, dims) in long.into_iter().enumerate() {
                 let due = i % TURNS == turn || (last_narrow == Some(k) && !met[i]);
-                let mine = self.thorough || taken == 0 || (!wide && due);
+                let mine = self.thorough || taken == 0 || due;
                 if self.op.macs(dims, tokens) > self.limit(tokens) || !mine {
                     continue;
                 }
                 taken += 1;
-                met[i] = true;
+                met[i] |= !wide;
                 // With rounded operands and large scales a clamp flips on single outputs, and the honest
                 // implementation's error would excuse anything.
                 let blocks = match draw.below(8) {
@@ -492,7 +494,7 @@ impl Request<'_, '_> {
                 self.push(&mut out, &sizes, tokens, (min, max), &mut draw, format!("{} T={tokens}", shape.label))?;
             }
         }
-        for dims in self.op.far() {
+        for dims in self.op.far().iter().filter(fit) {
             let mut counts = [1usize.clamp(min, max), 3usize.clamp(min, max)].to_vec();
             counts.dedup();
             for tokens in counts {

@@ -30,6 +30,10 @@ const fn router(name: &'static str, node: &'static str, from: &'static str, to: 
 const WEIGHED: &str = "score(logits[sel[i]]) / sum * scale";
 const NORMALISED: &str = "normalise ? fmaxf(warp_sum(sum), floor) : 1.0f";
 
+const fn q8_0(name: &'static str, node: &'static str, from: &'static str, to: &'static str) -> Exhibit {
+    edit(name, node, "quant/q8_0.cuh", from, to, Red("unit", ""))
+}
+
 pub const EDITS: &[Exhibit] = &[
     // Beside rows that are marked empty by −1e30.
     compressor_state("biases_two_halves_alone", "a.g[at] + (a.C == 2 ? bias : 0.0f)"),
@@ -100,5 +104,25 @@ pub const EDITS: &[Exhibit] = &[
         "a.iw[flat] * a.scale",
         "a.iw[flat] / sqrtf(float(a.D * a.H))",
         Red("unit", "s is wrong"),
+    ),
+    // Rows of an odd number of blocks.
+    q8_0("reads_a_block_that_is_not_there", "matmul[q8_0]", "64 * lane + 32 < count", "64 * lane + 32 <= count"),
+    q8_0("scale_of_another_block", "matmul[q8_0]", "w[9] & 0xffff", "w[0] >> 16"),
+    // Steps and rows of many thousands.
+    edit(
+        "compresses_1500_windows",
+        "compressor_prefill[f16]",
+        "compressor_prefill.toml",
+        "entry = \"compressor_prefill_f16\"\ngrid = [\"R\", 1, 1]",
+        "entry = \"compressor_prefill_f16\"\ngrid = [\"min(R, 1500)\", 1, 1]",
+        Red("unit", ""),
+    ),
+    edit(
+        "norm_of_16384_elements",
+        "rms_norm",
+        "rms_norm.cu",
+        "i < a.D; i += stride) sum += squares",
+        "i < min(a.D, 16384); i += stride) sum += squares",
+        Red("unit", "y is wrong"),
     ),
 ];
