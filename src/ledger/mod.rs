@@ -31,7 +31,7 @@ pub use import::{CODES as IMPORT_CODES, UNTRUSTED, bundle, read_evidence};
 pub use judge::{ClosureSource, Closures, Judge};
 pub use keys::{CODES as KEY_CODES, Config, KeyId, KeyRing, PublicKey, SecretKey};
 pub use progress::{Head, PrefillWorking, Progress, Proof};
-pub use standing::Standing;
+pub use standing::{Outgrown, Standing};
 pub use statement::{
     Bench, Binding, Class, Informative, KeyJoin, Outcome, Stage, StageOutcome, StageRecord, Statement, Target, Verdict,
     closure_of,

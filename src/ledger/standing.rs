@@ -26,7 +26,47 @@ pub enum Standing<'l> {
     Unproved,
 }
 
+/// A proof made before the judge asked what it asks now, of a kernel that passes what is asked now on the emulator.
+#[derive(Clone, Copy, Debug)]
+pub struct Outgrown<'l> {
+    pub proof: &'l Row,
+    pub emulated: &'l Row,
+    /// Whether the user trusts the keys of both.
+    pub trusted: bool,
+}
+
 impl Ledger {
+    /// The newest proof of what `binding` judges, by other cases or other rules of comparison, if under `emulator`, the
+    /// present binding there, the last word is a pass. Nothing else may differ, and a later Red takes it back.
+    pub fn outgrown<'l>(
+        &'l self,
+        target: &Target,
+        binding: &Binding,
+        emulator: &Binding,
+        trust: &Trust,
+    ) -> Option<Outgrown<'l>> {
+        let counts = |row: &Row| row.statement().class().is_some_and(|c| trust.counts(&row.evidence.signer(), c));
+        let (emulated, known) = match self.standing(target, emulator, trust) {
+            Standing::Emulated(row) => (row, true),
+            Standing::Untrusted(row, _) => (row, false),
+            _ => return None,
+        };
+        for row in self.verdicts(target).rev() {
+            let Some(verdict) = row.statement().verdict().filter(|v| v.binding.is_same_work(binding)) else { continue };
+            match (&verdict.outcome, verdict.class) {
+                (Outcome::Red { .. }, _) if counts(row) => return None,
+                (_, Class::Device) if proves(row) => {
+                    return Some(Outgrown { proof: row, emulated, trusted: known && counts(row) });
+                }
+                (_, Class::Simulated) if proves(row) && counts(row) => {
+                    return Some(Outgrown { proof: row, emulated, trusted: known });
+                }
+                _ => {}
+            }
+        }
+        None
+    }
+
     /// The verdict rows on `target`, in order.
     pub fn verdicts<'l, 'q>(&'l self, target: &'q Target) -> impl DoubleEndedIterator<Item = &'l Row> + use<'l, 'q> {
         self.rows().iter().filter(move |row| row.statement().verdict().is_some_and(|v| v.node == *target))

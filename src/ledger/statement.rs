@@ -181,6 +181,12 @@ pub struct Binding {
 }
 
 impl Binding {
+    /// Whether both speak of the same kernel on the same weights in the same place, whatever was asked of it.
+    pub fn is_same_work(&self, other: &Binding) -> bool {
+        let how = ["protocol", "cases", "oracle_outputs"];
+        self.differences(other).iter().all(|field| how.contains(field))
+    }
+
     /// The names of the fields in which two bindings differ: what made a verdict stale.
     pub fn differences(&self, other: &Binding) -> Vec<&'static str> {
         [

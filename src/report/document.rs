@@ -86,6 +86,7 @@ fn lead(page: &mut Page, facts: &Facts<'_>) {
     for node in status.nodes.iter().filter(|n| matches!(n.written, Written::Present { .. })) {
         for proof in &node.proofs {
             let how = match (proof.class, proof.counts(), proof.red.is_some(), proof.stale.is_some()) {
+                (Class::Device, true, ..) if proof.outgrown.is_some() => "green, by an earlier judge, on",
                 (Class::Device, true, ..) => "green on",
                 (Class::Simulated, true, ..) => "simulated, which is no evidence of a device, on",
                 (Class::Emulated, true, ..) => "passing on the CPU",

@@ -23,6 +23,9 @@ pub struct Proof {
     pub red: Option<String>,
     /// What has changed since, so that it no longer speaks of this tree and file.
     pub stale: Option<String>,
+    /// It was made before the judge asked all that it asks now: the row by which the same kernel passes that on the
+    /// emulator.
+    pub outgrown: Option<u64>,
     pub row: u64,
 }
 
@@ -41,12 +44,16 @@ impl Proof {
             _ if !self.trusted => {
                 format!("proven on {arch} by key {key}, row {row} (not trusted here: assay key trust {key})")
             }
-            (None, None, Class::Device) => format!("green on {arch} (row {row}, key {key})"),
+            (None, None, Class::Device) => format!("green on {arch} (row {row}, key {key}){}", self.since()),
             (None, None, Class::Emulated) => format!("passes on the emulator (row {row}, key {key})"),
             (None, None, Class::Simulated) => {
-                format!("simulated on {arch}, no evidence of a device (row {row}, key {key})")
+                format!("simulated on {arch}, no evidence of a device (row {row}, key {key}){}", self.since())
             }
         }
+    }
+
+    fn since(&self) -> &'static str {
+        self.outgrown.map_or("", |_| " by an earlier judge; verify it there again")
     }
 }
 
@@ -147,6 +154,7 @@ pub(super) mod fixture {
             trusted: true,
             red: None,
             stale: None,
+            outgrown: None,
             row: 1,
         }
     }

@@ -7,12 +7,13 @@ use crate::backend::Device;
 use crate::backend::cuda::Cuda;
 use crate::error::Result;
 use crate::history;
-use crate::ledger::{Binding, ClosureSource, Config, Ledger, Outcome, Standing, Target, Trust};
+use crate::ledger::{Binding, ClosureSource, Config, Ledger, Outcome, Row, Standing, Target, Trust};
 use crate::model::Model;
 use crate::ops::Node;
 use crate::plan::Numerics;
 use crate::plan::graph::Graph;
 use crate::plan::kernels::KernelTree;
+use crate::plan::manifest::EMULATOR;
 use crate::report::proof::Proof;
 use crate::report::status::{Here, Status};
 use crate::verify::binding::{Tree, Workshop};
@@ -113,9 +114,15 @@ impl<'m> Known<'m> {
             let target = Target::Node(node.clone());
             for arch in &architectures {
                 let binding = tree.binding(&node, arch, numerics)?;
-                if let Some(proof) = proof(Some(node.clone()), ledger, &target, &binding, trust) {
-                    out.push(proof);
+                let Some(mut proof) = proof(Some(node.clone()), ledger, &target, &binding, trust) else { continue };
+                if proof.stale.is_some() && *arch != EMULATOR {
+                    let emulator = tree.binding(&node, EMULATOR, numerics)?;
+                    if let Some(outgrown) = ledger.outgrown(&target, &binding, &emulator, trust) {
+                        let known = spoken(Some(node.clone()), &binding, outgrown.proof, outgrown.trusted);
+                        proof = Proof { outgrown: Some(outgrown.emulated.seq), ..known.unwrap_or(proof) };
+                    }
                 }
+                out.push(proof);
             }
         }
         Ok(out)
@@ -131,6 +138,11 @@ fn proof(node: Option<Node>, ledger: &Ledger, target: &Target, binding: &Binding
         Standing::Stale(row, fields) => (row, true, Some(fields.join(", "))),
         Standing::OtherWeights(_) | Standing::Unproved => return None,
     };
+    Some(Proof { stale, ..spoken(node, binding, row, trusted)? })
+}
+
+/// What a row's verdict says; `None`: it holds none.
+fn spoken(node: Option<Node>, binding: &Binding, row: &Row, trusted: bool) -> Option<Proof> {
     let verdict = row.statement().verdict()?;
     let red = match &verdict.outcome {
         Outcome::Red { stage, reason, .. } => Some(format!("{}: {reason}", stage.name())),
@@ -144,7 +156,8 @@ fn proof(node: Option<Node>, ledger: &Ledger, target: &Target, binding: &Binding
         key: row.evidence.signer().short(),
         trusted,
         red,
-        stale,
+        stale: None,
+        outgrown: None,
         row: row.seq,
     })
 }

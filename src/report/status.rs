@@ -182,6 +182,11 @@ impl Status {
         for (arch, (n, _)) in self.proved(Class::Simulated) {
             parts.push(format!("{n} {} simulated on {arch}, which is no evidence of a device", are(n)));
         }
+        let outgrown = |n: &&NodeStatus| n.proofs.iter().any(|p| p.counts() && p.outgrown.is_some());
+        match self.nodes.iter().filter(outgrown).count() {
+            0 => {}
+            n => parts.push(format!("{n} of them by an earlier judge, and on the emulator by today's")),
+        }
         let untrusted = of_state(State::Untrusted);
         if untrusted > 0 {
             parts.push(format!("{untrusted} {} proven by a key that is not trusted here", are(untrusted)));
@@ -372,7 +377,7 @@ mod tests {
         assert_eq!(
             json["nodes"][0]["proofs"][0].to_string(),
             "{\"node\":null,\"arch\":\"sm_90\",\"class\":\"device\",\"device\":\"\",\"key\":\"k\",\"trusted\":true,\"red\":null,\
-             \"stale\":\"closure\",\"row\":1}"
+             \"stale\":\"closure\",\"outgrown\":null,\"row\":1}"
         );
         assert_eq!(json["architectures"].to_string(), "[{\"arch\":\"sm_90\",\"green\":0}]");
         assert_eq!(json["nodes"][0]["state"], "stale");

@@ -10,6 +10,7 @@ use assay::ledger::{
 };
 use assay::model::Model;
 use assay::plan::Numerics;
+use assay::plan::manifest::EMULATOR;
 use assay::verify::binding::Workshop;
 
 use crate::bench::{Bench, Output, assay_with};
@@ -48,16 +49,28 @@ impl Recorded {
         let model = Model::open(&self.bench.path("small.gguf")).unwrap();
         let tree = Workshop::new(&model).unwrap().tree(&self.bench.path("kernels")).unwrap();
         for node in nodes {
-            let verdict = passed_in(&tree, node);
+            let verdict = passed_in(&tree, node, "sm_90");
             self.sign(Statement::Verdict(Box::new(verdict)));
         }
     }
 
     /// A pass, changed into something else.
     pub fn verdict(&mut self, node: &str, edit: impl FnOnce(&mut Verdict)) {
+        self.verdict_on("sm_90", node, edit);
+    }
+
+    /// A pass on the emulator, changed into something else.
+    pub fn emulated(&mut self, node: &str, edit: impl FnOnce(&mut Verdict)) {
+        self.verdict_on(EMULATOR, node, |v| {
+            v.class = Class::Emulated;
+            edit(v);
+        });
+    }
+
+    fn verdict_on(&mut self, arch: &str, node: &str, edit: impl FnOnce(&mut Verdict)) {
         let model = Model::open(&self.bench.path("small.gguf")).unwrap();
         let tree = Workshop::new(&model).unwrap().tree(&self.bench.path("kernels")).unwrap();
-        let mut verdict = passed_in(&tree, node);
+        let mut verdict = passed_in(&tree, node, arch);
         edit(&mut verdict);
         self.sign(Statement::Verdict(Box::new(verdict)));
     }
@@ -104,11 +117,11 @@ pub fn turn_red(verdict: &mut Verdict, stage: Stage, reason: &str) {
     }
 }
 
-fn passed_in(tree: &dyn ClosureSource, node: &str) -> Verdict {
+fn passed_in(tree: &dyn ClosureSource, node: &str, arch: &str) -> Verdict {
     let target: Target = node.parse().unwrap();
     let (binding, parts) = match &target {
-        Target::Node(node) => (tree.binding(node, "sm_90", Numerics::Ds4).unwrap(), BTreeMap::new()),
-        Target::Schedule => tree.schedule("sm_90").unwrap().unwrap(),
+        Target::Node(node) => (tree.binding(node, arch, Numerics::Ds4).unwrap(), BTreeMap::new()),
+        Target::Schedule => tree.schedule(arch).unwrap().unwrap(),
     };
     Verdict { parts, ..passed(target, binding) }
 }

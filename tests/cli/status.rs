@@ -1,6 +1,8 @@
+use assay::ledger::{Digest, Stage, Verdict};
 use serde_json::Value;
 
 use crate::bench::{Bench, assay_with};
+use crate::recorded::{Recorded, turn_red};
 
 #[test]
 fn a_fresh_workbench_says_plainly_that_nothing_is_proved() {
@@ -218,4 +220,53 @@ fn a_huge_file_is_not_hashed_for_a_look_at_the_ledger() {
     }
     assert!(!cache.path().join("weights").exists(), "a digest was kept, so the file was hashed");
     assert!(start.elapsed().as_secs() < 60, "three looks took {:?}", start.elapsed());
+}
+
+/// docs/ledger.md, "Stale, and outgrown": evidence made by fewer cases counts as long as the same kernel passes today's on
+/// the emulator.
+#[test]
+fn a_proof_that_the_cases_outgrew_counts_with_a_pass_of_todays() {
+    let mut r = Recorded::new();
+    let earlier = |v: &mut Verdict| {
+        v.binding.protocol = 0;
+        v.binding.cases = Digest::of(b"fewer");
+    };
+    let state = |r: &Recorded, node: &str| {
+        let out = r.run(&["status", "--json"]);
+        assert_eq!(out.code, 0, "{}", out.stderr);
+        let json: Value = serde_json::from_str(&out.stdout).unwrap();
+        let nodes = json["nodes"].as_array().unwrap();
+        nodes.iter().find(|n| n["node"] == node).unwrap()["state"].as_str().unwrap().to_string()
+    };
+    // All that differs is what was asked; a kernel that changed as well is stale, whatever passes on the emulator.
+    for node in ["rms_norm", "swiglu", "rope_tail"] {
+        r.verdict(node, earlier);
+    }
+    r.verdict("take_rows", |v| {
+        earlier(v);
+        v.binding.closure = Digest::of(b"another kernel");
+    });
+    r.append();
+    assert_eq!(["rms_norm", "swiglu", "take_rows"].map(|n| state(&r, n)), ["stale"; 3]);
+
+    for node in ["rms_norm", "rope_tail", "take_rows"] {
+        r.emulated(node, |_| ());
+    }
+    r.append();
+    assert_eq!(["rms_norm", "rope_tail"].map(|n| state(&r, n)), ["simulated"; 2]);
+    assert_eq!([state(&r, "swiglu"), state(&r, "take_rows")], ["stale", "emulated"]);
+    let said = r.run(&["status"]).stdout;
+    let rows =
+        said.lines().filter(|l| l.contains("passes on the emulator") && l.contains("by an earlier judge; verify it"));
+    assert_eq!(rows.count(), 2, "{said}");
+    assert!(said.contains("2 of them by an earlier judge, and on the emulator by today's"), "{said}");
+
+    // A Red takes it back: today's on the emulator, or the earlier judge's on the device.
+    r.verdict("rms_norm", |v| {
+        earlier(v);
+        turn_red(v, Stage::Unit, "y is wrong");
+    });
+    r.emulated("rope_tail", |v| turn_red(v, Stage::Unit, "y is wrong"));
+    r.append();
+    assert_eq!(["rms_norm", "rope_tail"].map(|n| state(&r, n)), ["emulated", "red"]);
 }
