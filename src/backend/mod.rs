@@ -191,7 +191,8 @@ pub trait Device {
         step.one_by_one(self, into)
     }
     fn forget(&mut self, graph: GraphId) -> Result<()>;
-    /// Milliseconds that every launch took, run one after the other, by the device's own clock.
+    /// Milliseconds that every launch took in its place among the others, by the device's own clock; reading the clock is
+    /// in each of them.
     fn time_each(&mut self, launches: &[Launch]) -> Result<Vec<f32>>;
     /// Milliseconds that the replays took which ended since the last call, by the device's own clock.
     fn replayed_ms(&mut self) -> Result<f64>;

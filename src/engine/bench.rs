@@ -111,6 +111,9 @@ pub fn measure(session: &mut Session<'_>, test: Test, repetitions: usize) -> Res
     Ok(Measured { test, seconds, device_ms, bytes_per_token, flops_per_token })
 }
 
+/// Replays of the step that a breakdown adds up to.
+const STEPS: usize = 5;
+
 /// A node's part in a step.
 #[derive(Clone, Debug, Serialize)]
 pub struct Share {
@@ -123,8 +126,11 @@ pub struct Share {
 #[derive(Clone, Debug, Serialize)]
 pub struct Breakdown {
     pub test: Test,
-    /// Of the whole step, as one graph.
+    /// Of the whole step, as one graph, on average over [`STEPS`] replays.
     pub step_ms: f64,
+    /// What reading the clock between two launches took, on average: their times add up to more than the step by it, and
+    /// it is taken off each of them.
+    pub clock_ms: f64,
     pub shares: Vec<Share>,
     /// Every launch, in order; for [`chrome`](super::chrome).
     #[serde(skip)]
@@ -143,15 +149,21 @@ pub fn per_node(session: &mut Session<'_>, test: Test) -> Result<Breakdown> {
         session.advance(&tokens[..test.depth()])?;
     }
     let saved = session.save()?;
-    // Recorded by the first, replayed by the second.
+    // Recorded by the first, replayed by the others.
     session.advance(&tokens[test.depth()..])?;
+    let mut step_ms = 0.0;
+    for _ in 0..STEPS {
+        session.restore(&saved)?;
+        session.device_ms()?;
+        session.advance(&tokens[test.depth()..])?;
+        step_ms += session.device_ms()? / STEPS as f64;
+    }
     session.restore(&saved)?;
-    session.device_ms()?;
-    session.advance(&tokens[test.depth()..])?;
-    let step_ms = session.device_ms()?;
-    session.restore(&saved)?;
-    let launches = session.time_each(&tokens[test.depth()..])?;
+    let mut launches = session.time_each(&tokens[test.depth()..])?;
     session.discard(saved)?;
+    let sum: f64 = launches.iter().map(|l| f64::from(l.ms)).sum();
+    let clock_ms = ((sum - step_ms) / launches.len().max(1) as f64).max(0.0);
+    launches.iter_mut().for_each(|l| l.ms -= clock_ms as f32);
     let plan = session.executor.plan();
     let mut shares: BTreeMap<Node, (usize, f64)> = BTreeMap::new();
     let mut last = None;
@@ -164,7 +176,7 @@ pub fn per_node(session: &mut Session<'_>, test: Test) -> Result<Breakdown> {
     let mut shares: Vec<Share> =
         shares.into_iter().map(|(node, (instances, ms))| Share { node, instances, ms }).collect();
     shares.sort_by(|a, b| b.ms.total_cmp(&a.ms));
-    Ok(Breakdown { test, step_ms, shares, launches })
+    Ok(Breakdown { test, step_ms, clock_ms, shares, launches })
 }
 
 /// The same ids in every run.

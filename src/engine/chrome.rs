@@ -6,7 +6,7 @@ use super::bench::Breakdown;
 use crate::plan::Plan;
 
 /// Launches one after the other in the order of the schedule, below the layers that they belong to; a process for each
-/// breakdown. Launches were timed one by one: between them there are no gaps, as there are in a step.
+/// breakdown. A launch's time reaches to the start of the next.
 pub fn trace(plan: &Plan, breakdowns: &[Breakdown]) -> Value {
     let mut events = Vec::new();
     for (process, breakdown) in breakdowns.iter().enumerate() {

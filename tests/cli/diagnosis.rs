@@ -52,6 +52,9 @@ fn a_benchmark_says_the_same_in_every_format() {
         }
         let sum: f64 = breakdown["shares"].as_array().unwrap().iter().map(|n| n["ms"].as_f64().unwrap()).sum();
         assert!((at / 1e3 - sum).abs() < 1e-6 * sum, "{at} µs, {sum} ms");
+        // What the clock itself took is in no node's share: these are never more than the step.
+        let (step, clock) = (breakdown["step_ms"].as_f64().unwrap(), breakdown["clock_ms"].as_f64().unwrap());
+        assert!(sum <= step * (1.0 + 1e-4) && clock >= 0.0, "{sum} of {step} ms, {clock} between two launches");
         assert_eq!(launches[0]["args"]["instance"], "token_embd");
         let layers = events.iter().filter(|e| e["pid"] == process && e["ph"] == "X" && e["tid"] == 0);
         assert!(layers.map(|e| e["name"].as_str().unwrap()).any(|n| n == "layer 4"));

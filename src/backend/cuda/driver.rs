@@ -67,6 +67,7 @@ function_table! {
         capture_end = "cuStreamEndCapture"(CUstream, *mut CUgraph) -> c_int;
         event_create = "cuEventCreate"(*mut CUevent, c_uint) -> c_int;
         event_record = "cuEventRecord"(CUevent, CUstream) -> c_int;
+        event_record_with_flags = "cuEventRecordWithFlags"(CUevent, CUstream, c_uint) -> c_int;
         event_query = "cuEventQuery"(CUevent) -> c_int;
         event_elapsed = "cuEventElapsedTime"(*mut f32, CUevent, CUevent) -> c_int;
         event_destroy = "cuEventDestroy_v2"(CUevent) -> c_int;

@@ -24,6 +24,8 @@ pub struct Timing {
 
 /// Most replays of one measurement: each has an event of its own.
 const MAX_REPLAYS: u32 = 10_000;
+/// Replays of a graph whose launches are timed one by one.
+const TIMED: u32 = 5;
 /// Replays before the clock starts.
 const WARM_UP: u32 = 3;
 
@@ -111,7 +113,7 @@ impl Cuda {
             // The driver takes no empty capture for a graph.
             [] => Kept { captured: None, title: title(launches), clock: None },
             _ => {
-                let captured = self.capture(launches)?;
+                let captured = self.capture(launches, &[])?;
                 let clock = Clock::new(self)?;
                 Kept { captured: Some(captured), title: title(launches), clock: Some(clock) }
             }
@@ -174,45 +176,47 @@ impl Cuda {
         Ok(())
     }
 
-    /// Runs `launches` one after the other with an event between each two.
+    /// Runs `launches` as one graph with an event between each two, and gives the time between these: a launch's own and
+    /// that of one event, on average over [`TIMED`] replays.
     pub(super) fn time_launches(&mut self, launches: &[Launch]) -> Result<Vec<f32>> {
-        let mut out = Vec::with_capacity(launches.len());
-        // Below what the driver's queue holds, so that recording does not wait in the driver without a deadline.
-        for part in launches.chunks(200) {
-            let mut events = Events { api: self.api, list: Vec::new() };
-            self.graph = Some(title(part));
-            let ran = self.time_part(part, &mut events);
-            if self.is_broken() {
-                std::mem::forget(events);
-                ran?;
-                return Err(Error::internal("a broken device without an error"));
-            }
-            ran?;
-            for pair in events.list.windows(2) {
-                let mut ms = 0f32;
-                // SAFETY: two recorded events of this context, both complete, and a valid place for a float.
-                let result = unsafe { (self.api.event_elapsed)(&mut ms, pair[0], pair[1]) };
-                self.done("cuEventElapsedTime", result)?;
-                out.push(ms);
-            }
+        if launches.is_empty() {
+            return Ok(Vec::new());
         }
-        Ok(out)
-    }
-
-    fn time_part(&mut self, launches: &[Launch], events: &mut Events) -> Result<()> {
+        self.sync()?;
+        let mut events = Events { api: self.api, list: Vec::new() };
         for _ in 0..=launches.len() {
             let event = self.event()?;
             events.list.push(event);
         }
-        for (i, event) in events.list.iter().enumerate() {
-            if i > 0 {
-                self.enqueue(&launches[i - 1])?;
-            }
-            // SAFETY: a live event and stream.
-            let result = unsafe { (self.api.event_record)(*event, self.stream) };
-            self.done("cuEventRecord", result)?;
+        let captured = self.capture(launches, &events.list)?;
+        self.graph = Some(title(launches));
+        let ran = self.time_between(&captured, &events);
+        self.graph = None;
+        self.keep_if_broken(captured);
+        if self.is_broken() {
+            std::mem::forget(events);
+            ran?;
+            return Err(Error::internal("a broken device without an error"));
         }
-        self.wait(Some(self.deadline()))
+        ran
+    }
+
+    fn time_between(&mut self, captured: &Captured, events: &Events) -> Result<Vec<f32>> {
+        self.run(captured, 1)?;
+        self.wait(Some(self.deadline()))?;
+        let mut out = vec![0f32; events.list.len() - 1];
+        for _ in 0..TIMED {
+            self.run(captured, 1)?;
+            self.wait(Some(self.deadline()))?;
+            for (sum, pair) in out.iter_mut().zip(events.list.windows(2)) {
+                let mut ms = 0f32;
+                // SAFETY: two recorded events of this context, both complete, and a valid place for a float.
+                let result = unsafe { (self.api.event_elapsed)(&mut ms, pair[0], pair[1]) };
+                self.done("cuEventElapsedTime", result)?;
+                *sum += ms / TIMED as f32;
+            }
+        }
+        Ok(out)
     }
 
     pub(super) fn event(&mut self) -> Result<CUevent> {
@@ -230,7 +234,7 @@ impl Cuda {
             return Err(Error::internal(format!("timing {} launches {replays} times", launches.len())));
         }
         self.sync()?;
-        let captured = self.capture(launches)?;
+        let captured = self.capture(launches, &[])?;
         let mut events = Events { api: self.api, list: Vec::new() };
         self.graph = Some(title(launches));
         let ran = self.run_timed(&captured, &mut events, replays);
@@ -285,12 +289,13 @@ impl Cuda {
         }
     }
 
-    fn capture(&mut self, launches: &[Launch]) -> Result<Captured> {
+    /// `events`: none, or one before each launch and one after the last.
+    fn capture(&mut self, launches: &[Launch], events: &[CUevent]) -> Result<Captured> {
         const THREAD_LOCAL: i32 = 1;
         // SAFETY: an idle stream of this thread's context.
         let result = unsafe { (self.api.capture_begin)(self.stream, THREAD_LOCAL) };
         self.done("cuStreamBeginCapture", result)?;
-        let enqueued: Result<Vec<_>> = launches.iter().map(|launch| self.enqueue(launch)).collect();
+        let enqueued = self.enqueue_all(launches, events);
         let mut captured = Captured { api: self.api, graph: ptr::null_mut(), exec: ptr::null_mut() };
         // SAFETY: ends the capture begun above, whatever became of it.
         let result = unsafe { (self.api.capture_end)(self.stream, &mut captured.graph) };
@@ -300,6 +305,22 @@ impl Cuda {
         let result = unsafe { (self.api.graph_instantiate)(&mut captured.exec, captured.graph, 0) };
         self.done("cuGraphInstantiate", result)?;
         Ok(captured)
+    }
+
+    fn enqueue_all(&mut self, launches: &[Launch], events: &[CUevent]) -> Result<()> {
+        // A node of the graph rather than a mark in its order: only such an event has a time.
+        const EXTERNAL: u32 = 1;
+        for i in 0..=launches.len() {
+            if let Some(event) = events.get(i) {
+                // SAFETY: a live event, and a stream that is captured.
+                let result = unsafe { (self.api.event_record_with_flags)(*event, self.stream, EXTERNAL) };
+                self.done("cuEventRecordWithFlags", result)?;
+            }
+            if let Some(launch) = launches.get(i) {
+                self.enqueue(launch)?;
+            }
+        }
+        Ok(())
     }
 
     fn run(&mut self, captured: &Captured, times: u32) -> Result<()> {

@@ -156,8 +156,8 @@ impl Executor<'_> {
         used.map(|r| (r.ran.clone(), std::mem::take(&mut r.replays))).collect()
     }
 
-    /// Every launch of a step with its time, run one after the other, by the device's clock. The step runs twice, so
-    /// state moves on as it does in no generation.
+    /// Every launch of a step with its time ([`Device::time_each`](crate::backend::Device::time_each)). The step runs several times,
+    /// so state moves on as it does in no generation.
     pub fn time_each(&mut self, step: &StepState, tokens: &[i32]) -> Result<Vec<Timed>> {
         if let Some((_, instance)) = self.plan.active(step).find(|(i, _)| !self.on_device(*i, step)) {
             let what = format!("launches cannot be timed while {} runs on the oracle", instance.node);
