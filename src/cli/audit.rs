@@ -66,8 +66,13 @@ impl Audit {
                 true => "trusted here".into(),
                 false => format!("not trusted here: assay key trust {}", signer.id.short()),
             };
+            let void = match signer.void {
+                0 => String::new(),
+                n => format!(", of which {n} {} for nothing", agree(n, "counts", "count")),
+            };
+            let ended = signer.ended.as_ref().map_or(String::new(), |how| format!("; {how}"));
             output::println(format_args!(
-                "key {} ({}): signed {} and wrote {}; {trusted}",
+                "key {} ({}): signed {}{void} and wrote {}; {trusted}{ended}",
                 signer.name,
                 signer.id.short(),
                 count(signer.evidence, "piece of evidence"),

@@ -105,6 +105,9 @@ impl History {
                 "trusted": trust.trusts(&row.evidence.signer()), "commit": Value::Null,
                 "summary": summary(row),
             });
+            if let Some(why) = ledger.void(row) {
+                entry["void"] = json!(why);
+            }
             if let Some(event) = events.get(&row.seq) {
                 entry["commit"] = json!(event.landed);
                 let more = json!({

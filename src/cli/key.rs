@@ -4,10 +4,14 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::ledger::{self, answer};
+use super::ledger::{self, answer, summary};
 use super::output;
 use crate::error::{Error, Result};
-use crate::ledger::{Config, Evidence, KeyId, PublicKey, TRUST_UNKNOWN, Trust};
+use crate::ledger::{
+    Config, Digest, Evidence, KeyId, Ledger, NO_FORCE, PublicKey, Revocation, Rotation, SecretKey, Statement,
+    TRUST_UNKNOWN, Trust, clock,
+};
+use crate::words::{agree, count, plain};
 
 /// Make keys and say whom to trust
 ///
@@ -51,6 +55,30 @@ enum Action {
     },
     /// Stop believing what this key signs.
     Untrust { key: String },
+    /// Hand over from one of your keys to a new one, by a row that both sign: the old one signs nothing here any more.
+    Rotate {
+        /// The successor: one of your private keys, or the name of one to be made.
+        to: String,
+        /// The key that hands over; your only other one otherwise.
+        #[arg(long, value_name = "NAME")]
+        key: Option<String>,
+    },
+    /// End a key by a row: what it signs from now on counts for nothing. The key itself may say so, a successor of it, or
+    /// the key of row 0 and its successors.
+    Revoke {
+        /// A key that signs in this workbench: its name, the first digits of its id, or NAME+HASH+BASE64.
+        key: String,
+        /// What happened, for everybody to read.
+        #[arg(long, value_name = "TEXT")]
+        why: String,
+        /// What it signed in this row and later counts for nothing either; 0 for all [default: what it signed so far
+        /// goes on counting]
+        #[arg(long, value_name = "ROW")]
+        from: Option<usize>,
+        /// Private key to sign with.
+        #[arg(long = "key", value_name = "NAME")]
+        by: Option<String>,
+    },
 }
 
 impl Key {
@@ -90,7 +118,76 @@ impl Key {
                 }
                 self.one(&key, false)
             }
+            Action::Rotate { to, key } => self.rotate(root, &config, &mut trust, to, key.as_deref()),
+            Action::Revoke { key, why, from, by } => {
+                let key = find(key, root, &config, &trust)?;
+                self.revoke(root, key, why, *from, &config.key(by.as_deref())?)
+            }
         }
+    }
+
+    fn rotate(&self, root: &Path, config: &Config, trust: &mut Trust, to: &str, from: Option<&str>) -> Result<u8> {
+        let mut ledger = ledger::open(root)?;
+        let mut names = config.key_names()?;
+        let exists = names.iter().any(|name| name == to);
+        names.retain(|name| name != to);
+        let only = match names.as_slice() {
+            [only] => Some(only.as_str()),
+            _ => None,
+        };
+        let old = config.key(from.or(only))?;
+        let first = first(&ledger)?;
+        ledger.may_sign(&old)?;
+        let id = old.public().id();
+        if !ledger.chain().ring.contains_key(&id) {
+            return Err(Error::new(&NO_FORCE, format!("key {} never signed here", old.public().name()))
+                .expected("a key that signs in this workbench")
+                .hint("assay key list; a key that nobody knows needs no successor: assay key new NAME"));
+        }
+        let new = if exists { config.key(Some(to))? } else { config.new_key(to)? };
+        let keeps = ledger.kept(&id, ledger.rows().len());
+        let (from, to) = (old.public().clone(), new.public().clone());
+        let kept = keeps.len();
+        let rotation = Rotation { from, to, ledger: first, keeps, time: clock::now() };
+        let evidence = Evidence::sign(Statement::Rotation(Box::new(rotation)), &old)?.welcomed_by(&new)?;
+        let row = append(&mut ledger, evidence, &old)?;
+        // The successor is as much the user's as the old key was.
+        if let Some(simulated) = trust.get(&id).map(|old| old.simulated)
+            && !trust.trusts(&new.public().id())
+        {
+            trust.trust(new.public().clone(), simulated)?;
+        }
+        if self.json {
+            let body = json!({ "row": row, "from": old.public(), "to": new.public(), "keeps": kept });
+            return answer("assay.key-rotate/1", body);
+        }
+        said(&ledger, row, kept, 0)
+    }
+
+    fn revoke(&self, root: &Path, key: PublicKey, why: &str, from: Option<usize>, by: &SecretKey) -> Result<u8> {
+        let mut ledger = ledger::open(root)?;
+        let (first, rows) = (first(&ledger)?, ledger.rows().len());
+        let end = from.unwrap_or(rows);
+        if end > rows {
+            return Err(Error::usage(format!("there is no row {end}")).found(format!("rows 0 to {}", rows - 1)));
+        }
+        if !ledger.chain().ring.contains_key(&key.id()) {
+            // Also one that never signed here, so that it never will.
+            anstream::eprintln!("note: key {} never joined this ledger", key.id().short());
+        }
+        let id = key.id();
+        let (keeps, all) = (ledger.kept(&id, end), ledger.kept(&id, rows).len());
+        let kept = keeps.len();
+        let revocation = Revocation { key: key.clone(), why: why.into(), ledger: first, keeps, time: clock::now() };
+        let statement = Statement::Revocation(Box::new(revocation));
+        statement.check().map_err(|why| Error::usage(format!("no such revocation can be written: {why}")))?;
+        let row = append(&mut ledger, Evidence::sign(statement, by)?, by)?;
+        if self.json {
+            let body =
+                json!({ "row": row, "key": key, "by": by.public(), "why": why, "keeps": kept, "void": all - kept });
+            return answer("assay.key-revoke/1", body);
+        }
+        said(&ledger, row, kept, all - kept)
     }
 
     fn one(&self, key: &PublicKey, trusted: bool) -> Result<u8> {
@@ -120,7 +217,8 @@ impl Key {
             let trusted = trust.get(id);
             lines.push(json!({
                 "id": id, "name": key.name(), "key": key, "private": owned.contains(id), "trusted": trusted.is_some(),
-                "simulated": trusted.is_some_and(|t| t.simulated), "signs_here": ledger.chain().ring.contains_key(id),
+                "simulated": trusted.is_some_and(|t| t.simulated), "signs_here": signs_here(&ledger, id),
+                "ended": ledger.chain().roll.ended(id).map(|ended| ended.says()),
             }));
         }
         if self.json {
@@ -136,11 +234,46 @@ impl Key {
                 None => "not trusted here",
             };
             let private = if owned.contains(id) { ", yours" } else { "" };
-            let signs = if ledger.chain().ring.contains_key(id) { ", signs in this workbench" } else { "" };
+            let signs = match ledger.chain().roll.ended(id) {
+                Some(ended) => format!(", {}", plain(&ended.says(), 400)),
+                None if signs_here(&ledger, id) => ", signs in this workbench".into(),
+                None => String::new(),
+            };
             output::println(format_args!("{}  {}  {trusted}{private}{signs}", id.short(), key.name()))?;
         }
         Ok(0)
     }
+}
+
+fn signs_here(ledger: &Ledger, id: &KeyId) -> bool {
+    ledger.chain().ring.contains_key(id) && ledger.chain().roll.ended(id).is_none()
+}
+
+/// What a row that ends a key must name: it has force in this ledger alone.
+fn first(ledger: &Ledger) -> Result<Digest> {
+    let first = ledger.rows().first().map(|row| row.hash);
+    first.ok_or_else(|| {
+        Error::new(&NO_FORCE, "the ledger has no rows, so no key signs here")
+            .expected("a row that the key signed")
+            .hint("assay key untrust KEY, if you are not to believe it")
+    })
+}
+
+fn append(ledger: &mut Ledger, evidence: Evidence, writer: &SecretKey) -> Result<u64> {
+    let rows = ledger.append(&[evidence], writer)?;
+    rows.first().copied().ok_or_else(|| Error::internal("a row was appended and has no number"))
+}
+
+fn said(ledger: &Ledger, row: u64, kept: usize, void: usize) -> Result<u8> {
+    let line = ledger.rows().get(row as usize).map_or(String::new(), summary);
+    output::println(format_args!("row {row}  {}", plain(&line, 400)))?;
+    output::println(format_args!(
+        "{} that it had signed {} on counting, {void} {} for nothing, and so does what it signs from now on",
+        count(kept, "piece of evidence"),
+        agree(kept, "goes", "go"),
+        agree(void, "counts", "count"),
+    ))?;
+    Ok(0)
 }
 
 /// A key by its text, its name, or the first digits of its id, among those that are known here.

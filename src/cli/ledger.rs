@@ -11,7 +11,7 @@ use crate::history;
 use crate::ledger::{Class, Config, Ledger, Outcome, Row, SecretKey, Statement, Trust};
 use crate::model::Model;
 use crate::report::standing::{self, Known};
-use crate::words::{agree, count};
+use crate::words::{agree, count, plain};
 use crate::workbench::Workbench;
 
 /// Bring another branch's evidence into this ledger
@@ -44,13 +44,14 @@ impl LedgerCommand {
         // Its keys came by key rows of their own, which are part of the evidence: nothing is dropped.
         let new: Vec<_> = evidence.into_iter().filter(|e| ledger.chain().find(&e.digest()).is_none()).collect();
         if !new.is_empty() {
-            ledger.append(&new, &writer(root, self.key.as_deref())?)?;
+            ledger.adopt(&new, &writer(root, self.key.as_deref())?)?;
         }
+        let (void, idle) = held(&ledger, before);
         if self.json {
             return answer(
                 "assay.ledger-merge/1",
                 json!({ "revision": revision, "evidence": total, "new": new.len(),
-                    "rows": ledger.rows().len(),
+                    "rows": ledger.rows().len(), "void": void, "without_force": idle,
                 }),
             );
         }
@@ -61,8 +62,22 @@ impl LedgerCommand {
             agree(new.len(), "was", "were"),
             count(ledger.rows().len(), "row")
         ))?;
+        for line in void.iter().chain(&idle) {
+            output::println(plain(line, 400))?;
+        }
         Ok(0)
     }
+}
+
+/// Of the rows from `before` on, those that are held and count for nothing, and those that would end a key and have no
+/// force.
+fn held(ledger: &Ledger, before: usize) -> (Vec<String>, Vec<String>) {
+    let new = &ledger.rows()[before..];
+    let judged = new.iter().filter(|row| row.statement().class().is_some());
+    let void = judged.filter_map(|row| Some(format!("row {} counts for nothing: {}", row.seq, ledger.void(row)?)));
+    let idle = ledger.chain().roll.idle().range(before as u64..);
+    let idle = idle.map(|(row, why)| format!("row {row} rotates or revokes a key and has no force: {why}"));
+    (void.collect(), idle.collect())
 }
 
 /// Where trust comes from.
@@ -149,6 +164,14 @@ pub fn summary(row: &Row) -> String {
         }
         Statement::Bench(b) => format!("{}  {}  bench", b.node, place(b.class, &b.binding.arch)),
         Statement::Key(k) => format!("key {} ({}) joins", k.key.name(), k.key.id().short()),
+        Statement::Rotation(r) => format!(
+            "key {} ({}) hands over to {} ({})",
+            r.from.name(),
+            r.from.id().short(),
+            r.to.name(),
+            r.to.id().short()
+        ),
+        Statement::Revocation(r) => format!("key {} ({}) is revoked: {}", r.key.name(), r.key.id().short(), r.why),
     }
 }
 
@@ -156,8 +179,9 @@ pub fn summary(row: &Row) -> String {
 pub fn signer(ledger: &Ledger, row: &Row, trust: &Trust) -> String {
     let id = row.evidence.signer();
     let name = ledger.chain().ring.get(&id).map_or("?", |key| key.name());
+    let void = ledger.void(row).map_or(String::new(), |why| format!("; counts for nothing: {why}"));
     match trust.trusts(&id) {
-        true => format!("{name} ({}), trusted here", id.short()),
-        false => format!("{name} ({}), not trusted here: assay key trust {}", id.short(), id.short()),
+        true => format!("{name} ({}), trusted here{void}", id.short()),
+        false => format!("{name} ({}), not trusted here: assay key trust {}{void}", id.short(), id.short()),
     }
 }

@@ -150,8 +150,8 @@ pub fn against(
         }
     }
     let changes = |target: &_, binding: &_| known.changes(target, binding);
-    let rows = known.ledger.rows();
-    let against = Against { status, rows, trust: &known.trust, attempts: &attempts, changes: &changes, names };
+    let ledger = &known.ledger;
+    let against = Against { status, ledger, trust: &known.trust, attempts: &attempts, changes: &changes, names };
     Ok(Reconciliation::of(claims, &against))
 }
 

@@ -8,7 +8,9 @@ use super::ledger::{self, TrustArgs, answer, find_row, signer, summary};
 use super::{fields, output};
 use crate::error::Result;
 use crate::history;
-use crate::ledger::{Bench, Binding, Informative, Ledger, Outcome, Row, StageOutcome, Statement, Trust, Verdict};
+use crate::ledger::{
+    Bench, Binding, Digest, Informative, Ledger, Outcome, Row, StageOutcome, Statement, Trust, Verdict,
+};
 use crate::words::{count, harmless};
 
 /// Show everything that one row of the ledger says
@@ -42,6 +44,7 @@ impl Show {
                     "evidence": row.evidence.digest(),
                     "signer": row.evidence.signer(),
                     "trusted": trust.trusts(&row.evidence.signer()),
+                    "void": ledger.void(row),
                     "landed_in": landed,
                     "attempt": kept,
                     "statement": row.statement().to_value()?,
@@ -83,8 +86,25 @@ fn text(ledger: &Ledger, row: &Row, trust: &Trust, landed: Option<String>, kept:
             line("key", k.key.to_string());
             line("time", k.time.clone());
         }
+        Statement::Rotation(r) => {
+            line("key", r.from.to_string());
+            line("successor", r.to.to_string());
+            ends(&mut line, ledger, row, &r.keeps, &r.time);
+        }
+        Statement::Revocation(r) => {
+            line("key", r.key.to_string());
+            line("because", r.why.clone());
+            ends(&mut line, ledger, row, &r.keeps, &r.time);
+        }
     }
     out
+}
+
+/// Of a row that ends a key: what it leaves of the key's evidence.
+fn ends(line: &mut impl FnMut(&str, String), ledger: &Ledger, row: &Row, keeps: &[Digest], time: &str) {
+    line("keeps", format!("{} that the key had signed", count(keeps.len(), "piece of evidence")));
+    line("has no force", ledger.chain().roll.idle().get(&row.seq).cloned().unwrap_or_default());
+    line("time", time.into());
 }
 
 fn verdict(line: &mut impl FnMut(&str, String), v: &Verdict) {

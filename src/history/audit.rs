@@ -10,7 +10,8 @@ use super::repo::{Commit, Repo};
 use super::{DISAGREES, LOST_EVIDENCE, NO_REPLAY, SHALLOW};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::{
-    Chain, Checkpoint, Class, Digest, Judge, KeyId, KeyRing, Ledger, Outcome, Trust, Verdict, figure, proposed_keys,
+    Chain, Checkpoint, Class, Digest, Ended, Judge, KeyId, KeyRing, Ledger, Outcome, Trust, Verdict, figure,
+    proposed_keys,
 };
 
 /// What to audit beyond integrity.
@@ -33,6 +34,12 @@ pub struct Signer {
     pub evidence: usize,
     /// Rows that it wrote.
     pub rows: usize,
+    /// How it was ended, if it was: `was revoked in row 4 (stolen)`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended: Option<String>,
+    /// Of its evidence, what counts for nothing since.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub void: usize,
 }
 
 /// What an audit found out. Damage is an error instead.
@@ -67,6 +74,9 @@ pub fn audit(root: &Path, options: &Options<'_>) -> Result<Report> {
         report.findings.push(format!("row {} is of class simulated: made up for a test, it proves nothing", row.seq));
     }
     report.signers = signers(&ledger, options.trust);
+    for (row, why) in ledger.chain().roll.idle() {
+        report.notes.push(format!("row {row} rotates or revokes a key and has no force: {why}"));
+    }
     if let Some(repo) = Repo::find(root)?
         && let Some(head) = repo.head()?
     {
@@ -115,6 +125,10 @@ fn changed_reference(root: &Path, repo: &Repo, head: &Commit) -> Result<Option<S
     }))
 }
 
+fn is_zero(n: &usize) -> bool {
+    *n == 0
+}
+
 fn signers(ledger: &Ledger, trust: &Trust) -> Vec<Signer> {
     let mut signers: BTreeMap<KeyId, Signer> = BTreeMap::new();
     let ring = &ledger.chain().ring;
@@ -124,10 +138,15 @@ fn signers(ledger: &Ledger, trust: &Trust) -> Vec<Signer> {
         trusted: trust.trusts(&id),
         evidence: 0,
         rows: 0,
+        ended: ledger.chain().roll.ended(&id).map(Ended::says),
+        void: 0,
     };
     for row in ledger.rows() {
         let signer = row.evidence.signer();
-        signers.entry(signer).or_insert_with(|| new(signer)).evidence += usize::from(row.statement().kind() != "key");
+        let vouches = row.statement().class().is_some();
+        let of = signers.entry(signer).or_insert_with(|| new(signer));
+        of.evidence += usize::from(vouches);
+        of.void += usize::from(vouches && ledger.void(row).is_some());
         signers.entry(row.writer).or_insert_with(|| new(row.writer)).rows += 1;
     }
     signers.into_values().collect()

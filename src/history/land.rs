@@ -379,6 +379,7 @@ fn reason(standing: &Standing<'_>) -> String {
         Standing::Untrusted(row, key) => {
             format!("proved in row {} by key {}, which is not trusted here", row.seq, key.short())
         }
+        Standing::Void(row, why) => format!("proved in row {}, but {why}", row.seq),
         Standing::Stale(row, fields) => format!("proved in row {}, but since changed: {}", row.seq, fields.join(", ")),
         Standing::OtherWeights(row) => format!("proved in row {} for another file", row.seq),
         _ => "not proved".into(),

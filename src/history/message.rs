@@ -80,6 +80,7 @@ fn since(proof: &Proof<'_>) -> String {
         }
         Standing::Red(row) => format!("it was red in row {}", row.seq),
         Standing::Untrusted(row, key) => format!("row {} proved it by key {}, untrusted", row.seq, key.short()),
+        Standing::Void(row, why) => format!("row {} proved it, but {why}", row.seq),
         Standing::OtherWeights(row) => format!("row {} proved it for another file", row.seq),
         Standing::Green(row) | Standing::Simulated(row) => format!("row {} proved it before", row.seq),
         Standing::Emulated(_) | Standing::Unproved => "this is its first proof".into(),

@@ -258,6 +258,7 @@ fn worth<'l>(
                 Standing::Untrusted(row, _) => {
                     said.push(format!("proved on {arch} by row {}, whose key is not trusted", row.seq))
                 }
+                Standing::Void(row, why) => said.push(format!("proved on {arch} by row {}, but {why}", row.seq)),
                 Standing::Stale(..) | Standing::OtherWeights(_) | Standing::Unproved => {}
             }
         }

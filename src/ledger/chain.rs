@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::keys::{KeyId, KeyRing, SecretKey};
 use super::statement::Statement;
-use super::{DAMAGED, Digest, Evidence, canonical};
+use super::{DAMAGED, Digest, ENDED, Evidence, NO_FORCE, Roll, UNKNOWN_SIGNER, VOID, canonical};
 use crate::error::{Error, Result};
 
 /// What a row signature is over, before the row: no other signature of these keys can be taken for one.
@@ -40,8 +40,10 @@ impl Row {
 #[derive(Clone, Debug, Default)]
 pub struct Chain {
     pub rows: Vec<Row>,
-    /// Every key that may sign here: those that `assay.toml` proposes and those that joined.
+    /// Every key that was ever let sign here: those that `assay.toml` proposes and those that joined.
     pub ring: KeyRing,
+    /// Which of them are ended, by which rows.
+    pub roll: Roll,
     /// Digest of each row's line as a Merkle leaf, for checkpoints.
     pub(super) leaves: Vec<Digest>,
     /// Bytes of the complete rows.
@@ -81,10 +83,9 @@ impl Chain {
         chain.leaves = self.leaves[..rows].to_vec();
         for row in &chain.rows {
             chain.by_digest.insert(row.evidence.digest(), row.seq);
-            if let Statement::Key(join) = row.statement() {
-                chain.ring.insert(join.key.id(), join.key.clone());
-            }
+            chain.ring.extend(row.statement().joining().map(|key| (key.id(), key.clone())));
         }
+        chain.roll = Roll::of(&chain.rows);
         chain
     }
 
@@ -104,7 +105,7 @@ impl Chain {
     }
 
     /// The line of the next row, without its newline.
-    pub(super) fn next_line(&self, evidence: &Evidence, writer: &SecretKey) -> Result<Vec<u8>> {
+    fn next_line(&self, evidence: &Evidence, writer: &SecretKey) -> Result<Vec<u8>> {
         let mut row = json!({
             "seq": self.rows.len(),
             "prev": self.head(),
@@ -116,12 +117,59 @@ impl Chain {
         canonical::write(&row)
     }
 
-    /// Verifies one more line and takes it in; an error says what is wrong with the row.
-    pub(super) fn take(&mut self, line: &[u8]) -> Result<(), String> {
-        let row = self.verify(line)?;
-        if let Statement::Key(join) = row.statement() {
-            self.ring.insert(join.key.id(), join.key.clone());
+    /// Takes one more row in, and gives its line: a row that readers would refuse, or unless this is a merge one
+    /// that would count for nothing, is not written in the first place.
+    pub(super) fn write(&mut self, evidence: &Evidence, writer: &SecretKey, merging: bool) -> Result<Vec<u8>> {
+        self.in_force(writer)?;
+        let name = evidence.digest().short();
+        let ends = matches!(evidence.statement(), Statement::Rotation(_) | Statement::Revocation(_));
+        if let Some(ended) = self.roll.void(evidence).filter(|_| !merging && !ends) {
+            let signer = evidence.signer().short();
+            return Err(Error::new(
+                &VOID,
+                format!("evidence {name} is signed by key {signer}, which {}", ended.says()),
+            )
+            .expected("evidence of a key in force, or such as the row that ended the key keeps")
+            .hint("judge again and sign with another key: assay key list"));
         }
+        let line = self.next_line(evidence, writer)?;
+        let row = self.rows.len() as u64;
+        self.take(&line).map_err(|why| match evidence.statement() {
+            Statement::Revocation(_) => Error::new(&NO_FORCE, format!("evidence {name} is refused: {why}"))
+                .hint("assay key untrust KEY, if you alone are to disbelieve it"),
+            _ => Error::new(&UNKNOWN_SIGNER, format!("evidence {name} cannot be appended: {why}"))
+                .hint("import the file that holds the signing key's own evidence first"),
+        })?;
+        match self.roll.idle().get(&row).filter(|_| !merging) {
+            None => Ok(line),
+            Some(why) => {
+                Err(Error::new(&NO_FORCE, format!("evidence {name} would end a key and has no force here: {why}"))
+                    .expected("a signer in force, and this ledger's row 0"))
+            }
+        }
+    }
+
+    /// Refuses a key that some row ended.
+    pub(super) fn in_force(&self, key: &SecretKey) -> Result<()> {
+        let id = key.public().id();
+        match self.roll.ended(&id) {
+            None => Ok(()),
+            Some(ended) => {
+                Err(Error::new(&ENDED, format!("key {} ({}) {}", key.public().name(), id.short(), ended.says()))
+                    .expected("a key that no row has ended")
+                    .hint(match ended.to {
+                        Some(to) => format!("--key NAME names another: its successor is {}", to.short()),
+                        None => "--key NAME names another; assay key new NAME makes one".into(),
+                    }))
+            }
+        }
+    }
+
+    /// Verifies one more line and takes it in; an error says what is wrong with the row.
+    fn take(&mut self, line: &[u8]) -> Result<(), String> {
+        let row = self.verify(line)?;
+        self.ring.extend(row.statement().joining().map(|key| (key.id(), key.clone())));
+        self.roll.take(&row);
         self.by_digest.insert(row.evidence.digest(), row.seq);
         self.leaves.push(super::checkpoint::leaf(line));
         self.length += line.len() + 1;
@@ -162,6 +210,9 @@ impl Chain {
         let Some(key) = self.ring.get(&writer).or(joining) else {
             return Err(format!("it is signed by key {}, which never joined", writer.short()));
         };
+        if let Some(ended) = self.roll.ended(&writer) {
+            return Err(format!("it is written by {} ({}), which {}", key.name(), writer.short(), ended.says()));
+        }
         let signature: Option<[u8; 64]> =
             sig.as_str().and_then(|s| STANDARD.decode(s).ok()).and_then(|bytes| bytes.try_into().ok());
         let signature = signature.ok_or("`sig` is no base64 of 64 bytes")?;
@@ -170,6 +221,7 @@ impl Chain {
             return Err(format!("its signature by {} ({}) is wrong", key.name(), writer.short()));
         }
         evidence.verify(&self.ring)?;
+        self.roll.admits(&evidence)?;
         Ok(Row { seq, prev, evidence, writer, hash: Digest::of(line) })
     }
 }

@@ -6,7 +6,7 @@
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use sha2::{Digest as _, Sha256};
 
-use super::keys::{KeyRing, SecretKey};
+use super::keys::{KeyId, KeyRing, SecretKey};
 use super::{CHECKPOINT, Chain, Digest, ROLLED_BACK};
 use crate::error::{Error, Result};
 
@@ -39,14 +39,26 @@ impl Checkpoint {
     /// Reads a signed note. Signatures of keys that are not `known` (witnesses) are passed over; one of a known key that
     /// is wrong, or none that is right, is an error.
     pub fn read(bytes: &[u8], known: &KeyRing) -> Result<Checkpoint> {
-        let (checkpoint, signed) = Checkpoint::parse(bytes, known)?;
-        checkpoint.signed(signed)
+        let (checkpoint, signers) = Checkpoint::parse(bytes, known)?;
+        checkpoint.signed(!signers.is_empty())
     }
 
-    /// Reads the note beside `chain`. A ledger cut before the rows that name its keys is reported as cut.
+    /// Reads the note beside `chain`. A ledger cut before the rows that name its keys is reported as cut. A key that an
+    /// earlier row had ended signs no checkpoint; the row that ends it may be its last.
     pub(super) fn read_beside(bytes: &[u8], chain: &Chain) -> Result<Checkpoint> {
-        let (checkpoint, signed) = Checkpoint::parse(bytes, &chain.ring)?;
+        let (checkpoint, signers) = Checkpoint::parse(bytes, &chain.ring)?;
         checkpoint.reaches(chain)?;
+        if let [only] = signers.as_slice()
+            && let Some(ended) = chain.roll.ended(only)
+            && !chain.roll.may_checkpoint(only, checkpoint.rows)
+        {
+            return Err(Error::new(
+                &CHECKPOINT,
+                format!("the checkpoint is signed by key {}, which {}", only.short(), ended.says()),
+            )
+            .expected("a key that still signed here when its last row was written"));
+        }
+        let signed = signers.iter().any(|key| chain.roll.may_checkpoint(key, checkpoint.rows));
         let checkpoint = checkpoint.signed(signed)?;
         checkpoint.holds_in(chain)?;
         Ok(checkpoint)
@@ -62,8 +74,8 @@ impl Checkpoint {
         }
     }
 
-    /// The note, and whether a known key signed it.
-    fn parse(bytes: &[u8], known: &KeyRing) -> Result<(Checkpoint, bool)> {
+    /// The note, and the known keys that signed it.
+    fn parse(bytes: &[u8], known: &KeyRing) -> Result<(Checkpoint, Vec<KeyId>)> {
         let wrong = |why: &str| Error::new(&CHECKPOINT, format!("the checkpoint is not to be believed: {why}"));
         let note = std::str::from_utf8(bytes).map_err(|_| wrong("it is not UTF-8"))?;
         let (body, signatures) = note.split_once("\n\n").ok_or_else(|| wrong("it has no signature"))?;
@@ -82,7 +94,7 @@ impl Checkpoint {
         if checkpoint.text() != text || !signatures.ends_with('\n') || note.contains(['\0', '\r']) {
             return Err(wrong("it is written in another way than assay writes it"));
         }
-        let mut good = false;
+        let mut good = Vec::new();
         for line in signatures.lines() {
             let parts = line.strip_prefix("\u{2014} ").and_then(|l| l.split_once(' '));
             let (name, signature) = parts.ok_or_else(|| wrong("a line after the text is no signature"))?;
@@ -97,7 +109,7 @@ impl Checkpoint {
             if !key.verifies(text.as_bytes(), signature) {
                 return Err(wrong(&format!("its signature by {name} is wrong")));
             }
-            good = true;
+            good.push(key.id());
         }
         Ok((checkpoint, good))
     }

@@ -56,7 +56,7 @@ impl Evidence {
         Evidence::sign(Statement::Key(Box::new(join)), key)
     }
 
-    /// The same with one more signature: an old key welcoming a new one.
+    /// The same with one more signature: of an old key that welcomes a new one, or of the successor in a rotation.
     pub fn welcomed_by(mut self, key: &SecretKey) -> Result<Evidence> {
         self.signatures.push(Signature { key: key.public().id(), bytes: key.sign(&pre_authentication(&self.payload)) });
         self.with_digest()
@@ -71,7 +71,7 @@ impl Evidence {
         &self.statement
     }
 
-    /// The key that made the first signature: the judging host's, or the joining key itself.
+    /// The key that made the first signature: the judging host's, the joining key itself, or the one that is rotated.
     pub fn signer(&self) -> KeyId {
         self.signatures[0].key
     }
@@ -114,8 +114,12 @@ impl Evidence {
             let bytes = STANDARD.decode(&s.sig).ok().and_then(|b| b.try_into().ok());
             signatures.push(Signature { key: s.keyid, bytes: bytes.ok_or("a signature is no base64 of 64 bytes")? });
         }
-        let most = if statement.kind() == "key" { 2 } else { 1 };
-        if signatures.is_empty() || signatures.len() > most {
+        let right = match statement {
+            Statement::Key(_) => 1..=2,
+            Statement::Rotation(_) => 2..=2,
+            _ => 1..=1,
+        };
+        if !right.contains(&signatures.len()) {
             return Err(format!("{} signatures on a {}", signatures.len(), statement.kind()));
         }
         let evidence = Evidence { payload, statement, signatures, digest: Digest::ZERO }.with_digest();
@@ -126,15 +130,20 @@ impl Evidence {
         }
     }
 
-    /// Checks every signature under `known`; a joining key also under itself, which must have signed first.
+    /// Checks every signature under `known`; a joining key also under itself, which must have signed first. A rotation is
+    /// the old key's, which must be known, then the new one's.
     pub fn verify(&self, known: &KeyRing) -> Result<(), String> {
         let message = pre_authentication(&self.payload);
-        let joining = match &self.statement {
-            Statement::Key(join) => Some(&join.key),
-            _ => None,
-        };
-        if joining.is_some_and(|key| key.id() != self.signer()) {
-            return Err("a key row must be signed by the key that joins".into());
+        let joining = self.statement.joining();
+        let signed: Vec<KeyId> = self.signatures.iter().map(|s| s.key).collect();
+        match &self.statement {
+            Statement::Key(join) if join.key.id() != self.signer() => {
+                return Err("a key row must be signed by the key that joins".into());
+            }
+            Statement::Rotation(r) if signed != [r.from.id(), r.to.id()] => {
+                return Err("a rotation must be signed by the old key, then by the new one".into());
+            }
+            _ => {}
         }
         for signature in &self.signatures {
             let key = joining.filter(|key| key.id() == signature.key).or_else(|| known.get(&signature.key));

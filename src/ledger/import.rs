@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Chain, Class, Evidence, Ledger, SecretKey, Statement, Trust, canonical, proposed_keys};
+use super::{Chain, Class, Evidence, Ledger, SecretKey, Trust, VOID, canonical, proposed_keys};
 use crate::error::{Error, Result};
 
 crate::codes! {
@@ -53,9 +53,7 @@ impl Ledger {
             }
             let signer = item.signer();
             let known = ring.contains_key(&signer);
-            if let Statement::Key(join) = item.statement() {
-                ring.insert(join.key.id(), join.key.clone());
-            }
+            ring.extend(item.statement().joining().map(|key| (key.id(), key.clone())));
             let name = item.digest().short();
             item.verify(&ring).map_err(|why| {
                 Error::new(&EVIDENCE_SIGNATURE, format!("evidence {name} is refused: {why}"))
@@ -73,8 +71,14 @@ impl Ledger {
                 return Err(Error::new(&UNTRUSTED, format!("evidence {name} is of class simulated: it is made up"))
                     .expected("a trust file outside the tree that lists its key as simulated (tests only)"));
             }
+            let repeated = item.statement().kind() == "key" && known;
+            if let Some(ended) = self.chain().roll.void(&item).filter(|_| !repeated) {
+                return Err(Error::new(&VOID, format!("evidence {name} is signed by {shown}, which {}", ended.says()))
+                    .expected("evidence of a key in force, or such as the row that ended the key keeps")
+                    .hint("have the host make a key and judge again"));
+            }
             // A key that is known already need not join again: every file of a host begins with its key.
-            if item.statement().kind() != "key" || !known {
+            if !repeated {
                 new.push(item);
             }
         }

@@ -3,7 +3,8 @@
 //! Reading order: [`canonical`] gives a value one spelling; [`statement`] is what is claimed, [`evidence`] who claims it;
 //! [`chain`] puts evidence in rows that point back; [`checkpoint`] signs how far they go; [`progress`] is what they
 //! prove; [`store`] keeps all that in `state/` so that a kill loses at most the row being written and an edit is refused;
-//! [`keys`] and [`trust`] say who signs and whom the user believes; [`standing`] answers what a node is worth now.
+//! [`keys`] and [`trust`] say who signs and whom the user believes, [`roll`] whose key has ended; [`standing`] answers what
+//! a node is worth now.
 
 pub mod canonical;
 mod chain;
@@ -17,6 +18,7 @@ mod import;
 mod judge;
 mod keys;
 mod progress;
+mod roll;
 mod standing;
 mod statement;
 mod store;
@@ -31,6 +33,7 @@ pub use import::{CODES as IMPORT_CODES, UNTRUSTED, bundle, read_evidence};
 pub use judge::{ClosureSource, Closures, Judge};
 pub use keys::{CODES as KEY_CODES, Config, KeyId, KeyRing, PublicKey, SecretKey};
 pub use progress::{Head, PrefillWorking, Progress, Proof};
+pub use roll::{Ended, Revocation, Roll, Rotation};
 pub use standing::{Outgrown, Standing};
 pub use statement::{
     Bench, Binding, Class, Informative, KeyJoin, Outcome, Stage, StageOutcome, StageRecord, Statement, Target, Verdict,
@@ -55,5 +58,11 @@ crate::codes! {
     BUSY: "ledger-busy", CouldNotRun, "Another process is appending to this ledger. An append takes milliseconds.";
     UNKNOWN_SIGNER: "ledger-unknown-signer", CouldNotRun, "Evidence can be appended only when its signing key has joined the ledger by a key row \
         or is proposed by assay.toml.";
+    ENDED: "key-ended", CouldNotRun, "The key that is to sign was rotated or revoked by a row of this ledger: it writes no more rows, and new \
+        evidence of it counts for nothing. Sign with another key (`assay key list`), or make one.";
+    VOID: "evidence-void", No, "The evidence is signed by a key that a row of this ledger ended, and that row does not keep it. When it was signed \
+        cannot be known: judge again, under a key that is in force.";
+    NO_FORCE: "key-no-force", No, "A key is ended by itself, by a successor that it was rotated to, or by the key that wrote row 0 and its \
+        successors, while these are in force; and by nobody else. Whom you trust is your own word: `assay key untrust`.";
     PROPOSED: "ledger-proposed-keys", CouldNotRun, "assay.toml proposes verifier keys as `verifiers = [\"NAME+HASH+BASE64\"]`.";
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::keys::KeyId;
 use super::statement::{Binding, Class, Outcome, Target};
-use super::{Chain, Digest, PROGRESS, Row};
+use super::{Chain, Digest, PROGRESS, Roll, Row};
 use crate::error::{Error, Result};
 
 pub const SCHEMA: &str = "assay.progress/1";
@@ -87,9 +87,11 @@ pub(super) fn proves(row: &Row) -> bool {
 
 impl Progress {
     /// Reads the first `rows` rows. The last proof of a binding counts, until a Red on the same binding takes it back.
+    /// What an ended key signed says nothing, unless the row that ended it keeps it.
     pub fn derive(chain: &Chain, rows: usize) -> Progress {
         let mut proved = BTreeMap::new();
-        for row in &chain.rows[..rows] {
+        let roll = Roll::of(&chain.rows[..rows]);
+        for row in chain.rows[..rows].iter().filter(|row| roll.void(&row.evidence).is_none()) {
             let Some(verdict) = row.statement().verdict() else { continue };
             let key = (verdict.node.clone(), verdict.class, verdict.binding.clone());
             if proves(row) {

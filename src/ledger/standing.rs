@@ -19,6 +19,8 @@ pub enum Standing<'l> {
     Red(&'l Row),
     /// Proved, by a key that the user does not trust.
     Untrusted(&'l Row, KeyId),
+    /// Proved by a row that counts for nothing, and why.
+    Void(&'l Row, String),
     /// Proved for the same weights once; these fields of the binding have changed since.
     Stale(&'l Row, Vec<&'static str>),
     /// Proved for another file only.
@@ -45,7 +47,7 @@ impl Ledger {
         emulator: &Binding,
         trust: &Trust,
     ) -> Option<Outgrown<'l>> {
-        let counts = |row: &Row| row.statement().class().is_some_and(|c| trust.counts(&row.evidence.signer(), c));
+        let counts = |row: &Row| self.counts(row, trust);
         let (emulated, known) = match self.standing(target, emulator, trust) {
             Standing::Emulated(row) => (row, true),
             Standing::Untrusted(row, _) => (row, false),
@@ -55,7 +57,7 @@ impl Ledger {
             let Some(verdict) = row.statement().verdict().filter(|v| v.binding.is_same_work(binding)) else { continue };
             match (&verdict.outcome, verdict.class) {
                 (Outcome::Red { .. }, _) if counts(row) => return None,
-                (_, Class::Device) if proves(row) => {
+                (_, Class::Device) if proves(row) && self.void(row).is_none() => {
                     return Some(Outgrown { proof: row, emulated, trusted: known && counts(row) });
                 }
                 (_, Class::Simulated) if proves(row) && counts(row) => {
@@ -72,6 +74,18 @@ impl Ledger {
         self.rows().iter().filter(move |row| row.statement().verdict().is_some_and(|v| v.node == *target))
     }
 
+    /// Why a row counts for nothing, whoever is trusted: the key that signed its evidence has been ended since.
+    pub fn void(&self, row: &Row) -> Option<String> {
+        let ended = self.chain().roll.void(&row.evidence)?;
+        Some(format!("its key {} {}", row.evidence.signer().short(), ended.says()))
+    }
+
+    /// Whether a verdict or bench row counts for the user.
+    pub fn counts(&self, row: &Row, trust: &Trust) -> bool {
+        let trusted = row.statement().class().is_some_and(|class| trust.counts(&row.evidence.signer(), class));
+        trusted && self.void(row).is_none()
+    }
+
     /// Rows of any class and signer that prove `target` on `arch` in `numerics`, newest first, whatever their closures.
     pub fn proved<'l, 'q>(
         &'l self,
@@ -81,7 +95,7 @@ impl Ledger {
     ) -> impl Iterator<Item = &'l Row> + use<'l, 'q> {
         self.verdicts(target).rev().filter(move |row| {
             let binding = row.statement().verdict().map(|v| &v.binding);
-            proves(row) && binding.is_some_and(|b| b.arch == arch && b.numerics == numerics)
+            proves(row) && self.void(row).is_none() && binding.is_some_and(|b| b.arch == arch && b.numerics == numerics)
         })
     }
 
@@ -91,14 +105,12 @@ impl Ledger {
         self.standing_in(self.rows().len(), target, binding, trust)
     }
 
-    /// The same as the first `rows` rows alone say it, as where an earlier ledger is asked.
+    /// The same as the first `rows` rows alone say it, as where an earlier ledger is asked; keys that
+    /// were ended since are so all the same.
     pub fn standing_in<'l>(&'l self, rows: usize, target: &Target, binding: &Binding, trust: &Trust) -> Standing<'l> {
         let asked = |row: &&Row| row.seq < rows as u64;
         let exact = |row: &&Row| asked(row) && row.statement().verdict().is_some_and(|v| v.binding == *binding);
-        let counts = |row: &Row| {
-            let class = row.statement().class();
-            class.is_some_and(|class| trust.counts(&row.evidence.signer(), class))
-        };
+        let counts = |row: &Row| self.counts(row, trust);
         for row in self.verdicts(target).rev().filter(exact) {
             let Some(verdict) = row.statement().verdict() else { continue };
             match (&verdict.outcome, verdict.class) {
@@ -110,8 +122,12 @@ impl Ledger {
             }
         }
         let real = |row: &&Row| row.statement().class() != Some(Class::Simulated);
-        if let Some(row) = self.verdicts(target).rev().filter(exact).filter(real).find(|row| proves(row)) {
+        let proofs = || self.verdicts(target).rev().filter(exact).filter(real).filter(|row| proves(row));
+        if let Some(row) = proofs().find(|row| self.void(row).is_none()) {
             return Standing::Untrusted(row, row.evidence.signer());
+        }
+        if let Some((row, why)) = proofs().find_map(|row| Some((row, self.void(row)?))) {
+            return Standing::Void(row, why);
         }
         let mut other = None;
         let proved = self.proved(target, &binding.arch, binding.numerics).filter(asked);

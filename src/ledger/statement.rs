@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 use super::keys::PublicKey;
+use super::roll::{Revocation, Rotation};
 use super::{Digest, Figure, Seed, canonical};
 use crate::error::Result;
 use crate::ops::Node;
@@ -21,6 +22,8 @@ const STATEMENT: &str = "https://in-toto.io/Statement/v1";
 const VERDICT: &str = "urn:assay:verdict:1";
 const BENCH: &str = "urn:assay:bench:1";
 const KEY: &str = "urn:assay:key:1";
+const ROTATION: &str = "urn:assay:rotation:1";
+const REVOCATION: &str = "urn:assay:revocation:1";
 
 /// What a verdict or a bench run is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -377,6 +380,8 @@ pub enum Statement {
     Verdict(Box<Verdict>),
     Bench(Box<Bench>),
     Key(Box<KeyJoin>),
+    Rotation(Box<Rotation>),
+    Revocation(Box<Revocation>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -398,12 +403,14 @@ struct Subject {
 }
 
 impl Statement {
-    /// `verdict`, `bench` or `key`.
+    /// `verdict`, `bench`, `key`, `rotation` or `revocation`.
     pub fn kind(&self) -> &'static str {
         match self {
             Statement::Verdict(_) => "verdict",
             Statement::Bench(_) => "bench",
             Statement::Key(_) => "key",
+            Statement::Rotation(_) => "rotation",
+            Statement::Revocation(_) => "revocation",
         }
     }
 
@@ -418,7 +425,7 @@ impl Statement {
         match self {
             Statement::Verdict(v) => Some(v.class),
             Statement::Bench(b) => Some(b.class),
-            Statement::Key(_) => None,
+            _ => None,
         }
     }
 
@@ -426,7 +433,25 @@ impl Statement {
         match self {
             Statement::Verdict(v) => Some(&v.node),
             Statement::Bench(b) => Some(&b.node),
-            Statement::Key(_) => None,
+            _ => None,
+        }
+    }
+
+    /// How what was judged or timed came about.
+    pub fn informative(&self) -> Option<&Informative> {
+        match self {
+            Statement::Verdict(v) => Some(&v.informative),
+            Statement::Bench(b) => Some(&b.informative),
+            _ => None,
+        }
+    }
+
+    /// The key that this brings into a ledger.
+    pub fn joining(&self) -> Option<&PublicKey> {
+        match self {
+            Statement::Key(k) => Some(&k.key),
+            Statement::Rotation(r) => Some(&r.to),
+            _ => None,
         }
     }
 
@@ -437,6 +462,8 @@ impl Statement {
             Statement::Verdict(v) => (VERDICT, serde_json::to_value(v), v.node.to_string(), v.binding.closure),
             Statement::Bench(b) => (BENCH, serde_json::to_value(b), b.node.to_string(), b.binding.closure),
             Statement::Key(k) => (KEY, serde_json::to_value(k), k.key.name().to_string(), k.key.id()),
+            Statement::Rotation(r) => (ROTATION, serde_json::to_value(r), r.from.name().to_string(), r.from.id()),
+            Statement::Revocation(r) => (REVOCATION, serde_json::to_value(r), r.key.name().to_string(), r.key.id()),
         };
         serde_json::to_value(Wire {
             kind: STATEMENT.into(),
@@ -460,6 +487,8 @@ impl Statement {
             VERDICT => serde_json::from_value(wire.predicate).map(|v| Statement::Verdict(Box::new(v))),
             BENCH => serde_json::from_value(wire.predicate).map(|b| Statement::Bench(Box::new(b))),
             KEY => serde_json::from_value(wire.predicate).map(|k| Statement::Key(Box::new(k))),
+            ROTATION => serde_json::from_value(wire.predicate).map(|r| Statement::Rotation(Box::new(r))),
+            REVOCATION => serde_json::from_value(wire.predicate).map(|r| Statement::Revocation(Box::new(r))),
             other => return Err(format!("`{other}` is no predicate type of this version of assay")),
         }
         .map_err(|e| e.to_string())?;
@@ -470,11 +499,14 @@ impl Statement {
         }
     }
 
-    fn check(&self) -> Result<(), String> {
+    /// Refuses a statement that contradicts itself.
+    pub fn check(&self) -> Result<(), String> {
         match self {
             Statement::Verdict(v) => v.check(),
             Statement::Bench(b) => check_place(b.class, &b.binding),
             Statement::Key(_) => Ok(()),
+            Statement::Rotation(r) => r.check(),
+            Statement::Revocation(r) => r.check(),
         }
     }
 }

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use super::files::Dir;
 use super::keys::{KeyRing, PublicKey, SecretKey};
 use super::{
-    BUSY, CHECKPOINT, Chain, Checkpoint, DAMAGED, Digest, Evidence, PROPOSED, Progress, ROLLED_BACK, Row,
-    UNKNOWN_SIGNER,
+    BUSY, CHECKPOINT, Chain, Checkpoint, DAMAGED, Digest, Evidence, KeyId, PROPOSED, Progress, ROLLED_BACK, Row,
+    Statement, UNKNOWN_SIGNER,
 };
 use crate::error::{Error, Kind, Result};
 use crate::workbench::Workbench;
@@ -240,6 +240,7 @@ impl Ledger {
     pub fn files_of(&self, rows: usize, writer: &SecretKey) -> Result<Vec<(&'static str, Vec<u8>)>> {
         let mut files = self.files()?;
         let chain = self.chain.prefix(rows, proposed_keys(&self.root)?);
+        chain.in_force(writer)?;
         if !chain.ring.contains_key(&writer.public().id()) {
             return Err(Error::new(
                 &UNKNOWN_SIGNER,
@@ -259,9 +260,31 @@ impl Ledger {
     }
 
     /// Appends evidence under `writer`'s signature and gives each one's row number; evidence that is there already
-    /// keeps its row. A writer that is new here joins first, with a key row of its own.
+    /// keeps its row. A writer that is new here joins first, with a key row of its own. What an ended key signed, and
+    /// what would end a key without the right to, is refused.
     pub fn append(&mut self, evidence: &[Evidence], writer: &SecretKey) -> Result<Vec<u64>> {
         self.append_observed(evidence, writer, &mut |_| ())
+    }
+
+    /// The same with all evidence of another branch, which a merge must not lose: what counts for nothing here is held
+    /// all the same.
+    pub fn adopt(&mut self, evidence: &[Evidence], writer: &SecretKey) -> Result<Vec<u64>> {
+        self.append_all(evidence, writer, true, &mut |_| ())
+    }
+
+    /// Why new evidence of this key would count for nothing here, if so.
+    pub fn may_sign(&self, key: &SecretKey) -> Result<()> {
+        self.chain.in_force(key)
+    }
+
+    /// What goes on counting of what `key` signed when it is ended now: all that lies in the first `rows` rows.
+    pub fn kept(&self, key: &KeyId, rows: usize) -> Vec<Digest> {
+        let judged = |row: &&Row| row.statement().class().is_some() && row.evidence.signer() == *key;
+        let rows = self.rows().iter().take(rows).filter(judged);
+        let mut kept: Vec<Digest> =
+            rows.filter(|row| self.chain.roll.void(&row.evidence).is_none()).map(|row| row.evidence.digest()).collect();
+        kept.sort_unstable();
+        kept
     }
 
     /// [`Ledger::append`], with `observe` called at every point where a kill leaves another state on disk.
@@ -271,6 +294,16 @@ impl Ledger {
         writer: &SecretKey,
         observe: &mut dyn FnMut(Step),
     ) -> Result<Vec<u64>> {
+        self.append_all(evidence, writer, false, observe)
+    }
+
+    fn append_all(
+        &mut self,
+        evidence: &[Evidence],
+        writer: &SecretKey,
+        merging: bool,
+        observe: &mut dyn FnMut(Step),
+    ) -> Result<Vec<u64>> {
         let mut session = Session::begin(&self.root, observe)?;
         let seen = self.chain.rows.len();
         if seen > session.found.chain.rows.len()
@@ -278,6 +311,17 @@ impl Ledger {
         {
             return Err(Error::new(&ROLLED_BACK, "the ledger was replaced while this command ran")
                 .hint("run the command again"));
+        }
+        session.found.chain.in_force(writer)?;
+        // Where a row ends a key, what follows it may be refused: then nothing is written.
+        if evidence.iter().any(|e| matches!(e.statement(), Statement::Rotation(_) | Statement::Revocation(_))) {
+            let mut trial = session.found.chain.clone();
+            for item in evidence.iter().filter(|e| session.found.chain.find(&e.digest()).is_none()) {
+                if !trial.ring.contains_key(&writer.public().id()) {
+                    trial.write(&Evidence::join(writer)?, writer, merging)?;
+                }
+                trial.write(item, writer, merging)?;
+            }
         }
         session.set_torn_aside(observe)?;
         if session.found.checkpointed < session.found.chain.rows.len()
@@ -292,9 +336,9 @@ impl Ledger {
                 continue;
             }
             if !session.found.chain.ring.contains_key(&writer.public().id()) {
-                session.push(&Evidence::join(writer)?, writer, observe)?;
+                session.push(&Evidence::join(writer)?, writer, merging, observe)?;
             }
-            seqs.push(session.push(item, writer, observe)?);
+            seqs.push(session.push(item, writer, merging, observe)?);
         }
         session.derive(observe)?;
         self.notes.extend(session.notes());
@@ -356,15 +400,16 @@ impl Session {
     }
 
     /// Writes one row and its checkpoint.
-    fn push(&mut self, evidence: &Evidence, writer: &SecretKey, observe: &mut dyn FnMut(Step)) -> Result<u64> {
+    fn push(
+        &mut self,
+        evidence: &Evidence,
+        writer: &SecretKey,
+        merging: bool,
+        observe: &mut dyn FnMut(Step),
+    ) -> Result<u64> {
         let before = self.found.chain.length as u64;
         let path = self.dir.path(LEDGER_FILE);
-        let mut line = self.found.chain.next_line(evidence, writer)?;
-        // A row that readers would refuse is not written in the first place.
-        self.found.chain.take(&line).map_err(|why| {
-            Error::new(&UNKNOWN_SIGNER, format!("evidence {} cannot be appended: {why}", evidence.digest().short()))
-                .hint("import the file that holds the signing key's own evidence first")
-        })?;
+        let mut line = self.found.chain.write(evidence, writer, merging)?;
         line.push(b'\n');
         let length = self.file.metadata().map_err(|e| Error::io(&path, e))?.len();
         if length != before {

@@ -24,7 +24,7 @@ impl Cited {
                 let all = b.runs.values().flatten().filter(|(key, _)| of_name(key)).map(|(_, f)| f.as_f64());
                 Figure::Real(all.reduce(|a, b| if a.is_nan() || a > b { a } else { b })?)
             }
-            Statement::Key(_) => return None,
+            _ => return None,
         };
         Some(Cited { figure, row: row.seq })
     }

@@ -155,7 +155,7 @@ fn sources(page: &mut Page, facts: &Facts<'_>) {
         ]);
     }
     let mut signers = BTreeSet::new();
-    for row in facts.ledger.rows().iter().filter(|r| r.statement().kind() != "key") {
+    for row in facts.ledger.rows().iter().filter(|r| r.statement().class().is_some()) {
         signers.insert(row.evidence.signer());
     }
     for id in signers {
@@ -193,7 +193,7 @@ fn deciding(node: &NodeStatus) -> Option<&Proof> {
         State::Simulated => by(Class::Simulated),
         State::Emulated => by(Class::Emulated),
         State::Red => node.proofs.iter().find(|p| p.trusted && p.red.is_some() && p.stale.is_none()),
-        State::Untrusted => node.proofs.iter().find(|p| !p.trusted),
+        State::Untrusted => node.proofs.iter().find(|p| p.untrusted()),
         State::Stale => node.proofs.iter().find(|p| p.stale.is_some()),
         State::Unproved | State::Broken | State::Absent => None,
     }
@@ -341,6 +341,7 @@ fn details(page: &mut Page, facts: &Facts<'_>, row: &Row) {
     let name = facts.ledger.chain().ring.get(&signer).map_or("?", |key| key.name());
     line("signed by", &format!("{name} {}", signer.short()));
     line("evidence", &row.evidence.digest().to_string());
+    line("counts for nothing", &facts.ledger.void(row).unwrap_or_default());
     let informative = match row.statement() {
         Statement::Verdict(v) => {
             line("class", &format!("{} {}", v.class.name(), v.binding.arch));
@@ -366,6 +367,16 @@ fn details(page: &mut Page, facts: &Facts<'_>, row: &Row) {
         }
         Statement::Key(k) => {
             line("key", &k.key.to_string());
+            None
+        }
+        Statement::Rotation(r) => {
+            line("key", &r.from.to_string());
+            line("successor", &r.to.to_string());
+            None
+        }
+        Statement::Revocation(r) => {
+            line("key", &r.key.to_string());
+            line("revoked because", &r.why);
             None
         }
     };

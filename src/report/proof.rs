@@ -26,17 +26,29 @@ pub struct Proof {
     /// It was made before the judge asked all that it asks now: the row by which the same kernel passes that on the
     /// emulator.
     pub outgrown: Option<u64>,
+    /// Why the row counts for nothing, whoever is trusted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub void: Option<String>,
     pub row: u64,
 }
 
 impl Proof {
     /// A pass that counts for this tree, whatever its class.
     pub fn counts(&self) -> bool {
-        self.trusted && self.red.is_none() && self.stale.is_none()
+        self.trusted && self.red.is_none() && self.stale.is_none() && self.void.is_none()
+    }
+
+    /// Proven on a device, for all but the trust in its key.
+    pub fn untrusted(&self) -> bool {
+        let proven = self.red.is_none() && self.stale.is_none() && self.void.is_none();
+        self.class == Class::Device && !self.trusted && proven
     }
 
     pub fn describe(&self) -> String {
         let Proof { arch, key, row, .. } = self;
+        if let Some(why) = &self.void {
+            return format!("was proven on {arch} by row {row}, which counts no more: {why}");
+        }
         match (&self.stale, &self.red, self.class) {
             (Some(what), None, _) => format!("stale on {arch}: {what} changed since row {row}"),
             (Some(what), Some(why), _) => format!("was red on {arch} ({why}, row {row}); {what} changed since"),
@@ -129,8 +141,7 @@ impl State {
             State::Red
         } else if proofs.iter().any(|p| any(Class::Emulated)(&p)) {
             State::Emulated
-        } else if proofs.iter().any(|p| p.class == Class::Device && !p.trusted && p.stale.is_none() && p.red.is_none())
-        {
+        } else if proofs.iter().any(Proof::untrusted) {
             State::Untrusted
         } else if proofs.iter().any(|p| p.stale.is_some()) {
             State::Stale
@@ -155,6 +166,7 @@ pub(super) mod fixture {
             red: None,
             stale: None,
             outgrown: None,
+            void: None,
             row: 1,
         }
     }
@@ -189,6 +201,7 @@ mod tests {
             (vec![Proof { trusted: false, ..red.clone() }], None, State::Unproved),
             (vec![Proof { stale: Some("closure".into()), ..red }], None, State::Stale),
             (vec![proof(Class::Simulated, "sm_90")], None, State::Simulated),
+            (vec![Proof { trusted: false, void: Some("revoked".into()), ..green.clone() }], None, State::Unproved),
             (vec![Proof { trusted: false, ..proof(Class::Simulated, "sm_90") }], None, State::Unproved),
         ] {
             assert_eq!(State::of(&present(), &proofs, arch), state, "{proofs:?} on {arch:?}");

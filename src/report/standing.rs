@@ -130,15 +130,16 @@ impl<'m> Known<'m> {
 }
 
 fn proof(node: Option<Node>, ledger: &Ledger, target: &Target, binding: &Binding, trust: &Trust) -> Option<Proof> {
-    let (row, trusted, stale) = match ledger.standing(target, binding, trust) {
+    let (row, trusted, stale, void) = match ledger.standing(target, binding, trust) {
         Standing::Green(row) | Standing::Simulated(row) | Standing::Emulated(row) | Standing::Red(row) => {
-            (row, true, None)
+            (row, true, None, None)
         }
-        Standing::Untrusted(row, _) => (row, false, None),
-        Standing::Stale(row, fields) => (row, true, Some(fields.join(", "))),
+        Standing::Untrusted(row, _) => (row, false, None, None),
+        Standing::Void(row, why) => (row, false, None, Some(why)),
+        Standing::Stale(row, fields) => (row, true, Some(fields.join(", ")), None),
         Standing::OtherWeights(_) | Standing::Unproved => return None,
     };
-    Some(Proof { stale, ..spoken(node, binding, row, trusted)? })
+    Some(Proof { stale, void, ..spoken(node, binding, row, trusted)? })
 }
 
 /// What a row's verdict says; `None`: it holds none.
@@ -158,6 +159,7 @@ fn spoken(node: Option<Node>, binding: &Binding, row: &Row, trusted: bool) -> Op
         red,
         stale: None,
         outgrown: None,
+        void: None,
         row: row.seq,
     })
 }

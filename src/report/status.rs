@@ -76,7 +76,10 @@ impl NodeStatus {
             (Written::Absent, _) if words.is_empty() => "no kernel".into(),
             (Written::Absent, _) => format!("no kernel; {}", words.join("; ")),
             (Written::Broken { reason }, _) => format!("its kernel is broken: {}", first_line(reason)),
-            (_, State::Unproved) => format!("has a kernel that is not proved: {}", verify(node)),
+            (_, State::Unproved) => {
+                let void = self.proofs.iter().filter(|p| p.void.is_some()).map(|p| format!(" ({})", p.describe()));
+                format!("has a kernel that is not proved{}: {}", void.collect::<String>(), verify(node))
+            }
             _ => words.join("; "),
         }
     }

@@ -76,7 +76,7 @@ pub fn timeline<'r>(
                 (kind, v.binding.arch.clone(), stage, reason)
             }
             Statement::Bench(b) => (Kind::Bench, b.binding.arch.clone(), None, String::new()),
-            Statement::Key(_) => continue,
+            _ => continue,
         };
         out.push(Event {
             row: Some(row),

@@ -9,7 +9,7 @@ use assay::ledger::{Class, Config, Ledger, bundle};
 use crate::fixture::*;
 
 /// Runs `assay` in `root` with a config directory of its own.
-fn assay(root: &Path, config: &Path, args: &[&str]) -> Output {
+pub fn assay(root: &Path, config: &Path, args: &[&str]) -> Output {
     let settings = root.join("assay.toml");
     if !settings.exists() {
         fs::write(settings, "model = \"none.gguf\"\n").unwrap();
@@ -20,7 +20,7 @@ fn assay(root: &Path, config: &Path, args: &[&str]) -> Output {
 }
 
 #[track_caller]
-fn says(output: &Output, code: i32, text: &str) -> String {
+pub fn says(output: &Output, code: i32, text: &str) -> String {
     let all = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert_eq!(output.status.code(), Some(code), "{all}");
     assert!(all.contains(text), "expected `{text}` in:\n{all}");

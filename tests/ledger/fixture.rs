@@ -50,6 +50,11 @@ impl Workbench {
         self.open().append(&[sign(verdict, &self.key)], &self.key).unwrap()[0]
     }
 
+    /// A verdict that `key` signs and writes.
+    pub fn append_by(&self, key: &SecretKey, closure: u8) -> u64 {
+        self.open().append(&[sign(verdict(closure), key)], key).unwrap()[0]
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.root().join("state").join(name)
     }

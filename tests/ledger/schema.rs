@@ -1,7 +1,7 @@
 //! The published schema says what is really signed. A validator of just the keywords that it uses; `pattern`s are
 //! checked by the strict reader instead, whose own tests are in `statement.rs`.
 
-use assay::ledger::{Bench, Class, KeyJoin, SecretKey, Statement, Target};
+use assay::ledger::{Bench, Class, Digest, KeyJoin, Revocation, Rotation, SecretKey, Statement, Target};
 use serde_json::{Value, json};
 
 use crate::fixture::*;
@@ -83,6 +83,20 @@ fn statements_are_as_the_schema_says() {
         Statement::Verdict(Box::new(of_class(verdict(1), Class::Emulated))),
         Statement::Bench(Box::new(bench)),
         Statement::Key(Box::new(KeyJoin { key: key.public().clone(), time: String::new() })),
+        Statement::Rotation(Box::new(Rotation {
+            from: key.public().clone(),
+            to: SecretKey::generate("l").unwrap().public().clone(),
+            ledger: Digest([1; 32]),
+            keeps: vec![Digest([2; 32])],
+            time: String::new(),
+        })),
+        Statement::Revocation(Box::new(Revocation {
+            key: key.public().clone(),
+            why: "lost".into(),
+            ledger: Digest([1; 32]),
+            keeps: Vec::new(),
+            time: String::new(),
+        })),
     ];
     for statement in statements {
         let value = statement.to_value().unwrap();

@@ -20,6 +20,7 @@ fn standing(bench: &Workbench, closure: u8, trust: &Trust) -> String {
         Standing::Emulated(row) => format!("emulated {}", row.seq),
         Standing::Red(row) => format!("red {}", row.seq),
         Standing::Untrusted(row, key) => format!("untrusted {} {}", row.seq, key == bench.key.public().id()),
+        Standing::Void(row, why) => format!("void {}: {why}", row.seq),
         Standing::Stale(row, fields) => format!("stale {} {}", row.seq, fields.join(",")),
         Standing::OtherWeights(row) => format!("other weights {}", row.seq),
         Standing::Unproved => "unproved".into(),

@@ -296,12 +296,15 @@ impl<'s, 'm> Nodes<'s, 'm> {
                     ));
                     continue;
                 }
+                Standing::Void(row, why) => {
+                    self.note(format!("row {} is not taken: {why}", row.seq));
+                    continue;
+                }
                 Standing::Stale(..) | Standing::OtherWeights(_) | Standing::Unproved => continue,
             };
             let other = rows.iter().find(|other| {
                 let verdict = other.statement().verdict();
-                let trusted =
-                    other.statement().class().is_some_and(|c| self.scene.trust.counts(&other.evidence.signer(), c));
+                let trusted = self.ledger.counts(other, &self.scene.trust);
                 let named = if answer == Answer::Good { "red" } else { "pass" };
                 trusted && verdict.is_some_and(|v| v.binding == binding && v.outcome.name() == named)
             });

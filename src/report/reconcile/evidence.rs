@@ -59,11 +59,11 @@ impl<'a> Desk<'a> {
 
     fn verdicts(&self, target: &Target) -> impl DoubleEndedIterator<Item = (&'a Row, &'a Verdict)> {
         let of_target = |row: &'a Row| row.statement().verdict().map(|v| (row, v));
-        self.against.rows.iter().filter_map(of_target).filter(move |(_, v)| v.node == *target)
+        self.against.ledger.rows().iter().filter_map(of_target).filter(move |(_, v)| v.node == *target)
     }
 
     fn counts(&self, row: &Row) -> bool {
-        row.statement().class().is_some_and(|class| self.against.trust.counts(&row.evidence.signer(), class))
+        self.against.ledger.counts(row, self.against.trust)
     }
 
     /// Whether a verdict or an attempt on the node is on record, whatever came of it and whoever signed.
@@ -132,6 +132,10 @@ impl<'a> Desk<'a> {
             return Some(Word::of(proof.row, Outcome::NoEvidence, proof.describe()));
         }
         let (row, verdict) = self.verdicts(target).next_back()?;
+        if let Some(why) = self.against.ledger.void(row) {
+            let text = format!("row {} counts for nothing: {why}", row.seq);
+            return Some(Word::of(row.seq, Outcome::NoEvidence, text));
+        }
         let text = match &verdict.outcome {
             Judged::Red { .. } => {
                 let key = row.evidence.signer().short();
@@ -183,7 +187,7 @@ impl<'a> Desk<'a> {
     /// Rates of this kind and of these nodes, or of whole schedules.
     fn rates(&self, of: Of, nodes: Option<&[Node]>) -> Vec<Rate<'a>> {
         let mut out = Vec::new();
-        for row in self.against.rows {
+        for row in self.against.ledger.rows() {
             let Statement::Bench(bench) = row.statement() else { continue };
             let mine = match (&bench.node, nodes) {
                 (Target::Schedule, None) => true,

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::status::Status;
-use crate::ledger::{Binding, Row, Target, Trust};
+use crate::ledger::{Binding, Ledger, Target, Trust};
 use crate::ops::Node;
 use claims::{Claimed, Claims};
 use evidence::Desk;
@@ -113,7 +113,7 @@ pub struct Reconciliation {
 /// What claims are held against.
 pub struct Against<'a> {
     pub status: &'a Status,
-    pub rows: &'a [Row],
+    pub ledger: &'a Ledger,
     pub trust: &'a Trust,
     /// Attempts on record in git, by node.
     pub attempts: &'a BTreeMap<Node, usize>,
