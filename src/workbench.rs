@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::backend::worker::Level;
 use crate::error::{Error, Result};
 use crate::model::Model;
 
@@ -28,6 +29,9 @@ pub struct Settings {
     /// Public keys whose evidence this tree proposes to believe.
     #[serde(default)]
     pub verifiers: Vec<String>,
+    /// The confinement that a kernel must have had while it was judged for the verdict to count here; full by default.
+    #[serde(default)]
+    pub sandbox: Option<Level>,
     /// Names of remote runners; their commands stand in the user's own configuration.
     #[serde(default)]
     pub runners: Vec<String>,

@@ -7,6 +7,8 @@ mod append;
 mod attempts;
 #[path = "ledger/binary.rs"]
 mod binary;
+#[path = "ledger/confined.rs"]
+mod confined;
 #[path = "ledger/ended.rs"]
 mod ended;
 #[path = "ledger/fixture.rs"]

@@ -14,7 +14,9 @@ use crate::{
         emulator::compiler::Compiler,
         worker::{DeviceKind, Level, Sandbox, WorkerDevice, WorkerOptions},
     },
-    ledger::Config,
+    ledger::{Config, Trust},
+    report::standing,
+    workbench::Workbench,
 };
 
 /// Say what this machine has, and how to install what is missing
@@ -42,7 +44,10 @@ struct Check {
 
 impl Doctor {
     pub fn run(&self) -> Result<u8> {
-        let checks = [device(), driver(), nvrtc(), host_compiler(), sanitizer(), sandbox(), keys(), cache()];
+        let (sandbox, level) = sandbox();
+        let mut checks = vec![device(), driver(), nvrtc(), host_compiler(), sanitizer(), sandbox];
+        checks.push(policy(level, &trust()?));
+        checks.extend([keys(), cache()]);
         let installs: Vec<_> = checks.iter().filter(|c| !c.present).filter_map(|c| c.install).collect();
         let line = installs.join(" && ");
         if self.json {
@@ -135,10 +140,12 @@ fn sanitizer() -> Check {
 }
 
 /// Asks a worker that confined itself, since only that knows what the kernel granted.
-fn sandbox() -> Check {
+fn sandbox() -> (Check, Level) {
     let started = WorkerOptions::new(DeviceKind::Emulator).and_then(|options| WorkerDevice::start(&options));
+    let mut reached = Level::None;
     let describe = |worker: WorkerDevice| {
         let Sandbox { level, landlock_abi, seccomp, namespaces } = worker.sandbox().clone();
+        reached = level;
         let level = match level {
             Level::Full => "full",
             Level::Partial => "partial",
@@ -147,7 +154,29 @@ fn sandbox() -> Check {
         let has = |yes: bool| if yes { "yes" } else { "no" };
         format!("{level} (landlock {landlock_abi}, seccomp {}, namespaces {})", has(seccomp), has(namespaces))
     };
-    check("sandbox", started, describe, "no kernel can be judged", None)
+    let found = check("sandbox", started, describe, "no kernel can be judged", None);
+    (found, reached)
+}
+
+/// Who is asked for what of verdicts: the workbench here, if there is one, and the user.
+fn trust() -> Result<Trust> {
+    let bench = Workbench::find(".".as_ref()).ok();
+    match bench {
+        Some(bench) => standing::trust(&bench.root, None, &mut Vec::new()),
+        None => Ok(Trust::nobody()),
+    }
+}
+
+/// Whether what is judged here may be recorded.
+fn policy(reached: Level, trust: &Trust) -> Check {
+    let asked = trust.sandbox();
+    Check {
+        name: "record policy",
+        present: reached.reaches(asked),
+        detail: format!("a row needs sandbox {}; `sandbox` in assay.toml, or in trust.toml, says so", asked.name()),
+        without: Some("what is judged here cannot be recorded, nor taken from here"),
+        install: None,
+    }
 }
 
 fn keys() -> Check {

@@ -105,7 +105,7 @@ impl History {
                 "trusted": trust.trusts(&row.evidence.signer()), "commit": Value::Null,
                 "summary": summary(row),
             });
-            if let Some(why) = ledger.void(row) {
+            if let Some(why) = ledger.void(row, trust) {
                 entry["void"] = json!(why);
             }
             if let Some(event) = events.get(&row.seq) {

@@ -39,6 +39,7 @@ impl LedgerCommand {
     pub fn run(&self, root: &Path) -> Result<u8> {
         let Action::Merge { revision } = &self.action;
         let mut ledger = open(root)?;
+        let trust = said(|notes| standing::trust(root, None, notes))?;
         let evidence = history::evidence_of(root, revision)?;
         let (total, before) = (evidence.len(), ledger.rows().len());
         // Its keys came by key rows of their own, which are part of the evidence: nothing is dropped.
@@ -46,7 +47,7 @@ impl LedgerCommand {
         if !new.is_empty() {
             ledger.adopt(&new, &writer(root, self.key.as_deref())?)?;
         }
-        let (void, idle) = held(&ledger, before);
+        let (void, idle) = held(&ledger, &trust, before);
         if self.json {
             return answer(
                 "assay.ledger-merge/1",
@@ -71,17 +72,18 @@ impl LedgerCommand {
 
 /// Of the rows from `before` on, those that are held and count for nothing, and those that would end a key and have no
 /// force.
-fn held(ledger: &Ledger, before: usize) -> (Vec<String>, Vec<String>) {
+fn held(ledger: &Ledger, trust: &Trust, before: usize) -> (Vec<String>, Vec<String>) {
     let new = &ledger.rows()[before..];
     let judged = new.iter().filter(|row| row.statement().class().is_some());
-    let void = judged.filter_map(|row| Some(format!("row {} counts for nothing: {}", row.seq, ledger.void(row)?)));
+    let void =
+        judged.filter_map(|row| Some(format!("row {} counts for nothing: {}", row.seq, ledger.void(row, trust)?)));
     let idle = ledger.chain().roll.idle().range(before as u64..);
     let idle = idle.map(|(row, why)| format!("row {row} rotates or revokes a key and has no force: {why}"));
     (void.collect(), idle.collect())
 }
 
 /// Where trust comes from.
-#[derive(clap::Args)]
+#[derive(Default, clap::Args)]
 pub struct TrustArgs {
     /// Keys to trust, instead of those in your config directory. Must lie outside the workbench.
     #[arg(long, value_name = "FILE")]
@@ -179,7 +181,7 @@ pub fn summary(row: &Row) -> String {
 pub fn signer(ledger: &Ledger, row: &Row, trust: &Trust) -> String {
     let id = row.evidence.signer();
     let name = ledger.chain().ring.get(&id).map_or("?", |key| key.name());
-    let void = ledger.void(row).map_or(String::new(), |why| format!("; counts for nothing: {why}"));
+    let void = ledger.void(row, trust).map_or(String::new(), |why| format!("; counts for nothing: {why}"));
     match trust.trusts(&id) {
         true => format!("{name} ({}), trusted here{void}", id.short()),
         false => format!("{name} ({}), not trusted here: assay key trust {}{void}", id.short(), id.short()),

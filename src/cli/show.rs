@@ -44,7 +44,7 @@ impl Show {
                     "evidence": row.evidence.digest(),
                     "signer": row.evidence.signer(),
                     "trusted": trust.trusts(&row.evidence.signer()),
-                    "void": ledger.void(row),
+                    "void": ledger.void(row, &trust),
                     "landed_in": landed,
                     "attempt": kept,
                     "statement": row.statement().to_value()?,

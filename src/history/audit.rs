@@ -10,7 +10,7 @@ use super::repo::{Commit, Repo};
 use super::{DISAGREES, LOST_EVIDENCE, NO_REPLAY, SHALLOW};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::{
-    Chain, Checkpoint, Class, Digest, Ended, Judge, KeyId, KeyRing, Ledger, Outcome, Trust, Verdict, figure,
+    Chain, Checkpoint, Class, Digest, Ended, Judge, KeyId, KeyRing, Ledger, Outcome, SANDBOX, Trust, Verdict, figure,
     proposed_keys,
 };
 
@@ -37,7 +37,7 @@ pub struct Signer {
     /// How it was ended, if it was: `was revoked in row 4 (stolen)`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended: Option<String>,
-    /// Of its evidence, what counts for nothing since.
+    /// Of its evidence, what counts for nothing.
     #[serde(skip_serializing_if = "is_zero")]
     pub void: usize,
 }
@@ -72,6 +72,11 @@ pub fn audit(root: &Path, options: &Options<'_>) -> Result<Report> {
     }
     for row in ledger.rows().iter().filter(|row| row.statement().class() == Some(Class::Simulated)) {
         report.findings.push(format!("row {} is of class simulated: made up for a test, it proves nothing", row.seq));
+    }
+    for row in ledger.rows() {
+        if let Some(why) = options.trust.unconfined(row) {
+            report.findings.push(format!("row {} counts for nothing [{}]: {why}", row.seq, SANDBOX.id));
+        }
     }
     report.signers = signers(&ledger, options.trust);
     for (row, why) in ledger.chain().roll.idle() {
@@ -146,7 +151,7 @@ fn signers(ledger: &Ledger, trust: &Trust) -> Vec<Signer> {
         let vouches = row.statement().class().is_some();
         let of = signers.entry(signer).or_insert_with(|| new(signer));
         of.evidence += usize::from(vouches);
-        of.void += usize::from(vouches && ledger.void(row).is_some());
+        of.void += usize::from(vouches && ledger.void(row, trust).is_some());
         signers.entry(row.writer).or_insert_with(|| new(row.writer)).rows += 1;
     }
     signers.into_values().collect()

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Chain, Class, Evidence, Ledger, SecretKey, Trust, VOID, canonical, proposed_keys};
+use super::{Chain, Class, Evidence, Ledger, SecretKey, Trust, VOID, canonical, confined, proposed_keys};
 use crate::error::{Error, Result};
 
 crate::codes! {
@@ -77,6 +77,7 @@ impl Ledger {
                     .expected("evidence of a key in force, or such as the row that ended the key keeps")
                     .hint("have the host make a key and judge again"));
             }
+            confined::demand(&item, trust.sandbox())?;
             // A key that is known already need not join again: every file of a host begins with its key.
             if !repeated {
                 new.push(item);

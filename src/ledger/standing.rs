@@ -57,7 +57,7 @@ impl Ledger {
             let Some(verdict) = row.statement().verdict().filter(|v| v.binding.is_same_work(binding)) else { continue };
             match (&verdict.outcome, verdict.class) {
                 (Outcome::Red { .. }, _) if counts(row) => return None,
-                (_, Class::Device) if proves(row) && self.void(row).is_none() => {
+                (_, Class::Device) if proves(row) && self.void(row, trust).is_none() => {
                     return Some(Outgrown { proof: row, emulated, trusted: known && counts(row) });
                 }
                 (_, Class::Simulated) if proves(row) && counts(row) => {
@@ -74,19 +74,23 @@ impl Ledger {
         self.rows().iter().filter(move |row| row.statement().verdict().is_some_and(|v| v.node == *target))
     }
 
-    /// Why a row counts for nothing, whoever is trusted: the key that signed its evidence has been ended since.
-    pub fn void(&self, row: &Row) -> Option<String> {
-        let ended = self.chain().roll.void(&row.evidence)?;
-        Some(format!("its key {} {}", row.evidence.signer().short(), ended.says()))
+    /// Why a row counts for nothing, whoever signed it: the key was ended since, or the kernel was not confined as `trust`
+    /// and the workbench ask.
+    pub fn void(&self, row: &Row, trust: &Trust) -> Option<String> {
+        match self.chain().roll.void(&row.evidence) {
+            Some(ended) => Some(format!("its key {} {}", row.evidence.signer().short(), ended.says())),
+            None => trust.unconfined(row),
+        }
     }
 
     /// Whether a verdict or bench row counts for the user.
     pub fn counts(&self, row: &Row, trust: &Trust) -> bool {
         let trusted = row.statement().class().is_some_and(|class| trust.counts(&row.evidence.signer(), class));
-        trusted && self.void(row).is_none()
+        trusted && self.void(row, trust).is_none()
     }
 
-    /// Rows of any class and signer that prove `target` on `arch` in `numerics`, newest first, whatever their closures.
+    /// Rows of any class and of any signer in force that prove `target` on `arch` in `numerics`, newest first, whatever their
+    /// closures.
     pub fn proved<'l, 'q>(
         &'l self,
         target: &'q Target,
@@ -95,7 +99,9 @@ impl Ledger {
     ) -> impl Iterator<Item = &'l Row> + use<'l, 'q> {
         self.verdicts(target).rev().filter(move |row| {
             let binding = row.statement().verdict().map(|v| &v.binding);
-            proves(row) && self.void(row).is_none() && binding.is_some_and(|b| b.arch == arch && b.numerics == numerics)
+            proves(row)
+                && self.chain().roll.void(&row.evidence).is_none()
+                && binding.is_some_and(|b| b.arch == arch && b.numerics == numerics)
         })
     }
 
@@ -123,15 +129,16 @@ impl Ledger {
         }
         let real = |row: &&Row| row.statement().class() != Some(Class::Simulated);
         let proofs = || self.verdicts(target).rev().filter(exact).filter(real).filter(|row| proves(row));
-        if let Some(row) = proofs().find(|row| self.void(row).is_none()) {
+        if let Some(row) = proofs().find(|row| self.void(row, trust).is_none()) {
             return Standing::Untrusted(row, row.evidence.signer());
         }
-        if let Some((row, why)) = proofs().find_map(|row| Some((row, self.void(row)?))) {
+        if let Some((row, why)) = proofs().find_map(|row| Some((row, self.void(row, trust)?))) {
             return Standing::Void(row, why);
         }
         let mut other = None;
         let proved = self.proved(target, &binding.arch, binding.numerics).filter(asked);
-        for row in proved.filter(|row| real(row) || counts(row)) {
+        let confined = |row: &&Row| trust.unconfined(row).is_none();
+        for row in proved.filter(|row| real(row) || counts(row)).filter(confined) {
             let Some(verdict) = row.statement().verdict() else { continue };
             let differences = verdict.binding.differences(binding);
             if !differences.is_empty() && !differences.contains(&"weights") {

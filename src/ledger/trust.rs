@@ -2,6 +2,7 @@
 //!
 //! A trust file (`trust.toml` in the user's config directory, or `--trust FILE`) lists public keys. It must lie outside
 //! the tree. A key marked `simulated = true` may also sign evidence of that class; tests need it and nothing else does.
+//! `sandbox = "full"` above the keys asks for more confinement than the workbench does; it can ask for no less.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,11 +11,15 @@ use serde::{Deserialize, Serialize};
 
 use super::keys::{self, Config, KeyId, PublicKey};
 use super::statement::Class;
+use super::{Row, confined};
+use crate::backend::worker::Level;
 use crate::error::{Error, Result};
+use crate::workbench::Workbench;
 
 crate::codes! {
     TRUST_FILE: "trust-file", CouldNotRun, "A trust file is TOML with one [[key]] table per trusted key: `key = \"NAME+HASH+BASE64\"`, \
-        and `simulated = true` where evidence of class simulated may count (tests only).";
+        and `simulated = true` where evidence of class simulated may count (tests only); before them `sandbox = \"full\"`, `\"partial\"` or `\"none\"`, \
+        where you ask for more confinement than the workbench.";
     TRUST_UNKNOWN: "trust-unknown-key", Usage, "No key that assay knows of goes by this id or name.";
 }
 
@@ -30,6 +35,8 @@ pub struct Trusted {
 #[derive(Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sandbox: Option<Level>,
     #[serde(default)]
     key: Vec<Trusted>,
 }
@@ -39,12 +46,20 @@ struct File {
 pub struct Trust {
     keys: BTreeMap<KeyId, Trusted>,
     file: PathBuf,
+    /// The confinement that the workbench asks for, and the user.
+    asked: Option<Level>,
+    own: Option<Level>,
 }
 
 impl Trust {
     /// Nobody is trusted.
     pub fn nobody() -> Trust {
         Trust::default()
+    }
+
+    /// Nobody is trusted, and the workbench `root` says which confinement it asks for.
+    pub fn nobody_in(root: &Path) -> Result<Trust> {
+        Ok(Trust { asked: asked_by(root)?, ..Trust::default() })
     }
 
     /// `--trust FILE` if given, else the user's own trust file, which may be absent. Refuses a file inside `root`.
@@ -57,7 +72,8 @@ impl Trust {
         };
         let parsed: File = toml::from_str(&text)
             .map_err(|e| Error::new(&TRUST_FILE, format!("{} is no trust file: {}", file.display(), e.message())))?;
-        Ok(Trust { keys: parsed.key.into_iter().map(|t| (t.key.id(), t)).collect(), file })
+        let keys = parsed.key.into_iter().map(|t| (t.key.id(), t)).collect();
+        Ok(Trust { keys, file, asked: asked_by(root)?, own: parsed.sandbox })
     }
 
     pub fn keys(&self) -> impl Iterator<Item = &Trusted> {
@@ -70,6 +86,17 @@ impl Trust {
 
     pub fn trusts(&self, id: &KeyId) -> bool {
         self.keys.contains_key(id)
+    }
+
+    /// The confinement that a verdict needs to count.
+    pub fn sandbox(&self) -> Level {
+        let asked = self.asked.unwrap_or(confined::ASKED);
+        self.own.map_or(asked, |own| own.or(asked))
+    }
+
+    /// Why the row's kernel was not confined as it should have been.
+    pub fn unconfined(&self, row: &Row) -> Option<String> {
+        confined::check(row.statement(), self.sandbox()).err()
     }
 
     /// Whether evidence of this class counts when `signer` signed it.
@@ -91,8 +118,16 @@ impl Trust {
     }
 
     fn save(&self) -> Result<()> {
-        let file = File { key: self.keys.values().cloned().collect() };
+        let file = File { sandbox: self.own, key: self.keys.values().cloned().collect() };
         let text = toml::to_string(&file).map_err(|e| Error::internal(format!("trust has no TOML form: {e}")))?;
         keys::replace_private(&self.file, &text)
+    }
+}
+
+/// `sandbox` of the workbench's `assay.toml`; a plain directory asks for nothing of its own.
+fn asked_by(root: &Path) -> Result<Option<Level>> {
+    match root.join(Workbench::FILE).exists() {
+        true => Ok(Workbench::open(root)?.settings.sandbox),
+        false => Ok(None),
     }
 }

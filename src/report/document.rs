@@ -341,7 +341,7 @@ fn details(page: &mut Page, facts: &Facts<'_>, row: &Row) {
     let name = facts.ledger.chain().ring.get(&signer).map_or("?", |key| key.name());
     line("signed by", &format!("{name} {}", signer.short()));
     line("evidence", &row.evidence.digest().to_string());
-    line("counts for nothing", &facts.ledger.void(row).unwrap_or_default());
+    line("counts for nothing", &facts.ledger.void(row, facts.trust).unwrap_or_default());
     let informative = match row.statement() {
         Statement::Verdict(v) => {
             line("class", &format!("{} {}", v.class.name(), v.binding.arch));

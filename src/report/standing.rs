@@ -47,7 +47,7 @@ pub fn trust(root: &Path, file: Option<&Path>, notes: &mut Vec<String>) -> Resul
         (Err(e), None) => {
             let hint = e.hint_text().map_or(String::new(), |hint| format!(" ({hint})"));
             notes.push(format!("{}{hint}, so no key is trusted here", e.what()));
-            Ok(Trust::nobody())
+            Trust::nobody_in(root)
         }
     }
 }

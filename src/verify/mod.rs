@@ -25,11 +25,12 @@ pub mod whole;
 
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize as _, Serialize};
 
 pub use crate::ledger::{Class, Stage, Target};
 pub use judge::{Judge, Progress};
 
+use crate::backend::worker::Sandbox;
 use crate::backend::{Device, Module, Placement};
 use crate::error::{Error, Kind, Result};
 use crate::ops::Node;
@@ -161,6 +162,11 @@ pub trait Place: Sync {
     fn start_reading(&self, model: &Path) -> Result<Box<dyn Device>>;
     /// What the place says of itself, for the informative part of a row.
     fn describe(&self) -> Figures;
+
+    /// What confines the kernels that are judged here.
+    fn sandbox(&self) -> Option<Sandbox> {
+        self.describe().get("sandbox").and_then(|told| Sandbox::deserialize(told).ok())
+    }
 }
 
 /// A place without a GPU that can still say what other architectures' compilers make of a source.

@@ -405,7 +405,10 @@ fn what_the_ledger_says_is_not_judged_again() {
             stages,
             outputs: Default::default(),
             seed: Seed([1; 32]),
-            informative: Informative::default(),
+            informative: Informative {
+                sandbox: r#"{"level":"full","landlock_abi":7,"seccomp":true,"namespaces":false}"#.into(),
+                ..Informative::default()
+            },
             parts: Default::default(),
         };
         let evidence = Evidence::sign(Statement::Verdict(Box::new(verdict)), &key).unwrap();

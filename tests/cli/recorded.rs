@@ -144,7 +144,11 @@ fn passed(node: Target, binding: Binding) -> Verdict {
         binding,
         outputs: BTreeMap::new(),
         seed: Seed([7; 32]),
-        informative: Informative { time: "2026-01-01T00:00:00Z".into(), ..Default::default() },
+        informative: Informative {
+            time: "2026-01-01T00:00:00Z".into(),
+            sandbox: r#"{"level":"full","landlock_abi":7,"seccomp":true,"namespaces":false}"#.into(),
+            ..Default::default()
+        },
         parts: BTreeMap::new(),
     }
 }

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use assay::history::{self, LandRequest, Landed};
 use assay::ledger::{
-    Binding, Class, ClosureSource, Closures, Config, Digest, SecretKey, Standing, Target, Trust, Verdict, closure_of,
+    Binding, Class, ClosureSource, Closures, Config, Digest, Evidence, Revocation, SecretKey, Standing, Statement,
+    Target, Trust, Verdict, closure_of,
 };
 use assay::ops::Node;
 use assay::plan::Numerics;
@@ -514,4 +515,24 @@ fn the_whole_schedule_lands_alone_and_only_with_every_node_of_it() {
     assert!(landed.message.starts_with("state: prefill works on sm_90 again\n\n*: "), "{}", landed.message);
     assert!(landed.message.ends_with("Assay-Node: *\n"), "{}", landed.message);
     audit(repo.bench.root()).unwrap();
+}
+
+/// What a signature is worth, and what its kernel could have reached meanwhile: neither counts without the other.
+#[test]
+fn a_node_whose_proof_is_void_does_not_land() {
+    let repo = Repo::new();
+    repo.set("kernels/matmul.q8_0.cu", "good");
+    let less = r#"{"level":"partial","landlock_abi":0,"seccomp":true,"namespaces":true}"#;
+    repo.record("matmul[q8_0]", |mut v| {
+        v.informative.sandbox = less.into();
+        v
+    });
+    repo.refused(&["matmul[q8_0]"], "land-unproved", "proved in row 1, but its kernel ran under confinement `partial`");
+    repo.record("matmul[q8_0]", |v| v);
+    let ledger = repo.bench.open();
+    let (key, first) = (repo.bench.key.public().clone(), ledger.rows()[0].hash);
+    let revocation = Revocation { key, why: "lost".into(), ledger: first, keeps: Vec::new(), time: String::new() };
+    let evidence = Evidence::sign(Statement::Revocation(Box::new(revocation)), &repo.bench.key).unwrap();
+    repo.bench.open().append(&[evidence], &repo.bench.key).unwrap();
+    repo.refused(&["matmul[q8_0]"], "land-unproved", "was revoked in row 3 (lost)");
 }

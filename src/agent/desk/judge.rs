@@ -14,11 +14,12 @@ use super::tool::{EXCERPT, TOOL_BUSY, cap, printable, untrusted};
 use super::{Desk, Hands, NUMERICS, Of, ToolError, ToolResult, Where};
 use crate::error::{Error, Kind, Result};
 use crate::history;
-use crate::ledger::{ClosureSource, Config, Evidence, Seed, Target};
+use crate::ledger::{ClosureSource, Config, Evidence, Seed, Target, confined};
 use crate::ops::{self, Node};
 use crate::plan::Numerics;
 use crate::plan::kernels::KernelTree;
 use crate::plan::source::hex;
+use crate::report::standing;
 use crate::verify::binding::Workshop;
 use crate::verify::places::{CudaPlace, EmulatorPlace, NvrtcCompilers};
 use crate::verify::prefill::Baselines;
@@ -377,6 +378,8 @@ impl Desk {
         statement.informative.prompt = hands.provenance.prompt.clone();
         statement.informative.transcript = hands.provenance.transcript.clone();
         let evidence: Evidence = record::evidence(statement, &key)?;
+        let asked = standing::trust(&self.bench.root, None, &mut judged.notes)?.sandbox();
+        confined::demand(&evidence, asked)?;
         // The row first: it is what a run that was cut short looks for, and from it the attempt can be kept still.
         let rows = history::open(&self.bench.root)?.append(std::slice::from_ref(&evidence), &key)?;
         judged.row = rows.first().copied();

@@ -27,8 +27,34 @@ pub enum Level {
     None,
 }
 
+impl Level {
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Full => "full",
+            Level::Partial => "partial",
+            Level::None => "none",
+        }
+    }
+
+    /// Whether it is as much as `asked`, or more.
+    pub fn reaches(self, asked: Level) -> bool {
+        let rank = |level| match level {
+            Level::None => 0,
+            Level::Partial => 1,
+            Level::Full => 2,
+        };
+        rank(self) >= rank(asked)
+    }
+
+    /// The one that is more.
+    pub fn or(self, other: Level) -> Level {
+        if self.reaches(other) { self } else { other }
+    }
+}
+
 /// What confined a process. Goes into verdicts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Sandbox {
     pub level: Level,
     /// 0: not available.

@@ -37,7 +37,7 @@ pub(super) fn run(verify: &Verify, bench: &Workbench, model: &Model, tree: &Kern
         output::println(format_args!("{}\nJudging the whole schedule {whereabouts}.\n", status.sentence()))?;
     }
     let mut signer =
-        (verify.record || verify.evidence.is_some()).then(|| Signer::new(verify, bench, model)).transpose()?;
+        (verify.record || verify.evidence.is_some()).then(|| Signer::new(verify, bench, model, &*place)).transpose()?;
     let numerics = match (verify.numerics, on_device || verify.thorough) {
         (Some(numerics), _) => vec![numerics],
         (None, true) => numerics_of(model, tree, place.arch())?,

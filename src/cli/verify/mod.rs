@@ -165,8 +165,8 @@ impl Verify {
         let stop = stop_at_interrupt();
         let bar = self.bar(wanted.len() as u64 + 1);
         let mut verdicts: Vec<Verdict> = Vec::new();
-        let signs = place.is_some() && (self.record || self.evidence.is_some());
-        let mut signer = signs.then(|| Signer::new(self, &workbench, &model)).transpose()?;
+        let signs = place.as_deref().filter(|_| self.record || self.evidence.is_some());
+        let mut signer = signs.map(|place| Signer::new(self, &workbench, &model, place)).transpose()?;
         if let Some(place) = &place {
             let judge = Judge {
                 model: &model,

@@ -3,16 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::super::ledger;
+use super::super::ledger::{self, TrustArgs};
 use super::Verify;
+use crate::backend::worker::Level;
 use crate::error::{Error, Result};
 use crate::history;
-use crate::ledger::{self as records, ClosureSource, bundle};
+use crate::ledger::{self as records, ClosureSource, bundle, confined};
 use crate::model::Model;
 use crate::ops::Node;
 use crate::plan::Numerics;
 use crate::verify::binding::{Tree, Workshop};
-use crate::verify::{Verdict, record};
+use crate::verify::{Place, Verdict, record};
 use crate::workbench::Workbench;
 
 /// Signs each verdict once, as it comes, and files them where the command line says.
@@ -22,12 +23,21 @@ pub(super) struct Signer<'m> {
     numerics: Numerics,
     about: record::About,
     evidence: Vec<records::Evidence>,
+    /// The confinement that policy asks for.
+    asked: Level,
 }
 
 impl<'m> Signer<'m> {
-    pub fn new(verify: &Verify, bench: &Workbench, model: &'m Model) -> Result<Signer<'m>> {
+    /// Refuses, before anything is judged, a place that confines kernels less than policy asks, and a key that signs here
+    /// no more.
+    pub fn new(verify: &Verify, bench: &Workbench, model: &'m Model, place: &dyn Place) -> Result<Signer<'m>> {
+        let asked = TrustArgs::default().load(&bench.root)?.sandbox();
+        confined::demand_of(place.sandbox().as_ref(), asked)?;
+        let key = ledger::writer(&bench.root, verify.key.as_deref())?;
+        ledger::open(&bench.root)?.may_sign(&key)?;
         Ok(Signer {
-            key: ledger::writer(&bench.root, verify.key.as_deref())?,
+            asked,
+            key,
             tree: Workshop::new(model)?.tree(&bench.kernels())?,
             // A verdict over both numerics is the production numerics' word.
             numerics: verify.numerics.unwrap_or(Numerics::Ds4),
@@ -47,7 +57,13 @@ impl<'m> Signer<'m> {
         }
         let target = records::Target::Node(node.clone());
         let statement = record::statement(verdict, target, binding, BTreeMap::new(), &self.about)?;
-        self.evidence.push(record::evidence(statement, &self.key)?);
+        self.push(statement)
+    }
+
+    fn push(&mut self, statement: records::Verdict) -> Result<()> {
+        let evidence = record::evidence(statement, &self.key)?;
+        confined::demand(&evidence, self.asked)?;
+        self.evidence.push(evidence);
         Ok(())
     }
 
@@ -55,9 +71,7 @@ impl<'m> Signer<'m> {
     pub fn sign_schedule(&mut self, verdict: &Verdict) -> Result<()> {
         // A schedule that is short of a kernel binds nothing.
         let Some((binding, parts)) = self.tree.schedule(&verdict.arch)? else { return Ok(()) };
-        let statement = record::statement(verdict, records::Target::Schedule, binding, parts, &self.about)?;
-        self.evidence.push(record::evidence(statement, &self.key)?);
-        Ok(())
+        self.push(record::statement(verdict, records::Target::Schedule, binding, parts, &self.about)?)
     }
 
     pub fn write(&self, path: &Path) -> Result<()> {

@@ -132,7 +132,7 @@ impl<'a> Desk<'a> {
             return Some(Word::of(proof.row, Outcome::NoEvidence, proof.describe()));
         }
         let (row, verdict) = self.verdicts(target).next_back()?;
-        if let Some(why) = self.against.ledger.void(row) {
+        if let Some(why) = self.against.ledger.void(row, self.against.trust) {
             let text = format!("row {} counts for nothing: {why}", row.seq);
             return Some(Word::of(row.seq, Outcome::NoEvidence, text));
         }
