@@ -115,7 +115,9 @@ fn an_outside_agent_goes_from_next_to_a_verdict() {
         let got = client.call("read", json!({ "what": what, "node": "swiglu" }));
         assert_eq!(got["isError"], false, "{got}");
     }
-    for (file, from) in [("swiglu.cu", "tests/gallery/zeros.cu"), ("swiglu.toml", "tests/gallery/swiglu.toml")] {
+    for (file, from) in
+        [("swiglu.cu", "tests/gallery/zeros/swiglu.cu"), ("swiglu.toml", "tests/gallery/honest_swiglu/swiglu.toml")]
+    {
         let wrote = client.call("write_kernel", json!({ "file": file, "text": repository(from) }));
         assert_eq!(wrote["content"][1]["uri"], format!("assay://kernels/{file}"), "{wrote}");
     }
@@ -124,7 +126,10 @@ fn an_outside_agent_goes_from_next_to_a_verdict() {
     assert!(red["structuredContent"]["summary"] == "red" && text(&red).contains("first bad"), "{red}");
     let steps: Vec<f64> = client.notes.iter().filter_map(|n| n["params"]["progress"].as_f64()).collect();
     assert!(!steps.is_empty() && steps.is_sorted(), "{:?}", client.notes);
-    client.call("write_kernel", json!({ "file": "swiglu.cu", "text": repository("tests/gallery/honest_swiglu.cu") }));
+    client.call(
+        "write_kernel",
+        json!({ "file": "swiglu.cu", "text": repository("tests/gallery/honest_swiglu/swiglu.cu") }),
+    );
     let pass = client.call("verify", json!({ "node": "swiglu" }));
     assert_eq!(
         (&pass["structuredContent"]["summary"], &pass["structuredContent"]["green"]),

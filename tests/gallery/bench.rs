@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::exhibits::{Change, Exhibit};
+use crate::attack::attack;
+use crate::exhibits::{CARD, Change, Exhibit, What};
 
 /// The same cases in every run: a test that fails today and passes tomorrow helps nobody. `ASSAY_GALLERY_SEED` draws
 /// others.
@@ -14,12 +15,12 @@ pub const SEED: &str = "67616c6c657279000000000000000000000000000000000000000000
 pub struct Verdict {
     pub exit: i32,
     pub summary: String,
-    /// The red stage, or nothing.
+    /// The red stage, or nothing; of an attack the command that refused it.
     pub stage: String,
     pub reason: String,
 }
 
-fn repository() -> &'static Path {
+pub fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
@@ -30,11 +31,15 @@ pub fn cache() -> PathBuf {
 
 /// Judges an exhibit in a workbench of its own.
 pub fn judge(exhibit: &Exhibit) -> Result<Verdict, String> {
+    let (node, change) = match &exhibit.what {
+        What::Attack(steps) => return attack(steps),
+        What::Kernel { node, change } => (*node, change),
+    };
     let bench = tempfile::tempdir().map_err(|e| e.to_string())?;
-    lay_out(exhibit, bench.path()).map_err(|e| format!("  the workbench: {e}"))?;
+    lay_out(change, bench.path()).map_err(|e| format!("  the workbench: {e}"))?;
     let seed = std::env::var("ASSAY_GALLERY_SEED").unwrap_or_else(|_| SEED.into());
     let output = Command::new(env!("CARGO_BIN_EXE_assay"))
-        .args(["verify", exhibit.node, "--backend", "emulator", "--json", "--seed", &seed])
+        .args(["verify", node, "--backend", "emulator", "--json", "--seed", &seed])
         .current_dir(bench.path())
         .env("ASSAY_CACHE_DIR", cache())
         .output()
@@ -59,30 +64,35 @@ pub fn judge(exhibit: &Exhibit) -> Result<Verdict, String> {
 }
 
 /// `assay.toml` and a copy of `kernels/`, with the exhibit's change made.
-fn lay_out(exhibit: &Exhibit, root: &Path) -> std::io::Result<()> {
+fn lay_out(change: &Change, root: &Path) -> std::io::Result<()> {
     let model = repository().join("reference/tiny/model.gguf");
     fs::write(root.join("assay.toml"), format!("model = {:?}\n", model.to_string_lossy()))?;
     let kernels = root.join("kernels");
     copy(&repository().join("kernels"), &kernels)?;
-    let gallery = repository().join("tests/gallery");
-    match exhibit.change {
-        Change::Files { replaces, source, manifest } => {
-            for (from, ending) in [(source, "cu"), (manifest, "toml")] {
-                fs::copy(gallery.join(format!("{from}.{ending}")), kernels.join(format!("{replaces}.{ending}")))?;
+    match change {
+        Change::Files(folder) => {
+            for entry in fs::read_dir(repository().join("tests/gallery").join(folder))? {
+                let entry = entry?;
+                if entry.file_name() != CARD {
+                    fs::copy(entry.path(), kernels.join(entry.file_name()))?;
+                }
             }
+            Ok(())
         }
-        Change::Edit { file, from, to } => {
-            let honest = fs::read_to_string(kernels.join(file))?;
-            if honest.matches(from).count() != 1 {
-                return Err(std::io::Error::other(format!("{file} does not hold `{from}` once: mend the exhibit")));
-            }
-            fs::write(kernels.join(file), honest.replace(from, to))?;
-        }
+        Change::Edit { file, from, to } => edit(&kernels.join(file), from, to),
     }
-    Ok(())
 }
 
-fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+/// What is to be changed must be there, and once.
+pub fn edit(path: &Path, from: &str, to: &str) -> std::io::Result<()> {
+    let honest = fs::read_to_string(path)?;
+    if honest.matches(from).count() != 1 {
+        return Err(std::io::Error::other(format!("{} does not hold `{from}` once: mend the exhibit", path.display())));
+    }
+    fs::write(path, honest.replace(from, to))
+}
+
+pub fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;

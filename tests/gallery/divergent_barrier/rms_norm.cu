@@ -1,0 +1,23 @@
+#include "common/cuda.cuh"
+#include "args/rms_norm.h"
+
+constexpr int THREADS = 256;
+
+extern "C" __global__ void rms_norm(const RmsNormArgs a) {
+  const int row = blockIdx.x;
+  if (row >= *a.R) return;
+  const float* x = a.x + size_t(row) * a.D;
+  float* y = a.y + size_t(row) * a.D;
+  const float* w = (const float*)a.w;
+  __shared__ float parts[THREADS];
+  parts[threadIdx.x] = 0.0f;
+  for (int i = threadIdx.x; i < a.D; i += THREADS) {
+    parts[threadIdx.x] += x[i] * x[i];
+    __syncthreads();
+  }
+  float total = 0.0f;
+  __syncthreads();
+  for (int i = 0; i < THREADS; ++i) total += parts[i];
+  const float scale = 1.0f / sqrtf(total / a.D + a.eps);
+  for (int i = threadIdx.x; i < a.D; i += THREADS) y[i] = x[i] * scale * (w ? w[i] : 1.0f);
+}

@@ -1,0 +1,13 @@
+#include "common/cuda.cuh"
+#include "args/swiglu.h"
+
+__device__ inline float activate(float g, float u, float clamp) {
+  g = fminf(g, clamp);
+  return g / (1.0f + expf(-g)) * fminf(fmaxf(u, -clamp), clamp);
+}
+
+extern "C" __global__ void swiglu(const SwigluArgs a) {
+  const size_t all = size_t(*a.T) * a.F, step = size_t(gridDim.x) * blockDim.x;
+  for (size_t i = size_t(blockIdx.x) * blockDim.x + threadIdx.x; i < all; i += step)
+    a.h[i] = activate(a.g[i], a.u[i], a.clamp);
+}
