@@ -75,6 +75,8 @@ impl<'m> Judge<'_, 'm> {
         let started = Instant::now();
         let mut run = Run { verdict: &mut verdict, started: Instant::now(), figures: Figures::new() };
         self.stages(node, proved, &mut run)?;
+        // Of a file that was written to meanwhile the binding names what was not judged.
+        self.model.gguf.check_unchanged()?;
         verdict.seconds = started.elapsed().as_secs_f64();
         Ok(verdict)
     }

@@ -31,12 +31,16 @@ struct Kept {
 }
 
 /// Digest over every tensor's name, type, dims and bytes, in order of their names; where the tensors lie in the file,
-/// and its metadata, do not enter. Taken from the cache when the file has not changed since.
+/// and its metadata, do not enter. Taken from the cache when the file has not changed since. It is of the file that is
+/// mapped, and whose bytes are judged: another one that has taken its name lends it nothing.
 pub fn digest(model: &Model) -> Result<Digest> {
+    model.gguf.check_unchanged()?;
     if let Some(digest) = known(model) {
         return Ok(digest);
     }
     let digest = compute(model);
+    // Bytes that were written to while they were hashed are nobody's.
+    model.gguf.check_unchanged()?;
     if let Some((stamp, file)) = place(model) {
         // A cache that cannot be written costs time, nothing else.
         let _ = keep(&file, &Kept { stamp, digest });
@@ -55,7 +59,7 @@ pub fn known(model: &Model) -> Option<Digest> {
 pub const HASHED_AT_ONCE: u64 = 2 << 30;
 
 fn place(model: &Model) -> Option<(Stamp, PathBuf)> {
-    let stamp = stamp(model.path())?;
+    let stamp = stamp(model)?;
     let name = format!("{}-{}.json", stamp.device, stamp.inode);
     Some((stamp, cache::directory().ok()?.join("weights").join(name)))
 }
@@ -80,8 +84,8 @@ fn compute(model: &Model) -> Digest {
     Digest::of(&parts.concat())
 }
 
-fn stamp(path: &Path) -> Option<Stamp> {
-    let m = std::fs::metadata(path).ok()?;
+fn stamp(model: &Model) -> Option<Stamp> {
+    let m = model.gguf.metadata()?;
     Some(Stamp {
         device: m.dev(),
         inode: m.ino(),

@@ -216,6 +216,14 @@ impl Gguf {
         }
     }
 
+    /// What the file system says of the mapped file now, whatever has taken its name; `None` for bytes in memory.
+    pub fn metadata(&self) -> Option<std::fs::Metadata> {
+        match &self.bytes {
+            Bytes::Map { file, .. } => file.metadata().ok(),
+            Bytes::Owned(_) => None,
+        }
+    }
+
     /// Groups of tensors that name exactly the same bytes (indices into [`Gguf::tensors`], ascending).
     pub fn aliases(&self) -> &[Vec<usize>] {
         &self.header.aliases

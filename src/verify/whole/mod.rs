@@ -108,6 +108,8 @@ impl<'m> Whole<'_, 'm> {
         let mut verdict = Verdict::begun(Target::Schedule, self.place, &self.seed);
         let started = Instant::now();
         self.stages(&mut verdict)?;
+        // What was judged is not what its binding names otherwise.
+        self.model.gguf.check_unchanged()?;
         verdict.seconds = started.elapsed().as_secs_f64();
         Ok(verdict)
     }
