@@ -121,6 +121,33 @@ impl History {
         Some(serde_json::from_str(&out.stdout).unwrap())
     }
 
+    /// Answers of the unfinished bisect that are on disk.
+    fn kept(&self) -> usize {
+        let text = std::fs::read_to_string(self.bench.path(".git/assay/bisect.json")).unwrap_or_default();
+        let state: Value = serde_json::from_str(&text).unwrap_or_default();
+        state["answers"].as_object().map_or(0, |answers| answers.len())
+    }
+
+    /// Runs a command and sends it a signal when so many answers are kept; its exit code and what it said.
+    fn cut(&self, args: &[&str], answers: usize, signal: rustix::process::Signal) -> (Option<i32>, String) {
+        let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_assay"))
+            .current_dir(self.bench.path(""))
+            .args(args)
+            .env("CUDA_VISIBLE_DEVICES", "")
+            .env("ASSAY_CONFIG_DIR", self.home.path())
+            .stderr(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        while self.kept() < answers {
+            assert!(child.try_wait().unwrap().is_none(), "it ended before {answers} answers were kept");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
+        let out = child.wait_with_output().unwrap();
+        (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+    }
+
     /// The outcome of asking a shell's text.
     fn ask(&self, good: Oid, code: i32, more: &[&str], command: &str) -> Value {
         let out = self.bisect(Some(good), &[&["--json"], more, &["--cmd", command]].concat());
@@ -366,6 +393,40 @@ fn kernels_are_swapped_until_the_guilty_one_is_left() {
     let options = ["--kernels", "--bad", &remark, "--backend", "emulator", "--prompt-len", "5"];
     let same = history.bisect(Some(before), &options);
     assert!(same.code == 1 && same.stderr.contains("[bisect-no-difference]"), "{}", same.stderr);
+}
+
+/// Killed, begun again, interrupted, resumed: the answer is the one of a run that nobody disturbed, and costs no more.
+#[test]
+fn an_interrupted_bisect_by_kernel_goes_on_without_asking_again() {
+    use rustix::process::Signal;
+    let mut history = History::new();
+    let good = history.tip;
+    history.commit("kernels/take_rows.cu", |text| replaced(text, "row >= rows || d >= a.D", "d >= a.D || row >= rows"));
+    history.commit("kernels/common/router.cuh", |text| replaced(text, "x > 20.0f", "x > 21.0f"));
+    let last = history.commit("kernels/swiglu.cu", broken_swiglu);
+    let by_kernel = ["--kernels", "--numerics", "exact", "--prompt-len", "5"];
+    let Some(whole) = history.answer(Some(good), 0, &by_kernel) else { return };
+    assert_eq!(whole["causes"][0][0]["nodes"], serde_json::json!(["swiglu"]));
+    let (from, to, seed) = (good.to_string(), last.to_string(), ["--backend", "emulator", "--seed", SEED]);
+    let begin = [&["bisect", "--good", &from], &by_kernel[..], &seed[..]].concat();
+
+    let (code, said) = history.cut(&begin, 1, Signal::KILL);
+    assert_eq!(code, None, "{said}");
+    let kept = history.kept();
+    // The branch moves on meanwhile: what is looked for stays.
+    history.commit("kernels/swiglu.cu", |text| replaced(text, "g = fmaxf(g, clamp)", "g = fminf(g, clamp)"));
+    let again = [&begin[..], &["--bad", &to]].concat();
+    let (code, said) = history.cut(&again, kept + 1, Signal::INT);
+    assert_eq!(code, Some(130), "{said}");
+    assert!(said.contains("going on with the interrupted bisect") && said.contains("assay bisect --resume"), "{said}");
+    assert!(history.kept() > kept, "{said}");
+    let out = history.run(&["bisect", "--resume", "--json"]);
+    assert_eq!(out.code, 0, "{}{}", out.stdout, out.stderr);
+    let found: Value = serde_json::from_str(&out.stdout).unwrap();
+    for field in ["causes", "proof", "measure", "differences", "tests", "good", "bad", "verifications"] {
+        assert_eq!(found[field], whole[field], "{field}");
+    }
+    assert_eq!(history.run(&["bisect", "--resume"]).code, 3, "it is over");
 }
 
 /// Verdicts on a commit's kernels that somebody recorded cost nothing, and need no compiler.

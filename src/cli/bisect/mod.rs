@@ -160,7 +160,7 @@ impl Bisect {
         match State::load(repo) {
             // The same question again goes on where it was; its seed stays, for answers are by it.
             Ok(Some(old))
-                if self.seed.is_none()
+                if (self.seed.is_none() || old.request.seed == request.seed)
                     && (Request { seed: request.seed.clone(), ..old.request.clone() }) == request =>
             {
                 self.note("going on with the interrupted bisect of the same");
