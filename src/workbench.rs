@@ -38,6 +38,11 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// The text of an `assay.toml`; `name` says where it stands.
+    pub fn read(text: &str, name: impl std::fmt::Display) -> Result<Settings> {
+        toml::from_str(text).map_err(|e| Error::new(&WORKBENCH_CONFIG, format!("{name}: {}", e.message())))
+    }
+
     /// Whether this workbench is to port the op.
     pub fn ports(&self, op: &str) -> bool {
         self.ops.is_empty() || self.ops.iter().any(|o| o == op)
@@ -68,8 +73,7 @@ impl Workbench {
     pub fn open(root: &Path) -> Result<Workbench> {
         let path = root.join(Self::FILE);
         let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
-        let settings = toml::from_str(&text)
-            .map_err(|e| Error::new(&WORKBENCH_CONFIG, format!("{}: {}", path.display(), e.message())))?;
+        let settings = Settings::read(&text, path.display())?;
         Ok(Workbench { root: root.into(), settings })
     }
 

@@ -11,11 +11,13 @@ use git2::{FileMode, IndexEntry, IndexTime, Oid, RepositoryState, Signature};
 use super::message::message;
 use super::repo::{Commit, Entry, Repo, git, plain};
 use super::{AUTHOR, NOTHING, OUTSIDE, UNCLAIMED, UNPROVED, extend, no_git};
+use crate::backend::worker::Level;
 use crate::error::{Error, Result};
 use crate::ledger::{
-    Binding, ClosureSource, Closures, Digest, Ledger, Row, SecretKey, Standing, Target, Trust, Verdict,
+    Binding, ClosureSource, Closures, Digest, Ledger, Row, SecretKey, Standing, Target, Trust, Verdict, confined,
 };
 use crate::plan::Numerics;
+use crate::workbench::{Settings, Workbench};
 
 /// What to land.
 pub struct Request<'a> {
@@ -64,6 +66,8 @@ pub fn land(root: &Path, request: &Request<'_>, closures: &dyn Closures, trust: 
         extend::over_parent(&repo, head)?;
     }
     let held = extend::rows_in(&repo, head.as_ref())?;
+    // What is asked of a proof is what is committed: no edit that nobody has seen lowers it.
+    let trust = &trust.asking(committed_policy(&repo, head.as_ref())?);
     let staged = stage(&repo, head.as_ref())?;
     let scratch = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), e))?;
     let now = opened(&repo, &staged.files, &scratch.path().join("staged"), closures)?;
@@ -100,6 +104,15 @@ pub fn land(root: &Path, request: &Request<'_>, closures: &dyn Closures, trust: 
         landed.push(Landed { commit: commit.to_string(), message, nodes, simulated });
     }
     Ok(landed)
+}
+
+/// The confinement that HEAD's `assay.toml` asks for.
+fn committed_policy(repo: &Repo, head: Option<&Commit>) -> Result<Level> {
+    let blob = head.map(|head| repo.file(head.tree, Workbench::FILE)).transpose()?.flatten();
+    // Before the first commit there is nothing but the work tree's word.
+    let Some(blob) = blob else { return Ok(if head.is_some() { confined::ASKED } else { Level::None }) };
+    let text = String::from_utf8_lossy(&repo.blob(blob)?).into_owned();
+    Ok(Settings::read(&text, "assay.toml in HEAD")?.sandbox.unwrap_or(confined::ASKED))
 }
 
 fn opened<'c>(

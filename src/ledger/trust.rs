@@ -88,6 +88,11 @@ impl Trust {
         self.keys.contains_key(id)
     }
 
+    /// The same trust, by someone who asks for this confinement, or more.
+    pub fn asking(&self, level: Level) -> Trust {
+        Trust { own: Some(self.own.map_or(level, |own| own.or(level))), ..self.clone() }
+    }
+
     /// The confinement that a verdict needs to count.
     pub fn sandbox(&self) -> Level {
         let asked = self.asked.unwrap_or(confined::ASKED);

@@ -528,6 +528,14 @@ fn a_node_whose_proof_is_void_does_not_land() {
         v
     });
     repo.refused(&["matmul[q8_0]"], "land-unproved", "proved in row 1, but its kernel ran under confinement `partial`");
+    // An edit that nobody has committed does not lower what is asked.
+    repo.write("assay.toml", "model = \"none.gguf\"\nsandbox = \"partial\"\n");
+    let trust = Trust::load(&Config::at(repo.config.path()), None, repo.bench.root()).unwrap();
+    assert_eq!(trust.sandbox().name(), "partial");
+    let no_key = || Err(assay::Error::usage("a key was asked for"));
+    let error = repo.land_as(&["matmul[q8_0]"], None, &trust, &no_key).unwrap_err();
+    assert!(error.to_string().contains("and `full` is asked for"), "{error}");
+    fs::remove_file(repo.bench.root().join("assay.toml")).unwrap();
     repo.record("matmul[q8_0]", |v| v);
     let ledger = repo.bench.open();
     let (key, first) = (repo.bench.key.public().clone(), ledger.rows()[0].hash);
