@@ -149,6 +149,13 @@ impl Chain {
         }
     }
 
+    /// Whether `writer` must join before it can write `item`, which may be its own key row.
+    pub(super) fn lacks(&self, writer: &SecretKey, item: &Evidence) -> bool {
+        let id = writer.public().id();
+        let joins = matches!(item.statement(), Statement::Key(join) if join.key.id() == id);
+        !self.ring.contains_key(&id) && !joins
+    }
+
     /// Refuses a key that some row ended.
     pub(super) fn in_force(&self, key: &SecretKey) -> Result<()> {
         let id = key.public().id();

@@ -316,8 +316,11 @@ impl Ledger {
         // Where a row ends a key, what follows it may be refused: then nothing is written.
         if evidence.iter().any(|e| matches!(e.statement(), Statement::Rotation(_) | Statement::Revocation(_))) {
             let mut trial = session.found.chain.clone();
-            for item in evidence.iter().filter(|e| session.found.chain.find(&e.digest()).is_none()) {
-                if !trial.ring.contains_key(&writer.public().id()) {
+            for item in evidence {
+                if trial.find(&item.digest()).is_some() {
+                    continue;
+                }
+                if trial.lacks(writer, item) {
                     trial.write(&Evidence::join(writer)?, writer, merging)?;
                 }
                 trial.write(item, writer, merging)?;
@@ -335,7 +338,7 @@ impl Ledger {
                 seqs.push(row.seq);
                 continue;
             }
-            if !session.found.chain.ring.contains_key(&writer.public().id()) {
+            if session.found.chain.lacks(writer, item) {
                 session.push(&Evidence::join(writer)?, writer, merging, observe)?;
             }
             seqs.push(session.push(item, writer, merging, observe)?);

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
 
-use assay::ledger::{Ledger, SecretKey, Step};
+use assay::ledger::{Evidence, Ledger, SecretKey, Step};
 use rustix::process::{Resource, Rlimit, Signal};
 
 use crate::fixture::*;
@@ -23,6 +23,16 @@ fn rows_are_found_again() {
     assert_eq!(ledger.rows()[2].statement().verdict(), Some(&verdict(2)));
     assert!(ledger.notes().is_empty());
     assert_eq!(bench.bytes("progress.json"), ledger.progress().to_bytes().unwrap());
+}
+
+/// An evidence file begins with its host's key: that host's own ledger took it for a second one, and within one second for
+/// the same one again.
+#[test]
+fn a_writer_that_brings_its_own_key_joins_by_it() {
+    let bench = Workbench::new();
+    let evidence = [Evidence::join(&bench.key).unwrap(), sign(verdict(1), &bench.key)];
+    assert_eq!(bench.open().append(&evidence, &bench.key).unwrap(), [0, 1]);
+    assert_eq!(bench.open().rows().len(), 2);
 }
 
 #[test]
