@@ -149,8 +149,13 @@ impl Key {
         let (from, to) = (old.public().clone(), new.public().clone());
         let kept = keeps.len();
         let rotation = Rotation { from, to, ledger: first, keeps, time: clock::now() };
-        let evidence = Evidence::sign(Statement::Rotation(Box::new(rotation)), &old)?.welcomed_by(&new)?;
-        let row = append(&mut ledger, evidence, &old)?;
+        let mut evidence = Vec::new();
+        // Its own key row as well: with that alone its evidence can be read in other ledgers, where a rotation has no force.
+        if !ledger.chain().ring.contains_key(&new.public().id()) {
+            evidence.push(Evidence::join(&new)?);
+        }
+        evidence.push(Evidence::sign(Statement::Rotation(Box::new(rotation)), &old)?.welcomed_by(&new)?);
+        let row = append(&mut ledger, &evidence, &old)?;
         // The successor is as much the user's as the old key was.
         if let Some(simulated) = trust.get(&id).map(|old| old.simulated)
             && !trust.trusts(&new.public().id())
@@ -181,7 +186,7 @@ impl Key {
         let revocation = Revocation { key: key.clone(), why: why.into(), ledger: first, keeps, time: clock::now() };
         let statement = Statement::Revocation(Box::new(revocation));
         statement.check().map_err(|why| Error::usage(format!("no such revocation can be written: {why}")))?;
-        let row = append(&mut ledger, Evidence::sign(statement, by)?, by)?;
+        let row = append(&mut ledger, &[Evidence::sign(statement, by)?], by)?;
         if self.json {
             let body =
                 json!({ "row": row, "key": key, "by": by.public(), "why": why, "keeps": kept, "void": all - kept });
@@ -259,9 +264,9 @@ fn first(ledger: &Ledger) -> Result<Digest> {
     })
 }
 
-fn append(ledger: &mut Ledger, evidence: Evidence, writer: &SecretKey) -> Result<u64> {
-    let rows = ledger.append(&[evidence], writer)?;
-    rows.first().copied().ok_or_else(|| Error::internal("a row was appended and has no number"))
+fn append(ledger: &mut Ledger, evidence: &[Evidence], writer: &SecretKey) -> Result<u64> {
+    let rows = ledger.append(evidence, writer)?;
+    rows.last().copied().ok_or_else(|| Error::internal("a row was appended and has no number"))
 }
 
 fn said(ledger: &Ledger, row: u64, kept: usize, void: usize) -> Result<u8> {

@@ -123,7 +123,7 @@ impl Chain {
         self.in_force(writer)?;
         let name = evidence.digest().short();
         let ends = matches!(evidence.statement(), Statement::Rotation(_) | Statement::Revocation(_));
-        if let Some(ended) = self.roll.void(evidence).filter(|_| !merging && !ends) {
+        if let Some(ended) = self.roll.unkept(evidence).filter(|_| !merging && !ends) {
             let signer = evidence.signer().short();
             return Err(Error::new(
                 &VOID,

@@ -22,7 +22,7 @@ pub fn bundle(key: &SecretKey, evidence: &[Evidence]) -> Result<Vec<u8>> {
     Ok(out)
 }
 
-/// All evidence of a file. A file that is a ledger is verified as one.
+/// All evidence of a file. A file that is a ledger is verified as one, and gives what counts in it.
 pub fn read_evidence(path: &Path, root: &Path) -> Result<Vec<Evidence>> {
     let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
     let wrong = |line: usize, why: &str| {
@@ -33,7 +33,9 @@ pub fn read_evidence(path: &Path, root: &Path) -> Result<Vec<Evidence>> {
     let first = canonical::read(lines[0]).map_err(|why| wrong(1, &why))?;
     if first.get("seq").is_some() {
         let chain = Chain::read(&bytes, proposed_keys(root)?)?;
-        return Ok(chain.rows.into_iter().map(|row| row.evidence).collect());
+        // What counts for nothing there is nobody's evidence here.
+        let counts = chain.rows.iter().filter(|row| chain.roll.void(row).is_none());
+        return Ok(counts.map(|row| row.evidence.clone()).collect());
     }
     let read = |(i, line): (usize, &&[u8])| {
         canonical::read(line).and_then(|value| Evidence::from_value(&value)).map_err(|why| wrong(i + 1, &why))
@@ -48,7 +50,8 @@ impl Ledger {
         let mut ring = self.chain().ring.clone();
         let mut new = Vec::new();
         for item in evidence {
-            if self.chain().find(&item.digest()).is_some() {
+            // Keys are ended ledger by ledger.
+            if self.chain().find(&item.digest()).is_some() || self.chain().roll.is_foreign(item.statement()) {
                 continue;
             }
             let signer = item.signer();
@@ -72,7 +75,7 @@ impl Ledger {
                     .expected("a trust file outside the tree that lists its key as simulated (tests only)"));
             }
             let repeated = item.statement().kind() == "key" && known;
-            if let Some(ended) = self.chain().roll.void(&item).filter(|_| !repeated) {
+            if let Some(ended) = self.chain().roll.unkept(&item).filter(|_| !repeated) {
                 return Err(Error::new(&VOID, format!("evidence {name} is signed by {shown}, which {}", ended.says()))
                     .expected("evidence of a key in force, or such as the row that ended the key keeps")
                     .hint("have the host make a key and judge again"));

@@ -91,7 +91,7 @@ impl Progress {
     pub fn derive(chain: &Chain, rows: usize) -> Progress {
         let mut proved = BTreeMap::new();
         let roll = Roll::of(&chain.rows[..rows]);
-        for row in chain.rows[..rows].iter().filter(|row| roll.void(&row.evidence).is_none()) {
+        for row in chain.rows[..rows].iter().filter(|row| roll.void(row).is_none()) {
             let Some(verdict) = row.statement().verdict() else { continue };
             let key = (verdict.node.clone(), verdict.class, verdict.binding.clone());
             if proves(row) {

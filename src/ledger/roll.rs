@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::keys::{KeyId, PublicKey};
-use super::statement::Statement;
+use super::statement::{Outcome, Statement};
 use super::{Digest, Evidence, Row};
 use crate::words::plain;
 
@@ -120,9 +120,17 @@ impl Roll {
         self.ended.get(key)
     }
 
-    /// Why a piece of evidence counts for nothing: its signer is ended, and the row that did it does not keep this.
-    pub fn void(&self, evidence: &Evidence) -> Option<&Ended> {
+    /// Why new evidence counts for nothing: its signer is ended, and the row that did it does not keep this.
+    pub fn unkept(&self, evidence: &Evidence) -> Option<&Ended> {
         self.ended(&evidence.signer()).filter(|ended| !ended.keeps.contains(&evidence.digest()))
+    }
+
+    /// The same of a verdict or bench row. A Red that was there before stays: who ends a key takes proofs back, and no objections, or a
+    /// worker could end the key that found it out.
+    pub fn void(&self, row: &Row) -> Option<&Ended> {
+        let red = row.statement().verdict().is_some_and(|v| matches!(v.outcome, Outcome::Red { .. }));
+        row.statement().class()?;
+        self.unkept(&row.evidence).filter(|ended| !red || ended.row < row.seq)
     }
 
     /// Rows that rotate or revoke a key and have no force, and why.
@@ -149,6 +157,15 @@ impl Roll {
             signer.short(),
             revocation.key.id().short()
         ))
+    }
+
+    /// Whether it would end a key in another ledger than this one.
+    pub(super) fn is_foreign(&self, statement: &Statement) -> bool {
+        match statement {
+            Statement::Rotation(r) => !self.is_for(&r.ledger),
+            Statement::Revocation(r) => !self.is_for(&r.ledger),
+            _ => false,
+        }
     }
 
     fn is_for(&self, ledger: &Digest) -> bool {

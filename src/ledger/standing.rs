@@ -77,7 +77,7 @@ impl Ledger {
     /// Why a row counts for nothing, whoever signed it: the key was ended since, or the kernel was not confined as `trust`
     /// and the workbench ask.
     pub fn void(&self, row: &Row, trust: &Trust) -> Option<String> {
-        match self.chain().roll.void(&row.evidence) {
+        match self.chain().roll.void(row) {
             Some(ended) => Some(format!("its key {} {}", row.evidence.signer().short(), ended.says())),
             None => trust.unconfined(row),
         }
@@ -100,7 +100,7 @@ impl Ledger {
         self.verdicts(target).rev().filter(move |row| {
             let binding = row.statement().verdict().map(|v| &v.binding);
             proves(row)
-                && self.chain().roll.void(&row.evidence).is_none()
+                && self.chain().roll.void(row).is_none()
                 && binding.is_some_and(|b| b.arch == arch && b.numerics == numerics)
         })
     }

@@ -281,8 +281,10 @@ impl Ledger {
     pub fn kept(&self, key: &KeyId, rows: usize) -> Vec<Digest> {
         let judged = |row: &&Row| row.statement().class().is_some() && row.evidence.signer() == *key;
         let rows = self.rows().iter().take(rows).filter(judged);
-        let mut kept: Vec<Digest> =
-            rows.filter(|row| self.chain.roll.void(&row.evidence).is_none()).map(|row| row.evidence.digest()).collect();
+        let mut kept: Vec<Digest> = rows
+            .filter(|row| self.chain.roll.unkept(&row.evidence).is_none())
+            .map(|row| row.evidence.digest())
+            .collect();
         kept.sort_unstable();
         kept
     }

@@ -90,6 +90,7 @@ fn lead(page: &mut Page, facts: &Facts<'_>) {
                 (Class::Device, true, ..) => "green on",
                 (Class::Simulated, true, ..) => "simulated, which is no evidence of a device, on",
                 (Class::Emulated, true, ..) => "passing on the CPU",
+                _ if proof.void.is_some() => "proven by a row that counts no more, on",
                 (_, _, _, true) => "stale on",
                 (_, _, true, _) if proof.trusted => "red on",
                 (_, false, false, false) if !proof.trusted => "proven by a key that is not trusted here on",

@@ -7,7 +7,7 @@ use assay::error::Kind;
 use assay::history;
 use assay::ledger::{
     Config, Digest, Evidence, KeyId, KeyJoin, Ledger, Revocation, Rotation, SecretKey, Standing, Statement, Trust,
-    canonical,
+    canonical, read_evidence,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::json;
@@ -168,6 +168,23 @@ fn a_revoked_key_counts_only_where_the_revocation_keeps_it() {
     damaged_by_row_of(&bench, &host);
 }
 
+/// A worker cannot end the key that found it out.
+#[test]
+fn a_red_outlives_the_key_that_signed_it() {
+    let Three { bench, host, .. } = three();
+    bench.open().append(&[sign(red(3), &host)], &bench.key).unwrap();
+    assert_eq!(proved(&bench), [3, 4], "the stranger's proof is taken back");
+    // Of all that the host signed, the one piece that serves.
+    let keeps = vec![bench.open().rows()[3].evidence.digest()];
+    let chosen = revocation_in(row_0(&bench.open()), &host, keeps, &host);
+    bench.open().append(&[chosen], &host).unwrap();
+    assert_eq!(proved(&bench), [3]);
+    assert_eq!(standing(&bench, 3, &host), "red 6");
+    bench.open().append(&[sign(verdict(3), &bench.key)], &bench.key).unwrap();
+    assert_eq!(proved(&bench), [3, 8], "a new pass overrules it");
+    assert_eq!(standing(&bench, 3, &bench.key), "green 8");
+}
+
 #[test]
 fn revoked_twice_a_key_keeps_what_both_rows_keep() {
     let Three { bench, host, .. } = three();
@@ -311,6 +328,23 @@ fn a_checkpoint_by_a_key_that_was_ended_before_is_refused() {
     assert!(error.to_string().contains("was revoked in row 6"), "{error}");
 }
 
+#[test]
+fn a_ledger_that_is_imported_brings_what_counts_in_it() {
+    let Three { bench, host, stranger } = three();
+    let evidence = revocation(&bench.open(), &host, 4, &bench.key);
+    bench.open().append(&[evidence], &bench.key).unwrap();
+    let other = Workbench::new();
+    other.append(verdict(9));
+    let (_dir, trust) = trusting(&[&bench.key, &host, &stranger]);
+    let read = read_evidence(&bench.path("ledger.jsonl"), other.root()).unwrap();
+    let new = other.open().admit(read, &trust).unwrap();
+    other.open().append(&new, &other.key).unwrap();
+    let kinds: Vec<_> = other.open().rows()[2..].iter().map(|row| row.statement().kind()).collect();
+    assert_eq!(kinds, ["key", "key", "key", "verdict", "verdict"], "no revocation, and not what it took back");
+    assert_eq!(standing(&other, 1, &host), "green 5");
+    assert!(standing(&other, 2, &host).starts_with("stale"));
+}
+
 /// One branch revokes the host's key, on the other it goes on signing: whichever is merged into which, nothing is lost, and
 /// what the revocation does not know of counts for nothing.
 #[test]
@@ -372,7 +406,7 @@ fn keys_are_rotated_and_revoked_from_the_command_line() {
     assert!(!home.path().join("keys/me-2.pem").exists(), "a refusal makes no key");
     let me = Config::at(home.path()).key(Some("me")).unwrap();
     bench.open().append(&[sign(verdict(1), &me)], &me).unwrap();
-    let said = says(&run(&["key", "rotate", "me-2"]), 0, "row 2  key me (");
+    let said = says(&run(&["key", "rotate", "me-2"]), 0, "row 3  key me (");
     assert!(said.contains("hands over to me-2") && said.contains("1 piece of evidence that it had signed goes on"));
     let listed = says(&run(&["key", "list"]), 0, "me-2  trusted here, yours, signs in this workbench");
     assert!(listed.contains("me  trusted here, yours, was rotated to"), "{listed}");
@@ -380,10 +414,10 @@ fn keys_are_rotated_and_revoked_from_the_command_line() {
     let json = run(&["key", "revoke", "me", "--why", "found in a backup", "--from", "0", "--key", "me-2", "--json"]);
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!((json["schema"].as_str(), json["void"].as_u64()), (Some("assay.key-revoke/1"), Some(1)));
-    let said = says(&run(&["audit"]), 0, "was revoked in row 3 (found in a backup)");
+    let said = says(&run(&["audit"]), 0, "was revoked in row 4 (found in a backup)");
     assert!(said.contains("signed 1 piece of evidence, of which 1 counts for nothing"), "{said}");
     says(&run(&["show", "1"]), 0, "counts for nothing: its key");
-    says(&run(&["show", "3"]), 0, "found in a backup");
+    says(&run(&["show", "4"]), 0, "found in a backup");
     says(&run(&["history"]), 0, "is revoked: found in a backup");
     says(&run(&["key", "revoke", "me", "--why", "two\nlines", "--key", "me-2"]), 2, "one line of 1 to 500");
     says(&run(&["key", "revoke", "me", "--why", "x", "--from", "9", "--key", "me-2"]), 2, "there is no row 9");
