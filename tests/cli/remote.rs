@@ -106,8 +106,8 @@ fn what_a_host_says_of_something_else_is_refused_with_the_difference() {
     let into = |edit: &str| format!("sed -u '{edit}' | \"$@\"");
     let lies = [
         ("messages", out("s/\"remote\":2/\"remote\":3/"), 4, "runner-protocol", "messages 3"),
-        ("verifier", out("s/\"verifier\":1/\"verifier\":2/"), 4, "runner-protocol", "verifier protocol 2"),
-        ("old", into("s/\"verifier\":1/\"verifier\":0/"), 4, "runner-protocol", "another version of assay"),
+        ("verifier", out("s/\"verifier\":[0-9]*/\"verifier\":99/"), 4, "runner-protocol", "verifier protocol 99"),
+        ("old", into("s/\"verifier\":[0-9]*/\"verifier\":0/"), 4, "runner-protocol", "another version of assay"),
         ("nonce", into("s/\"nonce\":\"[0-9a-f]*\"/\"nonce\":\"00\"/"), 4, "runner-protocol", "not to this request"),
         ("model", out("s/\"weights\":\"..../\"weights\":\"0000/"), 4, "runner-answer", "another model"),
         ("none", into("s/\"weights\":\"..../\"weights\":\"0000/"), 3, "runner-failed", "no model with these weights"),
@@ -149,6 +149,27 @@ fn what_a_host_says_of_something_else_is_refused_with_the_difference() {
     let again = ["--record", "--again", "--runner-timeout", "6"];
     let (out, said) = site.ask(&["take_rows"], &[&mute, &honest], &again);
     assert_eq!((out.code, said["verdicts"].as_array().unwrap().len()), (0, 1), "{said:#}{}", out.stderr);
+}
+
+#[test]
+fn a_host_whose_key_was_revoked_is_not_asked() {
+    let Some(site) = Site::trusting() else { return };
+    let (out, said) = site.ask(&["take_rows"], &[&site.host()], &["--record"]);
+    assert_eq!((out.code, &said["verdicts"][0]["outcome"]), (0, &"pass".into()), "{said:#}{}", out.stderr);
+    let revoked = site.run(&["key", "revoke", "gpu-host", "--why", "stolen", "--from", "0", "--key", "me"]);
+    assert_eq!(revoked.code, 0, "{}", revoked.stderr);
+    let rows = site.rows();
+    let (out, said) = site.ask(&["take_rows"], &[&site.host()], &["--record"]);
+    assert_eq!((out.code, &said["code"]), (1, &"evidence-void".into()), "{said:#}{}", out.stderr);
+    assert!(said.to_string().contains("was revoked in row"), "{said:#}");
+    assert_eq!(site.rows(), rows, "and its row from before answers no more");
+    // With a new key, which the host makes when it is asked, it is a host like any other.
+    std::fs::remove_file(site.there.path().join("keys/gpu-host.pem")).unwrap();
+    let (_, said) = site.ask(&["take_rows"], &[&site.host()], &["--record"]);
+    let key = said["hint"].as_str().unwrap().split('\'').nth(1).unwrap().to_string();
+    assert_eq!(site.run(&["key", "trust", &key]).code, 0);
+    let (out, said) = site.ask(&["take_rows"], &[&site.host()], &["--record"]);
+    assert_eq!((out.code, &said["verdicts"][0]["outcome"]), (0, &"pass".into()), "{said:#}{}", out.stderr);
 }
 
 #[test]

@@ -131,6 +131,9 @@ pub(super) fn run(verify: &Verify, bench: &Workbench, model: &Model, tree: &Kern
         true => Some(ledger::writer(&bench.root, verify.key.as_deref())?),
         false => None,
     };
+    if let Some(writer) = &writer {
+        ledger::open(&bench.root)?.may_sign(writer)?;
+    }
     let board = Board::default();
     let mut asks = VecDeque::new();
     for node in &wanted {
@@ -266,7 +269,8 @@ impl Desk<'_, '_> {
     fn take(&mut self, event: Event) -> Result<()> {
         match event {
             Event::Hello { host, hello, go } => {
-                match welcome(&hello, self.bundle, self.trust) {
+                let ledger = ledger::open(&self.bench.root)?;
+                match welcome(&hello, self.bundle, &ledger, self.trust) {
                     Ok(()) => {
                         let forget = self.answered(&hello.arch);
                         self.hellos.insert(host, hello);

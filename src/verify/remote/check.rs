@@ -2,11 +2,11 @@
 
 use super::{ANSWER, Ask, Bundle, Hello, REMOTE, SPEECH};
 use crate::error::{Error, Result};
-use crate::ledger::{ClosureSource, Evidence, Ledger, Seed, Trust, UNTRUSTED, Verdict};
+use crate::ledger::{ClosureSource, Evidence, Ledger, Seed, Trust, UNTRUSTED, VOID, Verdict};
 use crate::verify::PROTOCOL;
 
 /// Refuses a host before it is asked anything.
-pub fn welcome(hello: &Hello, bundle: &Bundle, trust: &Trust) -> Result<()> {
+pub fn welcome(hello: &Hello, bundle: &Bundle, ledger: &Ledger, trust: &Trust) -> Result<()> {
     let speech = |what: &str, ours: String, theirs: String| {
         Err(Error::new(&SPEECH, what.to_string())
             .expected(ours)
@@ -39,6 +39,11 @@ pub fn welcome(hello: &Hello, bundle: &Bundle, trust: &Trust) -> Result<()> {
             format!("{} signs with key {}, which you do not trust", hello.host, hello.key),
         )
         .hint(format!("compare it with what `assay key list` shows there, then: assay key trust '{}'", hello.key)));
+    }
+    if let Some(ended) = ledger.chain().roll.ended(&hello.key.id()) {
+        return Err(Error::new(&VOID, format!("{} signs with key {}, which {}", hello.host, hello.key, ended.says()))
+            .expected("a key in force: what this one signs counts for nothing")
+            .hint("move its private key away there: the host makes another when it is asked again"));
     }
     Ok(())
 }
