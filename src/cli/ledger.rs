@@ -8,7 +8,7 @@ use super::output;
 use super::standing::said;
 use crate::error::{Error, Result};
 use crate::history;
-use crate::ledger::{Class, Config, Ledger, Outcome, Row, SecretKey, Statement, Trust};
+use crate::ledger::{Class, Config, KEY_MANY, Ledger, Outcome, Row, SecretKey, Statement, Trust};
 use crate::model::Model;
 use crate::report::standing::{self, Known};
 use crate::words::{agree, count, plain};
@@ -110,9 +110,22 @@ pub fn open(root: &Path) -> Result<Ledger> {
     Ok(ledger)
 }
 
-/// The private key to sign with, from outside the workbench.
+/// The private key to sign with, from outside the workbench: of several the only one that no row has ended.
 pub fn writer(root: &Path, name: Option<&str>) -> Result<SecretKey> {
-    Config::of_user()?.outside(root)?.key(name)
+    let config = Config::of_user()?.outside(root)?;
+    match config.key(name) {
+        Err(e) if e.code().id == KEY_MANY.id => {
+            let ledger = Ledger::read(root)?;
+            let keys = config.key_names()?.into_iter().map(|name| config.key(Some(&name)));
+            let mut keys = keys.collect::<Result<Vec<_>>>()?;
+            keys.retain(|key| ledger.may_sign(key).is_ok());
+            match (keys.pop(), keys.is_empty()) {
+                (Some(only), true) => Ok(only),
+                _ => Err(e),
+            }
+        }
+        key => key,
+    }
 }
 
 /// Prints a JSON answer; the command has succeeded.

@@ -32,7 +32,7 @@ pub use evidence::Evidence;
 pub use figure::Figure;
 pub use import::{CODES as IMPORT_CODES, UNTRUSTED, bundle, read_evidence};
 pub use judge::{ClosureSource, Closures, Judge};
-pub use keys::{CODES as KEY_CODES, Config, KeyId, KeyRing, PublicKey, SecretKey};
+pub use keys::{CODES as KEY_CODES, Config, KEY_MANY, KeyId, KeyRing, PublicKey, SecretKey};
 pub use progress::{Head, PrefillWorking, Progress, Proof};
 pub use roll::{Ended, Revocation, Roll, Rotation};
 pub use standing::{Outgrown, Standing};

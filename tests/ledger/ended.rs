@@ -411,13 +411,18 @@ fn keys_are_rotated_and_revoked_from_the_command_line() {
     let listed = says(&run(&["key", "list"]), 0, "me-2  trusted here, yours, signs in this workbench");
     assert!(listed.contains("me  trusted here, yours, was rotated to"), "{listed}");
     says(&run(&["key", "rotate", "me-3", "--key", "me"]), 3, "was rotated to");
+    // Of two private keys the one that still signs here is meant.
+    let file = home.path().join("evidence.jsonl");
+    let new = Config::at(home.path()).key(Some("me-2")).unwrap();
+    fs::write(&file, sign(verdict(2), &new).to_line().unwrap()).unwrap();
+    says(&run(&["import", file.to_str().unwrap()]), 0, "row 4  matmul[q8_0]");
     let json = run(&["key", "revoke", "me", "--why", "found in a backup", "--from", "0", "--key", "me-2", "--json"]);
     let json: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!((json["schema"].as_str(), json["void"].as_u64()), (Some("assay.key-revoke/1"), Some(1)));
-    let said = says(&run(&["audit"]), 0, "was revoked in row 4 (found in a backup)");
+    let said = says(&run(&["audit"]), 0, "was revoked in row 5 (found in a backup)");
     assert!(said.contains("signed 1 piece of evidence, of which 1 counts for nothing"), "{said}");
     says(&run(&["show", "1"]), 0, "counts for nothing: its key");
-    says(&run(&["show", "4"]), 0, "found in a backup");
+    says(&run(&["show", "5"]), 0, "found in a backup");
     says(&run(&["history"]), 0, "is revoked: found in a backup");
     says(&run(&["key", "revoke", "me", "--why", "two\nlines", "--key", "me-2"]), 2, "one line of 1 to 500");
     says(&run(&["key", "revoke", "me", "--why", "x", "--from", "9", "--key", "me-2"]), 2, "there is no row 9");
