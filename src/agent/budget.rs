@@ -74,14 +74,14 @@ impl Spent {
         self.cost = self.cost.saturating_add(cost);
     }
 
-    /// What to set aside for a call whose prompt is about `prompt` tokens long and whose answer should have up to
-    /// `answer`; a smaller answer where the budget ends. `Err`: no call at all.
+    /// What to set aside for a call whose prompt has at most `prompt` tokens and whose answer should have up to `answer`,
+    /// though the server may count `longest`; a smaller answer where the budget ends. `Err`: no call at all.
     pub fn reserve(
         &self,
         limits: &Limits,
         elapsed_ms: u64,
         prompt: u64,
-        answer: u64,
+        (answer, longest): (u64, u64),
         price: Option<Price>,
     ) -> Result<Reserved, Stop> {
         if self.steps >= limits.steps {
@@ -89,9 +89,9 @@ impl Spent {
         }
         self.wall(limits, elapsed_ms)?;
         let left = limits.tokens.saturating_sub(self.tokens());
-        let least = LEAST_ANSWER.min(answer);
+        let (answer, least) = (answer.max(longest), LEAST_ANSWER.min(answer).max(longest));
         if left < prompt.saturating_add(least) {
-            let spent = format!("{}, and the next call needs about {prompt} and its answer", self.tokens());
+            let spent = format!("{}, and the next call may need {prompt} and its answer {least}", self.tokens());
             return Err(Stop { what: "tokens", spent, limit: limits.tokens.to_string() });
         }
         let mut completion = answer.min(left - prompt);
@@ -104,12 +104,25 @@ impl Spent {
                 Some(answer) => completion = completion.min(answer),
                 None => {
                     let next = money(price.of(prompt, least));
-                    let spent = format!("{}, and the next call costs at least about {next}", money(self.cost()));
+                    let spent = format!("{}, and the next call may cost {next}", money(self.cost()));
                     return Err(Stop { what: "cost", spent, limit: money(limit) });
                 }
             }
         }
         Ok(Reserved { prompt, completion, cost: price.of(prompt, completion) })
+    }
+
+    /// Whether the server has counted past a budget. What was set aside was not enough then, and nothing more is asked.
+    pub fn passed(&self, limits: &Limits) -> Result<(), Stop> {
+        if self.tokens() > limits.tokens {
+            return Err(stop("tokens", self.tokens(), limits.tokens));
+        }
+        match limits.cost {
+            Some(limit) if self.cost() > limit => {
+                Err(Stop { what: "cost", spent: money(self.cost()), limit: money(limit) })
+            }
+            _ => Ok(()),
+        }
     }
 
     pub fn wall(&self, limits: &Limits, elapsed_ms: u64) -> Result<(), Stop> {
@@ -134,7 +147,12 @@ fn stop(what: &'static str, spent: u64, limit: u64) -> Stop {
 pub struct Gauge {
     /// Tokens and bytes of the prompt that had most of the one for the other.
     seen: Option<(u64, u64)>,
+    /// The longest answer that the server counted beyond what it was allowed.
+    longest: u64,
 }
+
+/// What a server's template may put around a conversation, in tokens.
+const TEMPLATE: u64 = 1024;
 
 impl Gauge {
     pub fn saw(&mut self, tokens: u64, bytes: u64) {
@@ -144,6 +162,28 @@ impl Gauge {
         }
     }
 
+    /// An answer of `counted` tokens came where `allowed` were.
+    pub fn answered(&mut self, allowed: u64, counted: u64) {
+        if counted > allowed {
+            self.longest = self.longest.max(counted);
+        }
+    }
+
+    pub fn longest(&self) -> u64 {
+        self.longest
+    }
+
+    /// The most that a prompt of so many bytes can be, sent in a request of `request` bytes: no token is shorter than a
+    /// byte. A server that has counted more than that is believed the next time.
+    pub fn most(&self, bytes: u64, request: u64) -> u64 {
+        let bound = request.saturating_add(TEMPLATE);
+        match self.seen {
+            Some(_) => bound.max(self.tokens(bytes)),
+            None => bound,
+        }
+    }
+
+    /// An estimate.
     pub fn tokens(&self, bytes: u64) -> u64 {
         match self.seen {
             None => bytes.div_ceil(3) + 16,
@@ -168,14 +208,14 @@ mod tests {
     fn what_is_set_aside_never_passes_the_limit() {
         let mut spent = Spent::default();
         let mut calls = 0;
-        while let Ok(reserved) = spent.reserve(&limits(), 0, 1_000, 2_000, None) {
+        while let Ok(reserved) = spent.reserve(&limits(), 0, 1_000, (2_000, 0), None) {
             assert!(reserved.completion <= 2_000);
             spent.settle(reserved.prompt, reserved.completion, 0);
             assert!(spent.tokens() <= 10_000);
             calls += 1;
         }
         assert_eq!((calls, spent.tokens()), (3, 9_000), "1,000 are too few for a prompt and an answer");
-        let stop = spent.reserve(&limits(), 0, 1_000, 2_000, None).unwrap_err();
+        let stop = spent.reserve(&limits(), 0, 1_000, (2_000, 0), None).unwrap_err();
         assert_eq!(stop.what, "tokens");
     }
 
@@ -184,21 +224,38 @@ mod tests {
         let reserved = Some(Reserved { prompt: 5_000, completion: 4_000, cost: 0 });
         let spent = Spent { reserved, ..Spent::default() };
         assert_eq!(spent.tokens(), 9_000);
-        assert!(spent.reserve(&limits(), 0, 900, 2_000, None).is_err());
+        assert!(spent.reserve(&limits(), 0, 900, (2_000, 0), None).is_err());
     }
 
     #[test]
     fn steps_time_and_money_stop_before_the_call() {
         let spent = Spent { steps: 10, ..Spent::default() };
-        assert_eq!(spent.reserve(&limits(), 0, 1, 1, None).unwrap_err().what, "steps");
-        assert_eq!(Spent::default().reserve(&limits(), 60_000, 1, 1, None).unwrap_err().what, "time");
+        assert_eq!(spent.reserve(&limits(), 0, 1, (1, 0), None).unwrap_err().what, "steps");
+        assert_eq!(Spent::default().reserve(&limits(), 60_000, 1, (1, 0), None).unwrap_err().what, "time");
         let limits = Limits { cost: Some(UNIT / 1000), ..limits() };
         // 1 per million in, 2 per million out: a thousandth buys 600 in and 200 out.
         let price = Some(Price { input: 1_000_000, output: 2_000_000 });
-        assert_eq!(Spent::default().reserve(&limits, 0, 1_000, 300, price).unwrap_err().what, "cost");
-        let reserved = Spent::default().reserve(&limits, 0, 400, 2_000, price).unwrap();
+        assert_eq!(Spent::default().reserve(&limits, 0, 1_000, (300, 0), price).unwrap_err().what, "cost");
+        let reserved = Spent::default().reserve(&limits, 0, 400, (2_000, 0), price).unwrap();
         assert_eq!((reserved.completion, reserved.cost), (300, UNIT / 1000));
         assert_eq!(money(UNIT / 1000 + 3 * UNIT), "3.0010");
+    }
+
+    #[test]
+    fn a_server_that_counts_past_what_it_is_allowed_is_believed_the_next_time() {
+        let mut gauge = Gauge::default();
+        assert_eq!(gauge.most(300, 500), 1_524, "a token for each byte, and the template");
+        gauge.saw(9_000, 300);
+        assert!(gauge.most(300, 500) > 9_000);
+        gauge.answered(200, 150);
+        assert_eq!(gauge.longest(), 0);
+        gauge.answered(200, 4_000);
+        let left = |tokens| Spent::default().reserve(&Limits { tokens, ..limits() }, 0, 1_000, (200, 4_000), None);
+        assert_eq!(left(5_000).unwrap().completion, gauge.longest());
+        assert_eq!(left(4_999).unwrap_err().what, "tokens");
+        let spent = Spent { prompt: 10_001, ..Spent::default() };
+        assert_eq!(spent.passed(&limits()).unwrap_err().spent, "10001");
+        assert!(Spent { prompt: 10_000, ..Spent::default() }.passed(&limits()).is_ok());
     }
 
     #[test]

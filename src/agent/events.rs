@@ -177,6 +177,11 @@ pub enum Event {
         /// What was asked, in bytes: what later estimates go by.
         bytes: u64,
     },
+    /// The server counted more tokens than were set aside: more than the request can hold, or a longer answer than allowed.
+    Overcounted {
+        counted: u64,
+        reserved: u64,
+    },
     /// The server did not answer; what it may have cost stays spent.
     Failed {
         prompt: u64,

@@ -283,6 +283,9 @@ pub fn line(event: &Event) -> Option<String> {
             let cut = if *cut { ", cut off" } else { "" };
             format!("model ({prompt}+{completion} tokens{cut}): {called}")
         }
+        Event::Overcounted { counted, reserved } => {
+            format!("the server counted {counted} tokens where at most {reserved} were set aside")
+        }
         Event::Failed { trouble, what, wait_ms, .. } => {
             let again =
                 if *wait_ms > 0 { format!("; again in {:.1} s", *wait_ms as f64 / 1000.0) } else { String::new() };

@@ -305,6 +305,10 @@ impl<'r> Run<'r> {
         if let Some(judging) = self.state.judging.clone() {
             return self.judged(work, &judging, true);
         }
+        // A server that counts past a budget gets nothing carried out and is asked nothing more.
+        if let Err(stop) = self.state.spent.passed(&self.state.limits) {
+            return self.out_of(stop);
+        }
         if let Some(why) = &work.leave {
             return self.end_node(work, NodeEnd::Stuck, why.clone());
         }

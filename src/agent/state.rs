@@ -180,7 +180,9 @@ impl State {
                 self.failures += 1;
             }
             Event::Replied { prompt, completion, cost, estimated, content, calls, plain, bytes, .. } => {
+                let allowed = self.spent.reserved.map_or(u64::MAX, |r| r.completion);
                 self.spent.settle(prompt, completion, cost);
+                self.gauge.answered(allowed, completion);
                 self.spent.estimated |= estimated;
                 if !estimated {
                     self.gauge.saw(prompt, bytes);
@@ -249,7 +251,7 @@ impl State {
                 self.lose_reservation();
                 self.over = Some((how, why));
             }
-            Event::Refused { .. } | Event::BudgetStop { .. } | Event::Landed { .. } => {}
+            Event::Refused { .. } | Event::BudgetStop { .. } | Event::Landed { .. } | Event::Overcounted { .. } => {}
         }
     }
 

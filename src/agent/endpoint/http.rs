@@ -107,6 +107,11 @@ impl Client {
         }
     }
 
+    /// Bytes of the request, which a server makes no more tokens of.
+    pub fn bytes(&self, request: &Request<'_>) -> u64 {
+        self.body(request).to_string().len() as u64
+    }
+
     fn body(&self, request: &Request<'_>) -> Value {
         let dropped = self.dropped.get();
         let limit = if dropped.max_tokens { "max_completion_tokens" } else { "max_tokens" };

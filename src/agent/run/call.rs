@@ -19,8 +19,8 @@ impl Run<'_> {
     pub(super) fn ask_model(&mut self) -> Result<()> {
         let settings = self.client.settings();
         let bytes = self.state.bytes() + tools::bytes(&self.tools);
-        let prompt = self.state.gauge.tokens(bytes);
-        if prompt.saturating_add(settings.answer_tokens) > settings.context_tokens && self.state.condensed == 0 {
+        let estimate = self.state.gauge.tokens(bytes);
+        if estimate.saturating_add(settings.answer_tokens) > settings.context_tokens && self.state.condensed == 0 {
             // A conversation that has hardly begun cannot become shorter.
             if self.state.messages.len() > 3 {
                 return self.condense("it had become as long as the model's context");
@@ -31,30 +31,35 @@ impl Run<'_> {
         let mut spent = self.state.spent.clone();
         // Another try at a step is no step.
         spent.steps -= u64::from(retrying && spent.steps > 0);
-        let reserved = match spent.reserve(&self.state.limits, ms, prompt, settings.answer_tokens, price) {
+        let request =
+            Request { messages: &self.state.messages, tools: &self.tools, answer_tokens: settings.answer_tokens };
+        let most = self.state.gauge.most(bytes, self.client.bytes(&request));
+        let answer = (settings.answer_tokens, self.state.gauge.longest());
+        let reserved = match spent.reserve(&self.state.limits, ms, most, answer, price) {
             Ok(reserved) => reserved,
             Err(stop) => return self.out_of(stop),
         };
+        let answer_tokens = reserved.completion.min(settings.answer_tokens);
         let Reserved { prompt, completion, cost } = reserved;
         let attempt = self.state.failures + 1;
         self.emit(Event::Reserved { step: spent.steps + 1, attempt, prompt, completion, cost })?;
         let limit = Duration::from_millis(self.state.limits.wall_ms.saturating_sub(ms));
-        let request = Request { messages: &self.state.messages, tools: &self.tools, answer_tokens: completion };
+        let request = Request { messages: &self.state.messages, tools: &self.tools, answer_tokens };
         let signals = self.signals;
         match self.client.ask(&request, limit, &|| signals.stop()) {
-            Ok(answer) => self.replied(answer, reserved, bytes),
+            Ok(answer) => self.replied(answer, reserved, (bytes, estimate)),
             Err(failure) => self.failed(failure, reserved),
         }
     }
 
-    fn replied(&mut self, answer: Answer, reserved: Reserved, bytes: u64) -> Result<()> {
+    fn replied(&mut self, answer: Answer, reserved: Reserved, (bytes, estimate): (u64, u64)) -> Result<()> {
         let estimated = answer.usage.is_none();
         let said =
             answer.content.len() + answer.reasoning.len() + answer.calls.iter().map(tools::call_bytes).sum::<usize>();
         let (prompt, completion) = match answer.usage {
             Some(usage) => (usage.prompt, usage.completion),
             // Nobody counted: the prompt as it was estimated, the answer as code is.
-            None => (reserved.prompt, (said as u64).div_ceil(3)),
+            None => (estimate.min(reserved.prompt), (said as u64).div_ceil(3).min(reserved.completion)),
         };
         let cost = self.client.settings().price.map_or(0, |p| p.of(prompt, completion));
         self.emit(Event::Replied {
@@ -68,8 +73,12 @@ impl Run<'_> {
             plain: answer.plain,
             cut: answer.cut,
             bytes,
-        })
-        .map(|_| ())
+        })?;
+        let (counted, aside) = (prompt.saturating_add(completion), reserved.prompt.saturating_add(reserved.completion));
+        if prompt > reserved.prompt || completion > reserved.completion {
+            self.emit(Event::Overcounted { counted, reserved: aside })?;
+        }
+        Ok(())
     }
 
     fn failed(&mut self, failure: Failure, reserved: Reserved) -> Result<()> {

@@ -1,6 +1,7 @@
 //! The supervised loop, from outside: scripted models over real HTTP.
 
 mod bench;
+mod budgets;
 mod endpoint;
 mod fake;
 mod run;
