@@ -42,6 +42,16 @@ pub struct Report {
     /// A claim file, as `assay reconcile` takes it
     #[arg(long, value_name = "FILE")]
     claims: Option<PathBuf>,
+    /// Tell of a run of `assay agent` instead, node by node, from its events and rows [default: the newest run]
+    #[cfg(feature = "agent")]
+    #[arg(
+        long,
+        value_name = "RUN",
+        num_args = 0..=1,
+        default_missing_value = "",
+        conflicts_with_all = ["claims", "postmortem", "format", "numerics", "trust", "model"]
+    )]
+    agent: Option<String>,
     /// With the skeleton of a postmortem, also where no claim file is given
     #[arg(long)]
     postmortem: bool,
@@ -50,13 +60,19 @@ pub struct Report {
     numerics: Numerics,
     #[command(flatten)]
     trust: TrustArgs,
-    /// Print one JSON object (schema assay.report/1), the page in it unless --out names a file
+    /// Print one JSON object (schema assay.report/1, with --agent assay.agent-report/1), the page in it unless --out names
+    /// a file
     #[arg(long)]
     json: bool,
 }
 
 impl Report {
     pub fn run(&self) -> Result<u8> {
+        #[cfg(feature = "agent")]
+        if let Some(run) = &self.agent {
+            let run = Some(run.as_str()).filter(|run| !run.is_empty());
+            return super::agent::report(run, self.out.as_deref(), self.json);
+        }
         let bench = standing::ledgered()?;
         let names = Names::read(&bench.root.join("reference/port"))?;
         let claims = self.claims.as_deref().map(|path| reconcile::read(path, &names)).transpose()?;

@@ -3,6 +3,8 @@
 mod tell;
 mod view;
 
+pub(super) use tell::report;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,8 +61,6 @@ enum Action {
     Approve(tell::Answer),
     /// Say no to what the run asks
     Reject(tell::Answer),
-    /// What happened, node by node, from events and rows
-    Report(tell::Report),
     /// The run as a public trajectory format (ATIF v1.4)
     Export(tell::Export),
 }
@@ -160,7 +160,6 @@ impl Agent {
             Some(Action::Say(c)) => c.run(),
             Some(Action::Approve(c)) => c.run(true),
             Some(Action::Reject(c)) => c.run(false),
-            Some(Action::Report(c)) => c.run(),
             Some(Action::Export(c)) => c.run(),
         }
     }
@@ -334,8 +333,11 @@ impl Work {
                     RunEnd::Done => "not every node passed".to_string(),
                     _ => why(),
                 };
-                let hint =
-                    if end == RunEnd::Done { "assay agent report".to_string() } else { format!("{resume} --max-…") };
+                let hint = if end == RunEnd::Done {
+                    "assay report --agent".to_string()
+                } else {
+                    format!("{resume} --max-…")
+                };
                 self.fail(Error::new(&RUN_UNFINISHED, what).hint(hint))
             }
         }
@@ -366,7 +368,7 @@ fn summary(report: &Report, passed: usize, landed: usize, device: bool) -> Strin
     }
     let cost = report.cost.as_ref().map_or(String::new(), |c| format!(", {c} USD"));
     out += &format!(
-        "{} steps, {} tokens{cost}, {} s; transcript sha256:{}\nNext: assay agent report",
+        "{} steps, {} tokens{cost}, {} s; transcript sha256:{}\nNext: assay report --agent",
         report.steps,
         report.prompt_tokens.saturating_add(report.completion_tokens),
         report.seconds,

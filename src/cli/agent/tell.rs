@@ -177,26 +177,23 @@ impl Answer {
     }
 }
 
-#[derive(clap::Args)]
-pub(super) struct Report {
-    #[command(flatten)]
-    which: Which,
-}
-
-impl Report {
-    pub fn run(&self) -> Result<u8> {
-        let found = self.which.find()?;
-        let ledger = history::read(&found.root)?;
-        let report = report::Report::of(&found.dir, Some(&ledger))?;
-        match self.which.json {
-            true => {
-                let body = serde_json::to_value(&report).map_err(|e| Error::internal(e.to_string()))?;
-                output::json("assay.agent-report/1", body)?;
-            }
-            false => output::print(report.text())?,
-        }
-        Ok(u8::from(!report.disagreements.is_empty()))
+/// `assay report --agent`: what a run came to; the newest where none is named.
+pub(in crate::cli) fn report(run: Option<&str>, out: Option<&Path>, json: bool) -> Result<u8> {
+    let found = Which { run: run.map(String::from), json }.find()?;
+    let ledger = history::read(&found.root)?;
+    let report = report::Report::of(&found.dir, Some(&ledger))?;
+    if let Some(path) = out {
+        std::fs::write(path, report.text()).map_err(|e| Error::io(path, e))?;
     }
+    if json {
+        let body = serde_json::to_value(&report).map_err(|e| Error::internal(e.to_string()))?;
+        output::json("assay.agent-report/1", body)?;
+    } else if let Some(path) = out {
+        output::println(path.display())?;
+    } else {
+        output::print(report.text())?;
+    }
+    Ok(u8::from(!report.disagreements.is_empty()))
 }
 
 #[derive(clap::Args)]

@@ -162,7 +162,7 @@ fn a_model_ports_a_kernel_and_nothing_is_green_without_a_device() {
     assert_eq!(transcript.len(), 64, "{shown}");
     assert!(!home.everything().contains(KEY) && !out.stderr.contains(KEY) && !out.stdout.contains(KEY));
 
-    let report = home.run(&["agent", "report"]);
+    let report = home.run(&["report", "--agent"]);
     assert_eq!(report.code, 0, "{}", report.stderr);
     assert!(
         report.stdout.contains("| swiglu | passes on the emulator, not green | 2 | 2 | 20300 |"),
