@@ -19,5 +19,7 @@ crate::codes! {
     TRANSCRIPT: "transcript-damaged", Integrity, "A run's transcript is a chain: each line holds the digest of the one before. Here a line was changed, \
         removed or added. It is not read further and not repaired.";
     PROMPT: "agent-prompt", CouldNotRun, "A template of prompts/ cannot be rendered.";
+    SESSION_NONE: "mcp-log-none", Usage, "There is no such transcript of an outside agent in this workbench. They lie below .git/assay/mcp, or in \
+        .assay/mcp where there is no git.";
     RUN_PAUSED: "agent-stopped", Interrupted, "The run was stopped. `assay agent resume` goes on with it.";
 }

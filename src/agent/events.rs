@@ -112,6 +112,9 @@ pub struct Judged {
     pub seconds: u64,
 }
 
+/// An event of a run where it stands.
+pub type Record = super::transcript::Record<Event>;
+
 /// One line of a transcript, without what chains it to the others.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]

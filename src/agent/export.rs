@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::budget::UNIT;
 use super::endpoint::Message;
-use super::events::Event;
+use super::events::{Event, Record};
 use super::report::line;
 use super::state::State;
 use super::{runs, transcript};
@@ -20,7 +20,7 @@ pub fn atif(dir: &Path) -> Result<Value> {
     let mut steps: Vec<Value> = Vec::new();
     let mut state = State::default();
     let (mut version, mut digest) = (String::new(), String::new());
-    transcript::read(&dir.join(transcript::FILE), |record| {
+    transcript::read(&dir.join(transcript::FILE), |record: Record| {
         state.apply(&record);
         digest = record.digest.to_string();
         let time = record.time.as_str();

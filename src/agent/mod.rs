@@ -5,7 +5,8 @@
 //!
 //! The loop: [`events`] says what can happen, [`transcript`] keeps it, [`state`] folds it; [`run`] takes one step after the
 //! other by what the state says, with a model behind an [`endpoint`], within a [`budget`], under a person's hand
-//! ([`supervise`]); [`stuck`] sees when nothing moves; [`report`] and [`export`] tell what happened.
+//! ([`supervise`]); [`stuck`] sees when nothing moves; [`report`] and [`export`] tell what happened. What an outside agent did is
+//! a [`session`].
 
 #[cfg(feature = "agent")]
 pub mod budget;
@@ -19,10 +20,10 @@ pub mod endpoint;
 pub mod events;
 #[cfg(feature = "agent")]
 pub mod export;
+pub mod kept;
 pub mod landing;
 #[cfg(feature = "mcp")]
 pub mod mcp;
-#[cfg(feature = "agent")]
 pub mod redact;
 #[cfg(feature = "agent")]
 pub mod report;
@@ -30,6 +31,7 @@ pub mod report;
 pub mod run;
 #[cfg(feature = "agent")]
 pub mod runs;
+pub mod session;
 #[cfg(feature = "agent")]
 pub mod shop;
 #[cfg(feature = "agent")]
@@ -40,5 +42,4 @@ pub mod stuck;
 pub mod supervise;
 #[cfg(feature = "agent")]
 mod tools;
-#[cfg(feature = "agent")]
 pub mod transcript;

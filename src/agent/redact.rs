@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::ledger::Config;
+
 /// What stands in a secret's place.
 pub const MARK: &str = "[redacted]";
 
@@ -46,6 +48,19 @@ pub struct Redactor {
 impl Redactor {
     pub fn new(secrets: impl IntoIterator<Item = Secret>) -> Redactor {
         Redactor { secrets: secrets.into_iter().collect() }
+    }
+
+    /// The keys for language models that the user's environment holds, for what has none of its own: an agent that serves
+    /// itself may still come across one.
+    pub fn of_user() -> Redactor {
+        const USUAL: &str = "ASSAY_AGENT_KEY";
+        let settings = Config::of_user().ok().map(|config| config.dir().join("agent.toml"));
+        let settings = settings.and_then(|path| std::fs::read_to_string(path).ok());
+        let settings = settings.and_then(|text| toml::from_str::<toml::Value>(&text).ok());
+        let named = settings.and_then(|s| Some(s.get("endpoint")?.get("key")?.as_str()?.to_string()));
+        let names = [Some(USUAL.to_string()), std::env::var("ASSAY_AGENT_KEY_NAME").ok(), named];
+        let values = names.into_iter().flatten().filter_map(|name| std::env::var(name).ok());
+        Redactor::new(values.filter_map(|value| Secret::new(&value).ok()))
     }
 
     pub fn text(&self, text: &str) -> String {

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::budget::money;
-use super::events::{Event, Judged, RunEnd};
+use super::events::{Event, Judged, Record, RunEnd};
 use super::state::State;
 use super::{runs, transcript};
 use crate::error::Result;
@@ -86,7 +86,7 @@ impl Report {
         let mut judging = String::new();
         let mut checks = Vec::new();
         let mut priced = false;
-        transcript::read(&dir.join(transcript::FILE), |record| {
+        transcript::read(&dir.join(transcript::FILE), |record: Record| {
             state.apply(&record);
             report.events += 1;
             report.transcript = record.digest.to_string();

@@ -4,8 +4,7 @@ use std::collections::{HashSet, VecDeque};
 
 use super::budget::{Gauge, Limits, Reserved, Spent};
 use super::endpoint::{Call, Message, Price};
-use super::events::{About, Approve, Event, Judged, NodeEnd, RunEnd};
-use super::transcript::Record;
+use super::events::{About, Approve, Event, Judged, NodeEnd, Record, RunEnd};
 use crate::ledger::Digest;
 use crate::ops::Node;
 

@@ -1,4 +1,5 @@
-//! A run's transcript: one event a line, each line holding the digest of the line before.
+//! A transcript: one event a line, each line holding the digest of the line before. A run of the loop has one, and so has
+//! each client of the desk.
 //!
 //! A line is written with one write and synced before anything acts on it, so that a process killed at any moment leaves
 //! a transcript that says all that it did. What a kill can leave beside that is an unterminated last line: it is moved
@@ -9,10 +10,10 @@ use std::io::{BufRead, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::codes::TRANSCRIPT;
-use super::events::Event;
 use super::redact::Redactor;
 use crate::error::{Error, Result};
 use crate::ledger::{Digest, clock};
@@ -35,11 +36,11 @@ struct Line<E> {
 
 /// An event where it stands.
 #[derive(Clone, Debug)]
-pub struct Record {
+pub struct Record<E> {
     pub seq: u64,
     pub time: String,
     pub ms: u64,
-    pub event: Event,
+    pub event: E,
     /// Of its line: what the next line and the rows that it led to hold.
     pub digest: Digest,
 }
@@ -64,10 +65,10 @@ impl Transcript {
     }
 
     /// Opens one to go on with it; each event there is given to `each`. Says what was moved aside, if anything was.
-    pub fn resume(
+    pub fn resume<E: DeserializeOwned>(
         dir: &Path,
         redactor: Redactor,
-        mut each: impl FnMut(Record),
+        mut each: impl FnMut(Record<E>),
     ) -> Result<(Transcript, Option<String>)> {
         let path = dir.join(FILE);
         let mut last = (0, Digest::ZERO);
@@ -93,7 +94,7 @@ impl Transcript {
     }
 
     /// Writes an event; it is on the disk when this returns. The event comes back as it was written: redacted.
-    pub fn append(&mut self, ms: u64, event: &Event) -> Result<Record> {
+    pub fn append<E: Serialize + DeserializeOwned>(&mut self, ms: u64, event: &E) -> Result<Record<E>> {
         let internal = |e: serde_json::Error| Error::internal(format!("an event has no JSON form: {e}"));
         let value = self.redactor.value(serde_json::to_value(event).map_err(internal)?);
         let time = clock::now();
@@ -114,7 +115,7 @@ impl Transcript {
 }
 
 /// Reads and checks a transcript, line by line. Gives the bytes of its whole lines; an unterminated last one is left out.
-pub fn read(path: &Path, mut each: impl FnMut(Record)) -> Result<u64> {
+pub fn read<E: DeserializeOwned>(path: &Path, mut each: impl FnMut(Record<E>)) -> Result<u64> {
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(libc::O_NOFOLLOW);
     let mut reader = BufReader::new(options.open(path).map_err(|e| Error::io(path, e))?);
@@ -132,7 +133,7 @@ pub fn read(path: &Path, mut each: impl FnMut(Record)) -> Result<u64> {
         if bytes.pop() != Some(b'\n') {
             return Ok(whole);
         }
-        let line: Line<Event> = serde_json::from_slice(&bytes).map_err(|e| damaged(&format!("no event ({e})")))?;
+        let line: Line<E> = serde_json::from_slice(&bytes).map_err(|e| damaged(&format!("no event ({e})")))?;
         if line.seq != seq {
             return Err(damaged("out of order").expected(seq).found(line.seq));
         }
@@ -151,13 +152,19 @@ mod tests {
     use super::*;
     use crate::agent::redact::Secret;
 
+    #[derive(Debug, Serialize, Deserialize)]
+    #[serde(tag = "event", rename_all = "snake_case")]
+    enum Event {
+        Told { text: String },
+    }
+
     fn told(text: &str) -> Event {
         Event::Told { text: text.into() }
     }
 
     fn texts(path: &Path) -> Result<Vec<String>> {
         let mut out = Vec::new();
-        read(path, |r| out.push(format!("{:?}", r.event))).map(|_| out)
+        read(path, |r: Record<Event>| out.push(format!("{:?}", r.event))).map(|_| out)
     }
 
     #[test]
@@ -198,7 +205,8 @@ mod tests {
         }
         std::fs::write(&path, format!("{text}{}", &lines[3][..20])).unwrap();
         let mut seen = 0;
-        let (mut transcript, note) = Transcript::resume(dir.path(), Redactor::default(), |_| seen += 1).unwrap();
+        let (mut transcript, note) =
+            Transcript::resume(dir.path(), Redactor::default(), |_: Record<Event>| seen += 1).unwrap();
         assert!(seen == 4 && note.unwrap().contains("torn-4"));
         transcript.append(9, &told("after")).unwrap();
         assert_eq!(texts(&path).unwrap().len(), 5);

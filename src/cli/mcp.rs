@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 use super::output;
 use super::tool::DeskArgs;
 use crate::agent::mcp::Server;
+use crate::agent::session::{self, Event, Record};
+use crate::agent::{kept, transcript};
 use crate::error::{Error, Result};
+use crate::words::count;
 use crate::workbench::Workbench;
 
 /// Serve a workbench's tools to an agent over MCP, on standard input and output
@@ -36,6 +39,14 @@ enum Action {
         #[arg(long)]
         json: bool,
     },
+    /// Tell what an outside agent did and what it was refused, from its transcript
+    Log {
+        /// The transcript's name, or its beginning [default: the newest]
+        session: Option<String>,
+        /// Print one JSON object (schema assay.mcp-log/1)
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -56,10 +67,38 @@ impl Mcp {
             Some(Action::Config { client, json }) => config(*client, *json),
             None => {
                 let patience = Duration::from_secs(self.patience.min(3600));
-                Server::new(self.desk.open()?, self.desk.key()).with_patience(patience).run().map(|()| 0)
+                let server = Server::new(self.desk.open()?, self.desk.key())?;
+                anstream::eprintln!("transcript {}: assay mcp log shows it", server.transcript());
+                server.with_patience(patience).run().map(|()| 0)
             }
+            Some(Action::Log { session, json }) => log(session.as_deref(), *json),
         }
     }
+}
+
+/// A transcript, checked line by line.
+fn log(name: Option<&str>, as_json: bool) -> Result<u8> {
+    let dir = session::find(&Workbench::find(".".as_ref())?.root, name)?;
+    let (mut lines, mut events) = (Vec::new(), Vec::new());
+    let (mut refused, mut digest) = (0, String::new());
+    transcript::read(&dir.join(transcript::FILE), |record: Record| {
+        refused += usize::from(matches!(record.event, Event::Refused { .. }));
+        digest = record.digest.to_string();
+        lines.push(format!("{} {}", record.time, session::line(&record.event)));
+        if as_json {
+            events.push(json!({ "seq": record.seq, "time": record.time, "digest": digest, "event": record.event }));
+        }
+    })?;
+    let name = kept::id(&dir);
+    if as_json {
+        let body =
+            json!({ "session": name, "folder": dir, "transcript": digest, "refused": refused, "events": events });
+        output::json("assay.mcp-log/1", body)?;
+    } else {
+        let head = format!("{name}: {}, {refused} refused; transcript sha256:{digest}", count(lines.len(), "event"));
+        output::println(format_args!("{head}\n\n{}", lines.join("\n")))?;
+    }
+    Ok(0)
 }
 
 /// Where it goes, and what.

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::seat::Backend;
 use super::{ModelArg, output};
-use crate::agent::desk::{Desk, Hands, Options, Provenance, Quiet, Recorder, Where};
+use crate::agent::desk::{Desk, Hands, Options, Provenance, Quiet, Recorder, ToolError, Where};
+use crate::agent::session::Session;
 use crate::error::{Error, Result};
 use crate::ops::Node;
 
@@ -79,6 +80,12 @@ impl DeskArgs {
     }
 }
 
+fn refused(desk: &Desk, tool: &str, arguments: &Value, e: &ToolError) -> Result<()> {
+    let session = Session::open(desk, "assay tool")?;
+    let call = session.called(tool, arguments)?;
+    session.failed(call, e)
+}
+
 /// Most bytes of arguments: more than any file may have, written as JSON.
 const ARGUMENTS: u64 = 8 << 20;
 
@@ -89,7 +96,15 @@ impl Tool {
         let arguments = self.arguments()?;
         let stop = super::verify::stop_at_interrupt();
         let hands = Hands { progress: &Quiet, stop: &stop, provenance: &Provenance::default() };
-        let result = desk.call_with(name, &arguments, &hands).map_err(|e| e.0)?;
+        let result = desk.call_with(name, &arguments, &hands).map_err(|e| {
+            // Whoever calls tools from a shell leaves a trace of what it was refused, as a client of `assay mcp` does.
+            if e.is_refusal()
+                && let Err(lost) = refused(&desk, name, &arguments, &e)
+            {
+                anstream::eprintln!("note: the refusal was not recorded: {}", lost.what());
+            }
+            e.0
+        })?;
         if self.json {
             let body = json!({ "tool": name, "text": result.text, "data": result.data, "written": result.written });
             output::json("assay.tool/1", body)?;

@@ -23,7 +23,7 @@ struct Client {
 
 impl Client {
     fn start(bench: &Bench, options: &[&str]) -> Client {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_assay"))
+        let child = Command::new(env!("CARGO_BIN_EXE_assay"))
             .current_dir(bench.path(""))
             .env("CUDA_VISIBLE_DEVICES", "")
             .args(["mcp", "--backend", "emulator", "--no-record"])
@@ -33,6 +33,11 @@ impl Client {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+        Client::speak(child)
+    }
+
+    /// To a server that was started.
+    fn speak(mut child: Child) -> Client {
         let (to, from) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
         let mut client = Client { child, to, from, next: 0, notes: Vec::new() };
         let hello = json!({ "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": { "name": "test", "version": "1" } });
@@ -220,6 +225,69 @@ fn a_hostile_client_writes_nowhere_and_stops_nothing() {
     }
     assert!(!bench.path("kernels/swiglu.cu").exists() && !bench.path("state/ledger.jsonl").exists());
     assert!(text(&client.call("status", json!({}))).contains("27 of 27 nodes are not green"));
+    drop(client);
+    // Everything that it tried stands in a transcript, what it was refused by name, the long text by its digest.
+    let log = bench.json(&["mcp", "log", "--json"]);
+    let events: Vec<&Value> = log["events"].as_array().unwrap().iter().map(|e| &e["event"]).collect();
+    let refused: Vec<&str> =
+        events.iter().filter(|e| e["event"] == "refused").map(|e| e["code"].as_str().unwrap()).collect();
+    let own = "tool-refused";
+    let codes = [own, own, "tool-size", own, own, "tool-unknown", "tool-unknown", own];
+    assert_eq!(refused, codes, "{log:#}");
+    assert_eq!(log["refused"], refused.len());
+    let called = |tool: &str| events.iter().filter(|e| e["event"] == "called" && e["tool"] == tool).count();
+    assert_eq!((called("write_kernel"), called("land"), called("resources/read")), (4, 1, 6), "{log:#}");
+    assert!(log.to_string().len() < 64 << 10 && log.to_string().contains("\"bytes\":1048579"), "{log:#}");
+    assert_eq!((&events[0]["event"], &events.last().unwrap()["event"]), (&json!("opened"), &json!("closed")));
+    let page = bench.run(&["mcp", "log"]);
+    assert!(page.stdout.contains("REFUSED [tool-refused]") && page.stdout.contains("land({"), "{}", page.stdout);
+    // It is a chain.
+    let path = std::path::Path::new(log["folder"].as_str().unwrap()).join("transcript.jsonl");
+    let changed = std::fs::read_to_string(&path).unwrap().replacen("../state/ledger.jsonl", "swiglu.cu", 1);
+    std::fs::write(&path, changed).unwrap();
+    let damaged = bench.run(&["mcp", "log"]);
+    assert!(damaged.code == 4 && damaged.stderr.contains("transcript-damaged"), "{}", damaged.stderr);
+}
+
+/// What a key of the user's environment says is nothing to keep, wherever an agent came across it.
+#[test]
+fn a_transcript_of_an_outside_agent_holds_no_key_and_its_digest_is_in_the_row() {
+    let (bench, home) = (bench(), tempfile::tempdir().unwrap());
+    bench.copy("kernels/swiglu.cu");
+    bench.copy("kernels/swiglu.toml");
+    let key = "sk-0123456789-outside";
+    let command = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_assay"));
+        command.current_dir(bench.path("")).env("CUDA_VISIBLE_DEVICES", "").env("ASSAY_CONFIG_DIR", home.path());
+        command.env("ASSAY_AGENT_KEY", key).args(args).stderr(Stdio::null());
+        command
+    };
+    assert!(command(&["key", "new", "me"]).stdout(Stdio::null()).status().unwrap().success());
+    let mut mcp = command(&["mcp", "--backend", "emulator"]);
+    let mut client = Client::speak(mcp.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
+    client.call("read", json!({ "what": format!("kernels/{key}") }));
+    let verdict = client.call("verify", json!({ "node": "swiglu" }));
+    if verdict["structuredContent"]["code"] == "emulator-no-compiler" {
+        eprintln!("could not run: no C++ compiler");
+        return;
+    }
+    let row = verdict["structuredContent"]["row"].as_u64().unwrap();
+    drop(client);
+    let said = |args: &[&str]| -> Value { serde_json::from_slice(&command(args).output().unwrap().stdout).unwrap() };
+    let log = said(&["mcp", "log", "--json"]);
+    let text = std::fs::read_to_string(log["folder"].as_str().unwrap().to_string() + "/transcript.jsonl").unwrap();
+    assert!(!text.contains(key) && text.contains("kernels/[redacted]"), "{text}");
+    let events = log["events"].as_array().unwrap();
+    let asked = events.iter().find(|e| e["event"]["event"] == "called" && e["event"]["tool"] == "verify").unwrap();
+    let shown = said(&["show", &row.to_string(), "--json"]);
+    let transcript = shown["statement"]["predicate"]["informative"]["transcript"].as_str().unwrap();
+    assert_eq!(Some(transcript), asked["digest"].as_str(), "{shown:#}");
+    assert!(events.iter().any(|e| e["event"]["event"] == "verdict" && e["event"]["row"] == row), "{log:#}");
+    // What is refused to somebody with a shell is kept as well.
+    let mut tool = command(&["tool", "write_kernel", "{\"file\":\"../assay.toml\",\"text\":\"\"}"]);
+    assert_eq!(tool.stdout(Stdio::null()).status().unwrap().code(), Some(4));
+    let log = said(&["mcp", "log", "--json"]);
+    assert_eq!((&log["events"][0]["event"]["by"], &log["refused"]), (&json!("assay tool"), &json!(1)));
 }
 
 /// The protocol's reference implementation in Rust, in this process.
@@ -230,7 +298,7 @@ fn rmcps_own_client_finds_tools_and_resources() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let (ours, theirs) = tokio::io::duplex(1 << 16);
-        let served = tokio::spawn(Server::new(desk, None).serve_on(tokio::io::split(theirs)));
+        let served = tokio::spawn(Server::new(desk, None).unwrap().serve_on(tokio::io::split(theirs)));
         let client = ().serve(tokio::io::split(ours)).await.unwrap();
         let server = served.await.unwrap().unwrap();
         assert_eq!(client.list_all_tools().await.unwrap().len(), 10);

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::Server;
 use crate::agent::desk::{ToolError, cap};
 use crate::agent::landing;
+use crate::agent::session::{Call, Event};
 use crate::error::{Error, INTERNAL};
 use crate::ops::Node;
 
@@ -37,10 +38,21 @@ enum Answer {
     Nothing,
 }
 
+impl Answer {
+    fn word(&self) -> &'static str {
+        match self {
+            Answer::Yes => "yes",
+            Answer::No => "no",
+            Answer::Nothing => "nothing: the client cannot ask, or nobody answered",
+        }
+    }
+}
+
 impl Server {
     pub(super) async fn request_landing(
         &self,
         given: &Value,
+        call: Call,
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ToolError> {
         let ask: Ask = arguments(given)?;
@@ -48,7 +60,10 @@ impl Server {
         let ready = move || landing::ready(desk.bench(), desk.model(), &node);
         blocking(ready).await?;
         let (node, what) = (ask.node.clone(), cap(ask.what, 200));
-        match answer(&ask.node, &what, context).await {
+        self.session.write(&Event::Asked { call: call.number, node: node.clone() })?;
+        let answer = answer(&ask.node, &what, context).await;
+        self.session.write(&Event::Said { call: call.number, answer: answer.word().into() })?;
+        match answer {
             Answer::No => Ok(said(
                 format!("The person said no: {node} was not landed."),
                 json!({ "landed": false, "answer": "no" }),

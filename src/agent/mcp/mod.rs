@@ -22,6 +22,8 @@ use rmcp::{ErrorData, RoleServer, ServerHandler, ServiceExt};
 use serde_json::{Value, json};
 
 use super::desk::{ANSWER, Desk, Hands, Provenance, ToolError, ToolResult, cap};
+use super::kept;
+use super::session::{Call, Event, Session};
 use crate::error::{Error, INTERNAL, Result};
 use jobs::{Job, Jobs};
 
@@ -39,14 +41,22 @@ const INSTRUCTIONS: &str = "You port GPU kernels: call `next` for a node, `read`
 pub struct Server {
     desk: Arc<Desk>,
     jobs: Arc<Jobs>,
+    session: Arc<Session>,
     patience: Duration,
     /// With which key a landing is written, if it needs one.
     key: Option<String>,
 }
 
 impl Server {
-    pub fn new(desk: Desk, key: Option<String>) -> Server {
-        Server { desk: Arc::new(desk), jobs: Arc::default(), patience: PATIENCE, key }
+    /// Begins a transcript of what the client does.
+    pub fn new(desk: Desk, key: Option<String>) -> Result<Server> {
+        let session = Arc::new(Session::open(&desk, "assay mcp")?);
+        Ok(Server { desk: Arc::new(desk), jobs: Arc::default(), session, patience: PATIENCE, key })
+    }
+
+    /// The name of the transcript.
+    pub fn transcript(&self) -> String {
+        kept::id(self.session.dir())
     }
 
     /// With another patience than 45 s.
@@ -64,7 +74,7 @@ impl Server {
             .thread_stack_size(8 << 20)
             .build()
             .map_err(|e| failed(&e))?;
-        let jobs = self.jobs.clone();
+        let (jobs, session) = (self.jobs.clone(), self.session.clone());
         let served = runtime.block_on(async move {
             let running = self.serve_on(rmcp::transport::stdio()).await?;
             running.waiting().await.map_err(|e| failed(&e)).map(drop)
@@ -72,6 +82,7 @@ impl Server {
         jobs.stop_all();
         // A verdict that is under way ends at its next stage; nobody waits for it.
         runtime.shutdown_background();
+        session.write(&Event::Closed)?;
         served
     }
 
@@ -146,10 +157,16 @@ impl ServerHandler for Server {
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
         let arguments = Value::Object(request.arguments.unwrap_or_default());
+        let lost =
+            |e: Error| ErrorData::internal_error(format!("the transcript cannot be written: {}", e.what()), None);
+        if let Some(client) = context.peer.peer_info() {
+            self.session.client(&client.client_info.name, &client.client_info.version).map_err(lost)?;
+        }
+        let call = self.session.called(&request.name, &arguments).map_err(lost)?;
         let result = match &*request.name {
-            "verify" => self.verify(arguments, &context).await,
+            "verify" => self.verify(arguments, call, &context).await,
             "job" => self.job(&arguments, &context).await,
-            "request_landing" => self.request_landing(&arguments, &context).await,
+            "request_landing" => self.request_landing(&arguments, call, &context).await,
             name => {
                 let (desk, name) = (self.desk.clone(), name.to_string());
                 let done = tokio::task::spawn_blocking(move || {
@@ -158,7 +175,17 @@ impl ServerHandler for Server {
                 done.await.map_err(died)?
             }
         };
-        Ok(result.unwrap_or_else(|e| refused(&e)).into())
+        let answer = match result {
+            Ok(answer) => {
+                self.session.answered(call, answer.is_error != Some(true), text(&answer)).map_err(lost)?;
+                answer
+            }
+            Err(e) => {
+                self.session.failed(call, &e).map_err(lost)?;
+                refused(&e)
+            }
+        };
+        Ok(answer.into())
     }
 
     async fn list_resources(
@@ -187,9 +214,22 @@ impl ServerHandler for Server {
         request: ReadResourceRequestParams,
         _: RequestContext<RoleServer>,
     ) -> Result<ReadResourceResponse, ErrorData> {
+        let lost =
+            |e: Error| ErrorData::internal_error(format!("the transcript cannot be written: {}", e.what()), None);
+        let call = self.session.called("resources/read", &json!({ "uri": request.uri })).map_err(lost)?;
         let (desk, uri) = (self.desk.clone(), request.uri);
         let found = tokio::task::spawn_blocking(move || resources::read(&desk, &uri)).await.map_err(died)?;
-        found.map(Into::into).map_err(|e| ErrorData::resource_not_found(cap(e.to_string(), 1000), None))
+        match found {
+            Ok(found) => {
+                self.session.answered(call, true, "").map_err(lost)?;
+                Ok(found.into())
+            }
+            Err(e) => {
+                let e = ToolError(e);
+                self.session.failed(call, &e).map_err(lost)?;
+                Err(ErrorData::resource_not_found(cap(e.text(), 1000), None))
+            }
+        }
     }
 }
 
@@ -202,16 +242,23 @@ impl Server {
     async fn verify(
         &self,
         arguments: Value,
+        made: Call,
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ToolError> {
         let job = self.jobs.begin();
-        let (desk, work) = (self.desk.clone(), job.clone());
+        let (desk, work, session) = (self.desk.clone(), job.clone(), self.session.clone());
         tokio::task::spawn_blocking(move || {
-            let provenance = Provenance::default();
+            let provenance = Provenance { prompt: String::new(), transcript: made.digest.to_string() };
             let hands = Hands { progress: &*work, stop: &work.stop, provenance: &provenance };
             let call = std::panic::AssertUnwindSafe(|| desk.call_with("verify", &arguments, &hands));
             let result = std::panic::catch_unwind(call);
-            work.end(result.unwrap_or_else(|_| Err(ToolError(Error::new(&INTERNAL, "the judge panicked")))));
+            let result = result.unwrap_or_else(|_| Err(ToolError(Error::new(&INTERNAL, "the judge panicked"))));
+            let written = match &result {
+                Ok(result) => session.judged(made, result),
+                Err(e) => session.failed(made, e),
+            };
+            // A verdict that cannot be written down is not handed out either.
+            work.end(written.map_err(ToolError).and(result));
         });
         self.follow(&job, context).await
     }
@@ -297,6 +344,11 @@ fn complete(desk: &Desk, result: &ToolResult, tool: &str) -> CallToolResult {
         out
     };
     fitted(&result.text, &result.data, &fill)
+}
+
+/// What an answer says.
+fn text(answer: &CallToolResult) -> &str {
+    answer.content.iter().find_map(|c| c.as_text()).map_or("", |t| t.text.as_str())
 }
 
 /// An error that the agent is to read.

@@ -8,11 +8,10 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::agent::budget::money;
-use crate::agent::events::{About, Event};
+use crate::agent::events::{About, Event, Record};
 use crate::agent::report::line;
 use crate::agent::run::View;
 use crate::agent::state::{Ask, State};
-use crate::agent::transcript::Record;
 use crate::ops::Node;
 use crate::verify::{Progress, Stage};
 

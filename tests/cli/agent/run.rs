@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use assay::agent::budget::Limits;
-use assay::agent::events::{Approve, Event, NodeEnd, RunEnd};
+use assay::agent::events::{Approve, Event, NodeEnd, Record, RunEnd};
 use assay::agent::report::Report;
 use assay::agent::run::Run;
 use assay::agent::state::State;
@@ -457,7 +457,7 @@ fn two_hundred_steps_of_everything_that_can_go_wrong_leave_a_transcript_in_order
     assert!(run.state().ended.iter().all(|(_, how, _)| !how.passed()));
     assert!(run.state().spent.steps >= 15, "{}", run.state().spent.steps);
     let mut events = 0;
-    transcript::read(&dir.path().join(transcript::FILE), |_| events += 1).unwrap();
+    transcript::read(&dir.path().join(transcript::FILE), |_: Record| events += 1).unwrap();
     let text = std::fs::read_to_string(dir.path().join(transcript::FILE)).unwrap();
     assert!(events as usize == view.log.len() && !text.contains(KEY));
     assert!(Path::new("/etc/passwd").exists() && shop.0.landed.borrow().is_empty());
