@@ -14,6 +14,7 @@ use crate::history::{self, LandRequest};
 use crate::ledger::{Config, Digest, Target, Trust};
 use crate::ops::Node;
 use crate::plan::Numerics;
+use crate::report::gate::{Goal, gates};
 use crate::report::proof::State as Proved;
 use crate::verify::places::{CudaPlace, EmulatorPlace};
 use crate::verify::{Outcome, Progress, Summary};
@@ -175,7 +176,7 @@ impl Shop for DeskShop<'_> {
 
     fn next(&mut self, ended: &[&Node]) -> Result<Option<(Node, String)>> {
         let (status, _) = self.desk.standing()?;
-        for gate in status.gates() {
+        for gate in gates(self.desk.bench(), &status) {
             let node = &gate.usage.node;
             // What only a device, or the user's trust, can turn green is no work for a model.
             let done = match gate.state {
@@ -184,12 +185,11 @@ impl Shop for DeskShop<'_> {
                 _ => false,
             };
             if !done && !ended.contains(&node) {
-                let why = format!(
-                    "{}; {} of {} nodes are not green",
-                    gate.detail(),
-                    status.gates().len(),
-                    status.nodes.len()
-                );
+                let left = match Goal::of(self.desk.bench(), &status) {
+                    Some(goal) => format!("{} of {} nodes that are ported here", goal.nodes - goal.green, goal.nodes),
+                    None => format!("{} of {} nodes", status.gates().len(), status.nodes.len()),
+                };
+                let why = format!("{}; {left} are not green", gate.detail());
                 return Ok(Some((node.clone(), why)));
             }
         }

@@ -7,6 +7,7 @@ use super::{ModelArg, output};
 use crate::error::{Error, Result};
 use crate::plan::graph::{Graph as PlanGraph, Section, Span, layer_list, leaf};
 use crate::plan::{self, Numerics, PlanOptions, StepState};
+use crate::report::gate::Goal;
 use crate::report::graph::{Drawing, dot, mermaid, svg};
 use crate::report::status::Status;
 use crate::words::count;
@@ -52,19 +53,28 @@ impl Graph {
         let plan = plan::Plan::build(&model, options)?;
         let (what, step) = self.step(&plan, n)?;
         let graph = PlanGraph::of(&plan, step.as_ref());
-        let status = match standing::workbench()? {
-            Some(bench) => Some(standing::status(&bench, &model, &graph, plan.numerics)?),
+        let bench = standing::workbench()?;
+        let status = match &bench {
+            Some(bench) => Some(standing::status(bench, &model, &graph, plan.numerics)?),
             None => None,
         };
         let status = status.as_ref();
+        let goal = bench.as_ref().zip(status).and_then(|(bench, status)| Goal::of(bench, status));
         let title = format!("{}: {what}, {} numerics", short(model.path()).display(), self.numerics.name());
         let format = if self.json { Format::Json } else { self.format };
         let drawing = || Drawing::of(&graph, title.clone(), |node| status?.state(node));
         match format {
-            Format::Text => output::print(text(&graph, &title, status))?,
+            Format::Text => {
+                let goal = goal.map_or(String::new(), |goal| format!("\nported here: {goal}\n"));
+                output::print(text(&graph, &title, status) + &goal)?;
+            }
             Format::Json => {
                 let step = json!({ "prompt_len": step.map(|_| n), "decode": self.decode });
-                output::json("assay.graph/1", as_json(&graph, model.path(), step, status)?)?;
+                let mut body = as_json(&graph, model.path(), step, status)?;
+                if let Some(goal) = goal {
+                    body["goal"] = json!(goal);
+                }
+                output::json("assay.graph/1", body)?;
             }
             Format::Mermaid => output::print(mermaid(&drawing()))?,
             Format::Dot => output::print(dot(&drawing()))?,

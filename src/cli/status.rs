@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::plan::graph::Graph;
 use crate::plan::schedule::canonical;
 use crate::plan::{Numerics, Plan};
+use crate::report::gate::Goal;
 use crate::report::status::{Status as Report, first_line};
 use crate::words::agree;
 
@@ -30,7 +31,11 @@ impl Status {
         let graph = Graph::of(&plan, None);
         let status = standing::status(&bench, &model, &graph, plan.numerics)?;
         if self.json {
-            output::json("assay.status/1", status.to_json()?)?;
+            let mut body = status.to_json()?;
+            if let Some(goal) = Goal::of(&bench, &status) {
+                body["goal"] = serde_json::json!(goal);
+            }
+            output::json("assay.status/1", body)?;
             return Ok(0);
         }
         let weights = status.weights.map_or(String::new(), |w| format!(", weights {w}"));
@@ -55,6 +60,9 @@ impl Status {
         let (nodes, gates) = (status.nodes.len(), status.gates().len());
         let green = nodes - gates;
         let _ = writeln!(out, "gates            {green} of {nodes} {} green", agree(green, "is", "are"));
+        if let Some(goal) = Goal::of(&bench, &status) {
+            let _ = writeln!(out, "ported here      {goal}");
+        }
         let _ = writeln!(out, "prefill_working  {}\n", status.prefill_line());
         let mut table = output::table(&["node", "instances", "acts", "state"]);
         for node in &status.nodes {

@@ -88,7 +88,7 @@ pub fn make(request: &Request<'_>) -> Result<Made> {
     let mut notes = Vec::new();
     let model = request.model.path().canonicalize().map_err(|e| Error::io(request.model.path(), e))?;
     let tree = Files { root: &root };
-    let mut files = tree.texts(&ops)?;
+    let mut files = tree.texts(&ops, request.ops)?;
     let mut verifiers = vec![key.public().to_string()];
     let carried = match request.upto {
         None => None,
@@ -173,6 +173,26 @@ fn message(request: &Request<'_>, carried: Option<&Carried>) -> String {
     text
 }
 
+/// The workbench's README, which says what is ported where that is not all.
+fn readme(named: &[String]) -> String {
+    let text = include_str!("README.md");
+    if named.is_empty() {
+        return text.into();
+    }
+    let ops: Vec<_> = named.iter().map(|op| format!("`{op}`")).collect();
+    let goal = format!(
+        "\nPorted here: {}. `assay next` and `assay agent` ask for no other op, and `assay status` says how many of their nodes \
+         are green; the oracle\ncomputes the others. A prefill on a device needs all of them: `ops` in `assay.toml` is where the \
+         list is.\n",
+        ops.join(", ")
+    );
+    // Behind the first paragraph.
+    match text.split_once("\n\n```") {
+        Some((head, rest)) => format!("{head}\n{goal}\n```{rest}"),
+        None => format!("{text}{goal}"),
+    }
+}
+
 /// Writes into a new workbench, and counts.
 struct Files<'r> {
     root: &'r Path,
@@ -186,7 +206,8 @@ impl Files<'_> {
         Ok(1)
     }
 
-    fn texts(&self, ops: &[&'static str]) -> Result<usize> {
+    /// `named`: the ops that were asked for, if not all.
+    fn texts(&self, ops: &[&'static str], named: &[String]) -> Result<usize> {
         let mut files = 0;
         for (name, text) in CARRIED {
             files += self.put(name, text)?;
@@ -204,7 +225,7 @@ impl Files<'_> {
             files += self.put(name, text)?;
         }
         files += self.put(".gitignore", "/.assay\n*.gguf\n")?;
-        files += self.put("README.md", include_str!("README.md"))?;
+        files += self.put("README.md", &readme(named))?;
         files += self.put("AGENTS.md", include_str!("AGENTS.md"))?;
         Ok(files)
     }

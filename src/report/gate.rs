@@ -1,5 +1,6 @@
 //! Gates: what stands between a model and its prefill, with what a porter needs to begin.
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::proof::State;
@@ -39,6 +40,32 @@ pub fn gates<'s>(bench: &Workbench, status: &'s Status) -> Vec<&'s NodeStatus> {
     gates
 }
 
+/// What a workbench that ports some ops alone is to reach: `assay.toml` lists them. The model's prefill needs all nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Goal {
+    pub ops: Vec<String>,
+    pub nodes: usize,
+    pub green: usize,
+}
+
+impl Goal {
+    /// `None`: all that the model needs is ported here.
+    pub fn of(bench: &Workbench, status: &Status) -> Option<Goal> {
+        let settings = &bench.settings;
+        let ported = || status.nodes.iter().filter(|n| settings.ports(&n.usage.node.op));
+        let green = ported().filter(|n| !n.state.is_gate()).count();
+        (!settings.ops.is_empty()).then(|| Goal { ops: settings.ops.clone(), nodes: ported().count(), green })
+    }
+}
+
+impl std::fmt::Display for Goal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let nodes = count(self.nodes, "node");
+        let are = agree(self.green, "is", "are");
+        write!(f, "{}: {} of {nodes} {are} green; the oracle computes the rest", self.ops.join(", "), self.green)
+    }
+}
+
 /// What stands before a prefill, and what to do next.
 pub fn sentence(bench: &Workbench, status: &Status, model: &str) -> String {
     let (all, total) = (status.gates().len(), status.nodes.len());
@@ -63,6 +90,15 @@ pub fn sentence(bench: &Workbench, status: &Status, model: &str) -> String {
         _ => format!("verify {node}"),
     };
     let (nodes, are) = (count(total, "node"), agree(all, "is", "are"));
+    if let Some(goal) = Goal::of(bench, status) {
+        let left = goal.nodes - goal.green;
+        let are = agree(left, "is", "are");
+        return format!(
+            "{left} of the {} of the ops that are ported here {are} not green ({all} of the {nodes} that a prefill of {model} \
+             needs); next, {act}.",
+            count(goal.nodes, "node")
+        );
+    }
     format!("{all} of the {nodes} that a prefill of {model} needs {are} not green; next, {act}.")
 }
 

@@ -178,6 +178,20 @@ fn a_fresh_port_of_some_ops_is_asked_for_no_others() {
     let nodes: Vec<_> = next["gates"].as_array().unwrap().iter().map(|g| g["node"].as_str().unwrap()).collect();
     assert_eq!(nodes, ["rope_tail", "swiglu"]);
     assert!(!home.path("port/kernels/args/embed.h").exists());
+    // Everything that says how far the port is agrees on what it is a port of.
+    let goal = "swiglu, rope_tail: 0 of 2 nodes are green";
+    for args in [&["status"][..], &["graph"], &["tool", "status"]] {
+        let said = home.ok("port", args);
+        assert!(said.contains(goal), "{args:?}: {said}");
+    }
+    for args in [["status", "--json"], ["graph", "--json"]] {
+        let doc: Value = serde_json::from_str(&home.ok("port", &args)).unwrap();
+        assert_eq!(doc["goal"], serde_json::json!({ "ops": ["swiglu", "rope_tail"], "nodes": 2, "green": 0 }));
+    }
+    let summary = next["summary"].as_str().unwrap();
+    assert!(summary.starts_with("2 of the 2 nodes of the ops that are ported here are not green (27 of"), "{summary}");
+    let readme = std::fs::read_to_string(home.path("port/README.md")).unwrap();
+    assert!(readme.contains("Ported here: `swiglu`, `rope_tail`.") && readme.contains("assay next  "), "{readme}");
 }
 
 /// What an agent beside the tools does to what is not its own, and who says so.

@@ -76,6 +76,10 @@ impl Desk {
         let (status, notes) = self.standing()?;
         let gates = status.gates().len();
         let mut text = format!("{}\n{gates} of {} nodes are not green.\n", status.sentence(), status.nodes.len());
+        let goal = gate::Goal::of(&self.bench, &status);
+        if let Some(goal) = &goal {
+            let _ = writeln!(text, "Ported here are {goal}.");
+        }
         let mut data = Vec::new();
         for node in &status.nodes {
             let name = &node.usage.node;
@@ -92,7 +96,7 @@ impl Desk {
         let works = status.prefill_works();
         let data = json!({
             "summary": status.sentence(), "green": status.nodes.len() - gates, "nodes": status.nodes.len(),
-            "prefill_working": works, "states": data, "notes": notes,
+            "prefill_working": works, "goal": goal, "states": data, "notes": notes,
         });
         Ok(ToolResult::new(text, data))
     }
