@@ -4,5 +4,7 @@ mod bench;
 mod budgets;
 mod endpoint;
 mod fake;
+mod mixed;
+mod port;
 mod run;
 mod server;
