@@ -90,6 +90,15 @@ pub enum About {
     Stuck,
 }
 
+/// What kernels are judged on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// In words.
+    pub place: String,
+    /// Whether green can be reached there.
+    pub device: bool,
+}
+
 /// A judgement as the run keeps it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Judged {
@@ -131,10 +140,8 @@ pub enum Event {
         approve: Approve,
         /// As told; empty: what `assay next` says.
         nodes: Vec<Node>,
-        /// What kernels are judged on, in words.
-        place: String,
-        /// Whether green can be reached here.
-        device: bool,
+        #[serde(flatten)]
+        place: Place,
         /// The key that signs rows; none: nothing is recorded in the ledger.
         key: Option<String>,
         /// Seconds that a question waits for an answer.
@@ -145,6 +152,9 @@ pub enum Event {
         limits: Limits,
         approve: Approve,
         note: String,
+        /// What kernels are judged on from here on, if not on what they were.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        place: Option<Place>,
     },
     Chosen {
         node: Node,

@@ -93,7 +93,7 @@ impl Report {
             match &record.event {
                 Event::Started { model, llm, host, place, price, .. } => {
                     (report.model, report.llm) = (model.clone(), llm.clone());
-                    (report.host, report.place) = (host.clone(), place.clone());
+                    (report.host, report.place) = (host.clone(), place.place.clone());
                     report.started = record.time.clone();
                     priced = price.is_some();
                 }
@@ -269,9 +269,12 @@ fn serde_word(value: &impl Serialize) -> String {
 pub fn line(event: &Event) -> Option<String> {
     let short = |text: &str| super::desk::cap(super::desk::printable(text.lines().next().unwrap_or_default()), 200);
     Some(match event {
-        Event::Started { llm, host, place, .. } => format!("{llm} on {host}; kernels are judged on {place}"),
-        Event::Resumed { note, .. } if note.is_empty() => "resumed".into(),
-        Event::Resumed { note, .. } => format!("resumed: {note}"),
+        Event::Started { llm, host, place, .. } => format!("{llm} on {host}; kernels are judged on {}", place.place),
+        Event::Resumed { note, place, .. } => {
+            let place = place.as_ref().map_or(String::new(), |p| format!("; kernels are judged on {} now", p.place));
+            let note = if note.is_empty() { String::new() } else { format!(": {note}") };
+            format!("resumed{note}{place}")
+        }
         Event::Chosen { node, why } => format!("{node}: {why}"),
         Event::Context { why, messages, .. } => {
             format!("{why}: {} bytes", messages.iter().map(|m| m.bytes()).sum::<usize>())

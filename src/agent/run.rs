@@ -359,7 +359,7 @@ impl<'r> Run<'r> {
             limits.steps.saturating_sub(spent.steps),
             limits.tokens.saturating_sub(spent.tokens()),
         );
-        let place = self.state.started.as_ref().map_or(String::new(), |s| s.place.clone());
+        let place = self.state.started.as_ref().map_or(String::new(), |s| s.place.place.clone());
         let brief = Brief {
             node: &work.node,
             why: &work.why,

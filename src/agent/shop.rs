@@ -5,13 +5,14 @@ use std::sync::atomic::AtomicBool;
 use serde_json::{Map, Value};
 
 use super::context::{self, Brief};
+use super::desk::away::Away;
 use super::desk::{self, Desk, Hands, Provenance, Where};
 use super::endpoint::{Message, ToolSpec};
 use super::events::Judged;
 use super::{landing, stuck};
 use crate::error::{Error, Kind, Result};
 use crate::history::{self, LandRequest};
-use crate::ledger::{Config, Digest, Target, Trust};
+use crate::ledger::{self, Config, Digest, Evidence, Row, Target, Trust};
 use crate::ops::Node;
 use crate::plan::Numerics;
 use crate::report::gate::{Goal, gates};
@@ -75,6 +76,36 @@ fn allowed(judged: &desk::Judged) -> String {
     out
 }
 
+/// A judgement as its evidence has it, and what its failure is called.
+fn told(node: &Node, evidence: &Evidence, row: Option<u64>) -> Result<(Judged, Option<String>)> {
+    let verdict = evidence.statement().verdict();
+    let v = verdict.ok_or_else(|| Error::internal(format!("evidence on {node} without a verdict")))?;
+    let (outcome, stage, reason, first_bad) = match &v.outcome {
+        ledger::Outcome::Pass => ("pass", None, None, None),
+        ledger::Outcome::Red { stage, reason, first_bad } => {
+            ("red", Some(stage.name().to_string()), Some(reason.clone()), Some(first_bad.clone()))
+        }
+        ledger::Outcome::Indeterminate { reason } => ("indeterminate", None, Some(reason.clone()), None),
+    };
+    let cut = |text: String| desk::cap(desk::printable(&text), 2000);
+    let failure = reason.as_ref().map(|r| stuck::failure(stage.as_deref().unwrap_or_default(), r));
+    let judged = Judged {
+        node: node.clone(),
+        class: v.class.name().into(),
+        arch: v.binding.arch.clone(),
+        outcome: outcome.into(),
+        stage,
+        reason: reason.map(cut),
+        first_bad: first_bad.map(cut),
+        error: v.worst(ledger::figure::REL_RMS).map(|e| format!("{e:.3e}")),
+        green: v.class == ledger::Class::Device && v.complete(),
+        row,
+        evidence: Some(evidence.digest().to_string()),
+        seconds: 0,
+    };
+    Ok((judged, failure))
+}
+
 /// The real one.
 pub struct DeskShop<'d> {
     desk: Desk,
@@ -83,16 +114,19 @@ pub struct DeskShop<'d> {
     key: Option<String>,
     emulator: bool,
     device: Option<String>,
+    /// Hosts that judge instead of a device here, and the architecture of the one that was asked first.
+    away: Option<(Away, String)>,
     progress: &'d dyn Progress,
 }
 
 impl<'d> DeskShop<'d> {
-    /// Finds out what kernels can be judged on. Errors: on nothing.
+    /// Finds out what kernels can be judged on; a host that is named has to answer, and to be trusted. Errors: on nothing.
     pub fn new(
         desk: Desk,
         config: Option<Config>,
         trust: Trust,
         key: Option<String>,
+        away: Option<Away>,
         progress: &'d dyn Progress,
     ) -> Result<DeskShop<'d>> {
         let device = match CudaPlace::new(&desk.bench().settings.architectures) {
@@ -102,18 +136,33 @@ impl<'d> DeskShop<'d> {
         };
         let emulator = match EmulatorPlace::new() {
             Ok(_) => true,
-            Err(e) if device.is_some() && e.kind() == Kind::CouldNotRun => false,
+            Err(e) if (device.is_some() || away.is_some()) && e.kind() == Kind::CouldNotRun => false,
             Err(e) => return Err(e.hint("without a C++ compiler or a GPU no kernel can be judged; assay doctor")),
         };
-        Ok(DeskShop { desk, config, trust, key, emulator, device, progress })
+        let away = match away {
+            None => None,
+            Some(away) => {
+                let (stop, provenance) = (AtomicBool::new(false), Provenance::default());
+                let hello = desk.greet(&away, &trust, &Hands { progress, stop: &stop, provenance: &provenance })?;
+                Some((away, hello.arch))
+            }
+        };
+        Ok(DeskShop { desk, config, trust, key, emulator, device, away, progress })
     }
 
     /// What kernels are judged on, in words.
     pub fn place(&self) -> String {
-        match (&self.device, self.emulator) {
-            (Some(arch), true) => format!("the CPU emulator, then this machine's {arch}"),
-            (Some(arch), false) => format!("this machine's {arch}"),
-            (None, _) => "the CPU emulator; there is no device here, so nothing can turn green".into(),
+        let device = match (&self.away, &self.device) {
+            (Some((away, arch)), _) => {
+                let names: Vec<_> = away.runners.iter().map(|r| r.name.as_str()).collect();
+                format!("the {arch} of {}", names.join(" or "))
+            }
+            (None, Some(arch)) => format!("this machine's {arch}"),
+            (None, None) => return "the CPU emulator; there is no device here, so nothing can turn green".into(),
+        };
+        match self.emulator {
+            true => format!("the CPU emulator, then {device}"),
+            false => device,
         }
     }
 
@@ -181,7 +230,7 @@ impl Shop for DeskShop<'_> {
             // What only a device, or the user's trust, can turn green is no work for a model.
             let done = match gate.state {
                 Proved::Untrusted => true,
-                Proved::Emulated => self.device.is_none(),
+                Proved::Emulated => !self.device(),
                 _ => false,
             };
             if !done && !ended.contains(&node) {
@@ -221,8 +270,18 @@ impl Shop for DeskShop<'_> {
     }
 
     fn judge(&mut self, node: &Node, device: bool, provenance: &Provenance, stop: &AtomicBool) -> Result<Word> {
-        self.desk.move_to(if device { Where::Device } else { Where::Emulator });
         let hands = Hands { progress: self.progress, stop, provenance };
+        if let Some((away, _)) = self.away.as_ref().filter(|_| device) {
+            let fetched = self.desk.fetch(node, away, &self.trust, &hands)?;
+            let (judged, failure) = told(node, &fetched.evidence, fetched.row)?;
+            let row = judged.row.map_or("not recorded\n".into(), |row| format!("recorded as row {row}\n"));
+            let mut text = format!("{node}: {}\njudged by {}, {row}", judged.words(), fetched.runner);
+            for note in &fetched.notes {
+                text += &format!("note: {}\n", desk::cap(desk::printable(note), 300));
+            }
+            return Ok(Word { text, failure, judged });
+        }
+        self.desk.move_to(if device { Where::Device } else { Where::Emulator });
         let judged = self.desk.judge(node, false, &hands)?;
         let text = judged.text() + &allowed(&judged);
         Ok(DeskShop::word(judged, text, node))
@@ -231,35 +290,9 @@ impl Shop for DeskShop<'_> {
     fn recorded(&mut self, node: &Node, transcript: &Digest) -> Result<Option<Word>> {
         let ledger = history::read(&self.desk.bench().root)?;
         let mark = transcript.to_string();
-        let Some((row, v)) = ledger.rows().iter().find_map(|row| {
-            let v = row.statement().verdict()?;
-            (v.informative.transcript == mark).then_some((row, v))
-        }) else {
-            return Ok(None);
-        };
-        let (outcome, stage, reason, first_bad) = match &v.outcome {
-            crate::ledger::Outcome::Pass => ("pass", None, None, None),
-            crate::ledger::Outcome::Red { stage, reason, first_bad } => {
-                ("red", Some(stage.name().to_string()), Some(reason.clone()), Some(first_bad.clone()))
-            }
-            crate::ledger::Outcome::Indeterminate { reason } => ("indeterminate", None, Some(reason.clone()), None),
-        };
-        let cut = |text: String| desk::cap(desk::printable(&text), 2000);
-        let failure = reason.as_ref().map(|r| stuck::failure(stage.as_deref().unwrap_or_default(), r));
-        let judged = Judged {
-            node: node.clone(),
-            class: v.class.name().into(),
-            arch: v.binding.arch.clone(),
-            outcome: outcome.into(),
-            stage,
-            reason: reason.map(cut),
-            first_bad: first_bad.map(cut),
-            error: v.worst(crate::ledger::figure::REL_RMS).map(|e| format!("{e:.3e}")),
-            green: v.class == crate::ledger::Class::Device && v.complete(),
-            row: Some(row.seq),
-            evidence: Some(row.evidence.digest().to_string()),
-            seconds: 0,
-        };
+        let of_mark = |row: &&Row| row.statement().verdict().is_some_and(|v| v.informative.transcript == mark);
+        let Some(row) = ledger.rows().iter().find(of_mark) else { return Ok(None) };
+        let (judged, failure) = told(node, &row.evidence, Some(row.seq))?;
         let text = format!("{node}: {}\nrecorded as row {}\n", judged.words(), row.seq);
         self.desk.keep_attempt(node, &row.evidence)?;
         Ok(Some(Word { text, failure, judged }))
@@ -273,7 +306,7 @@ impl Shop for DeskShop<'_> {
             nodes: &[Target::Node(node.clone())],
             what: None,
             numerics: Numerics::Ds4,
-            arch: self.device.as_deref(),
+            arch: self.away.as_ref().map(|(_, arch)| arch.as_str()).or(self.device.as_deref()),
             writer: &|| match &config {
                 Some(config) => config.clone().outside(root)?.key(self.key.as_deref()),
                 None => Config::of_user()?.outside(root)?.key(self.key.as_deref()),
@@ -314,6 +347,6 @@ impl Shop for DeskShop<'_> {
     }
 
     fn device(&self) -> bool {
-        self.device.is_some()
+        self.device.is_some() || self.away.is_some()
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{HashSet, VecDeque};
 
 use super::budget::{Gauge, Limits, Reserved, Spent};
 use super::endpoint::{Call, Message, Price};
-use super::events::{About, Approve, Event, Judged, NodeEnd, Record, RunEnd};
+use super::events::{About, Approve, Event, Judged, NodeEnd, Place, Record, RunEnd};
 use crate::ledger::Digest;
 use crate::ops::Node;
 
@@ -111,8 +111,7 @@ pub struct Start {
     pub host: String,
     pub price: Option<Price>,
     pub nodes: Vec<Node>,
-    pub place: String,
-    pub device: bool,
+    pub place: Place,
     pub key: Option<String>,
     pub wait_s: u64,
     pub time: String,
@@ -151,12 +150,15 @@ impl State {
     pub fn apply(&mut self, record: &Record) {
         self.ms = self.ms.max(record.ms);
         match record.event.clone() {
-            Event::Started { model, llm, host, price, limits, approve, nodes, place, device, key, wait_s, .. } => {
+            Event::Started { model, llm, host, price, limits, approve, nodes, place, key, wait_s, .. } => {
                 (self.limits, self.approve) = (limits, approve);
                 let time = record.time.clone();
-                self.started = Some(Start { model, llm, host, price, nodes, place, device, key, wait_s, time });
+                self.started = Some(Start { model, llm, host, price, nodes, place, key, wait_s, time });
             }
-            Event::Resumed { limits, approve, .. } => {
+            Event::Resumed { limits, approve, place, .. } => {
+                if let (Some(start), Some(place)) = (&mut self.started, place) {
+                    start.place = place;
+                }
                 (self.limits, self.approve, self.over, self.failures) = (limits, approve, None, 0);
                 // The process that waited is gone: whoever resumes wants it to go on.
                 self.paused = false;

@@ -105,7 +105,7 @@ fn what_a_host_says_of_something_else_is_refused_with_the_difference() {
     let out = |edit: &str| format!("\"$@\" | sed -u '{edit}'");
     let into = |edit: &str| format!("sed -u '{edit}' | \"$@\"");
     let lies = [
-        ("messages", out("s/\"remote\":2/\"remote\":3/"), 4, "runner-protocol", "messages 3"),
+        ("messages", out("s/\"remote\":3/\"remote\":4/"), 4, "runner-protocol", "messages 4"),
         ("verifier", out("s/\"verifier\":[0-9]*/\"verifier\":99/"), 4, "runner-protocol", "verifier protocol 99"),
         ("old", into("s/\"verifier\":[0-9]*/\"verifier\":0/"), 4, "runner-protocol", "another version of assay"),
         ("nonce", into("s/\"nonce\":\"[0-9a-f]*\"/\"nonce\":\"00\"/"), 4, "runner-protocol", "not to this request"),

@@ -169,8 +169,8 @@ impl Judged {
 }
 
 /// A private copy of `kernels/` with the workbench's settings.
-struct Copied {
-    dir: tempfile::TempDir,
+pub(super) struct Copied {
+    pub(super) dir: tempfile::TempDir,
     left_out: Vec<Entry>,
 }
 
@@ -182,7 +182,7 @@ impl Copied {
 
     /// Takes out manifests of other nodes that cannot be read: theirs is not this node's fault, and a schedule with one in
     /// it cannot be made.
-    fn drop_broken(&mut self, node: &Node) -> Result<()> {
+    pub(super) fn drop_broken(&mut self, node: &Node) -> Result<()> {
         let own = [node.file_stem(), node.op.clone()];
         let tree = KernelTree::open(&self.kernels())?;
         for (stem, _) in tree.broken().filter(|(stem, _)| !own.iter().any(|o| o == stem)) {
@@ -194,13 +194,13 @@ impl Copied {
         Ok(())
     }
 
-    fn kernels(&self) -> std::path::PathBuf {
+    pub(super) fn kernels(&self) -> std::path::PathBuf {
         self.dir.path().join("kernels")
     }
 }
 
 impl Desk {
-    fn copied(&self) -> Result<Copied> {
+    pub(super) fn copied(&self) -> Result<Copied> {
         let dir = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), e))?;
         let kernels = dir.path().join("kernels");
         std::fs::create_dir(&kernels).map_err(|e| Error::io(&kernels, e))?;

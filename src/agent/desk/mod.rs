@@ -5,6 +5,7 @@
 //! `kernels/` by [`folder`]. Nothing here signs, lands or writes to `state/` for it. What the judge says is recorded by the
 //! desk's owner, with the owner's key, if it has one.
 
+pub mod away;
 pub mod folder;
 mod judge;
 mod look;

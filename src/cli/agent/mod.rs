@@ -2,21 +2,19 @@
 
 mod tell;
 mod view;
+mod work;
 
 pub(super) use tell::report;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{ModelArg, ledger, output};
-use crate::agent::budget::{Limits, UNIT, money};
+use super::output;
+use crate::agent::budget::money;
 use crate::agent::codes::{ENDPOINT_FAILED, RUN_OVER, RUN_PAUSED, RUN_UNFINISHED};
-use crate::agent::desk::{Desk, Options, Recorder};
-use crate::agent::endpoint::{Client, Overrides, Settings};
-use crate::agent::events::{Approve, Event, NodeEnd, RunEnd};
+use crate::agent::events::{Approve, Event, NodeEnd, Place, RunEnd};
 use crate::agent::report::Report;
 use crate::agent::run::{Run, no_price};
 use crate::agent::runs::{self, Runs};
@@ -25,10 +23,10 @@ use crate::agent::state::State;
 use crate::agent::supervise::Signals;
 use crate::error::{Error, Kind, Result};
 use crate::history;
-use crate::ledger::Config;
 use crate::ops::Node;
 use crate::workbench::Workbench;
 use view::Terminal;
+use work::Work;
 
 /// Let a language model port kernels, under supervision
 ///
@@ -74,82 +72,6 @@ struct Resume {
     work: Work,
 }
 
-/// How to work. What is not said when a run is resumed stays as it was.
-#[derive(clap::Args)]
-struct Work {
-    #[command(flatten)]
-    model: ModelArg,
-    /// Address of a server that speaks OpenAI's chat completions [default: agent.toml in your config directory]
-    #[arg(long, env = "ASSAY_AGENT_URL", value_name = "URL")]
-    url: Option<String>,
-    /// The language model's name on that server
-    #[arg(long, env = "ASSAY_AGENT_LLM", value_name = "NAME")]
-    llm: Option<String>,
-    /// Name of the environment variable that holds the server's key [default: ASSAY_AGENT_KEY, if it is set]
-    #[arg(long, env = "ASSAY_AGENT_KEY_NAME", value_name = "VARIABLE")]
-    key_name: Option<String>,
-    /// Ask for the answer at once instead of as a stream
-    #[arg(long)]
-    no_stream: bool,
-    /// When to ask a person [default: green]
-    #[arg(long, value_enum)]
-    approve: Option<Approve>,
-    /// Calls of the model [default: 200]
-    #[arg(long, value_name = "N")]
-    max_steps: Option<u64>,
-    /// Verdicts per node [default: 8]
-    #[arg(long, value_name = "N")]
-    max_attempts: Option<u64>,
-    /// Tokens, of prompts and answers together [default: 2000000]
-    #[arg(long, value_name = "N")]
-    max_tokens: Option<u64>,
-    /// Time, as 90s, 30m or 4h [default: 4h]
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    max_time: Option<Duration>,
-    /// Money in USD, by the prices in agent.toml [default: no limit]
-    #[arg(long, value_name = "USD", value_parser = parse_money)]
-    max_cost: Option<u64>,
-    /// How long a question waits for a person [default: 10m]
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
-    wait: Option<Duration>,
-    /// Let the model write shared headers too
-    #[arg(long)]
-    shared: bool,
-    /// Private key to sign rows with
-    #[arg(long, value_name = "NAME")]
-    key: Option<String>,
-    #[command(flatten)]
-    trust: ledger::TrustArgs,
-    /// Only the log, also on a terminal
-    #[arg(long)]
-    plain: bool,
-    /// Print one JSON object at the end (schema assay.agent/1)
-    #[arg(long)]
-    json: bool,
-}
-
-fn parse_time(text: &str) -> Result<Duration, String> {
-    let (number, unit) = text.split_at(text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).len());
-    let factor = match unit {
-        "" | "s" => 1.0,
-        "ms" => 0.001,
-        "m" | "min" => 60.0,
-        "h" => 3600.0,
-        _ => return Err("a time is written 90s, 30m or 4h".into()),
-    };
-    match number.parse::<f64>().map(|n| n * factor) {
-        Ok(seconds) if (0.0..=1e8).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
-        _ => Err("a time is written 90s, 30m or 4h".into()),
-    }
-}
-
-fn parse_money(text: &str) -> Result<u64, String> {
-    match text.parse::<f64>() {
-        Ok(value) if (0.0..1e6).contains(&value) => Ok((value * UNIT as f64).round() as u64),
-        _ => Err("an amount of money is written 2.50".into()),
-    }
-}
-
 impl Agent {
     pub fn run(&self) -> Result<u8> {
         match &self.action {
@@ -190,8 +112,7 @@ impl Agent {
             limits: work.limits(None),
             approve: work.approve.unwrap_or(Approve::Green),
             nodes: self.nodes.clone(),
-            place: shop.place(),
-            device: crate::agent::shop::Shop::device(&shop),
+            place: place(&shop),
             key: work.signer(&bench)?,
             wait_s: work.wait.map_or(600, |w| w.as_secs()),
         };
@@ -234,8 +155,10 @@ impl Resume {
                 .hint("assay agent resume -m FILE"));
         }
         let mut view = terminal.view();
+        let place = Some(place(&shop)).filter(|place| start.is_some_and(|s| s.place != *place));
         let resumed = |state: &State, note: Option<String>| {
             Ok(Event::Resumed {
+                place,
                 limits: work.limits(Some(state)),
                 approve: work.approve.unwrap_or(state.approve),
                 note: note.unwrap_or_default(),
@@ -247,61 +170,6 @@ impl Resume {
 }
 
 impl Work {
-    fn client(&self, bench: &Workbench) -> Result<Client> {
-        self.client_for(bench, None)
-    }
-
-    fn client_for(&self, bench: &Workbench, llm: Option<&str>) -> Result<Client> {
-        let over = Overrides {
-            url: self.url.clone(),
-            model: self.llm.clone().or(llm.map(String::from)),
-            key: self.key_name.clone(),
-            stream: self.no_stream.then_some(false),
-        };
-        Client::new(Settings::load(&Config::of_user()?, &bench.root, &over)?)
-    }
-
-    fn limits(&self, before: Option<&State>) -> Limits {
-        let usual = Limits { steps: 200, attempts: 8, tokens: 2_000_000, wall_ms: 4 * 3_600_000, cost: None };
-        let was = before.map_or(usual, |s| s.limits.clone());
-        Limits {
-            steps: self.max_steps.unwrap_or(was.steps),
-            attempts: self.max_attempts.unwrap_or(was.attempts),
-            tokens: self.max_tokens.unwrap_or(was.tokens),
-            wall_ms: self.max_time.map_or(was.wall_ms, |t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
-            cost: self.max_cost.or(was.cost),
-        }
-    }
-
-    /// The key that will sign rows; none where the user has none, and then nothing is recorded.
-    fn signer(&self, bench: &Workbench) -> Result<Option<String>> {
-        match ledger::writer(&bench.root, self.key.as_deref()) {
-            Ok(key) => Ok(Some(key.public().name().to_string())),
-            Err(e) if e.code().id == "key-none" && self.key.is_none() => {
-                anstream::eprintln!(
-                    "note: you have no signing key, so verdicts are kept in the run's transcript only and not in the \
-                     ledger: assay key new NAME"
-                );
-                Ok(None)
-            }
-            Err(e) => Err(e),
-        }
-    }
-
-    fn shop<'t>(&self, bench: &Workbench, terminal: &'t Terminal) -> Result<DeskShop<'t>> {
-        // A ledger that is damaged is said before any money is spent.
-        history::read(&bench.root)?;
-        let record = match ledger::writer(&bench.root, self.key.as_deref()) {
-            Ok(_) => Some(Recorder { key: self.key.clone() }),
-            Err(e) if e.code().id == "key-none" && self.key.is_none() => None,
-            Err(e) => return Err(e),
-        };
-        let options = Options { model: self.model.model.clone(), shared: self.shared, record, ..Options::default() };
-        let desk = Desk::open(&bench.root, options)?;
-        let trust = self.trust.load(&bench.root)?;
-        DeskShop::new(desk, Config::of_user().ok(), trust, self.key.clone(), terminal)
-    }
-
     /// Runs it to its end and says how it ended.
     fn drive(&self, mut run: Run<'_>, terminal: &Terminal, bench: &Workbench, dir: &Path) -> Result<u8> {
         let end = run.work();
@@ -312,7 +180,7 @@ impl Work {
         let state = run.state();
         let passed = state.ended.iter().filter(|(_, how, _)| how.passed()).count();
         let landed = state.ended.iter().filter(|(_, how, _)| *how == NodeEnd::Landed).count();
-        let device = state.started.as_ref().is_some_and(|s| s.device);
+        let device = state.started.as_ref().is_some_and(|s| s.place.device);
         if self.json {
             let mut body = serde_json::to_value(&report).map_err(|e| Error::internal(e.to_string()))?;
             body["passed"] = json!(passed);
@@ -353,6 +221,10 @@ impl Work {
             false => Err(error),
         }
     }
+}
+
+fn place(shop: &DeskShop<'_>) -> Place {
+    Place { place: shop.place(), device: crate::agent::shop::Shop::device(shop) }
 }
 
 fn file_name(shop: &DeskShop<'_>) -> String {

@@ -125,7 +125,7 @@ impl Status {
         if let Some(ask) = &state.ask {
             out += &format!("asks        {}\n            assay agent approve, reject, or say TEXT\n", ask.text);
         }
-        if !state.started.as_ref().is_some_and(|s| s.device) {
+        if !state.started.as_ref().is_some_and(|s| s.place.device) {
             out += "There is no device here: nothing that this run does can turn green.\n";
         }
         output::print(out)?;

@@ -23,9 +23,8 @@ use crate::ops::Node;
 use crate::plan::Numerics;
 use crate::plan::kernels::KernelTree;
 use crate::report::standing::trust;
-use crate::verify::PROTOCOL;
 use crate::verify::binding::{Tree, Workshop, nodes_of};
-use crate::verify::remote::{Ask, Bundle, FAILED, Hello, Host, Limits, REMOTE, Runner, answers, files, welcome};
+use crate::verify::remote::{Ask, Bundle, FAILED, Hello, Host, Limits, Runner, answers, welcome};
 use crate::words::count;
 use crate::workbench::Workbench;
 
@@ -137,22 +136,15 @@ pub(super) fn run(verify: &Verify, bench: &Workbench, model: &Model, tree: &Kern
     let board = Board::default();
     let mut asks = VecDeque::new();
     for node in &wanted {
-        asks.push_back(Ask { node: node.clone(), seed: Seed::random()? });
+        asks.push_back(Ask::new(node.clone())?);
     }
     board.with(|work| work.queue = asks);
-    let path = |path: &std::path::Path| std::path::absolute(path).map_err(|e| Error::io(path, e));
+    let commit = history::Repo::find(&bench.root)?.and_then(|r| r.head_id().ok().flatten()).unwrap_or_default();
+    let architectures = &bench.settings.architectures;
     let bundle = Bundle {
-        remote: REMOTE,
-        verifier: PROTOCOL,
-        nonce: Seed::random()?.to_string(),
-        weights: crate::verify::weights::digest(model)?,
-        models: vec![path(model.path())?],
-        architectures: bench.settings.architectures.clone(),
-        backend: verify.backend.name().into(),
         numerics: verify.numerics,
         thorough: verify.thorough,
-        commit: history::Repo::find(&bench.root)?.and_then(|r| r.head_id().ok().flatten()).unwrap_or_default(),
-        files: files(&bench.kernels())?,
+        ..Bundle::of(model, &bench.kernels(), architectures, verify.backend.name(), commit)?
     };
     let silence = Duration::from_secs(verify.runner_timeout);
     let limits = Limits { silence, node: silence.saturating_mul(60) };

@@ -108,6 +108,12 @@ fn session(voice: &Voice) -> Result<()> {
         let line = line.map_err(|e| Error::io("stdin", e))?;
         let ask: Ask =
             serde_json::from_str(&line).map_err(|e| Error::new(&BUNDLE, format!("a line is no question: {e}")))?;
+        if !ask.is_plain() {
+            return Err(Error::new(
+                &BUNDLE,
+                "a question's prompt and transcript are digests, and nothing else is signed",
+            ));
+        }
         let share = records::Seed::random()?;
         let seed = ask.seed_with(&share).0;
         let (stop, baselines) = (AtomicBool::new(false), Baselines::new(&model, seed));
@@ -144,7 +150,8 @@ fn session(voice: &Voice) -> Result<()> {
         };
         let about = record::About { commit: bundle.commit.clone(), ..super::sign::about(&bench, &model) };
         let target = Target::Node(ask.node.clone());
-        let statement = record::statement(&verdict, target, binding, BTreeMap::new(), &about)?;
+        let mut statement = record::statement(&verdict, target, binding, BTreeMap::new(), &about)?;
+        (statement.informative.prompt, statement.informative.transcript) = (ask.prompt, ask.transcript);
         let evidence = [records::Evidence::join(&key)?, record::evidence(statement, &key)?];
         let evidence = evidence.iter().map(records::Evidence::to_value).collect::<Result<_>>()?;
         voice.say(&Say::Evidence { share, evidence })?;

@@ -77,6 +77,12 @@ pub fn answers(
     if verdict.seed != seed {
         return Err(wrong("it was judged by another seed".into()).expected(seed).found(verdict.seed));
     }
+    let (led, wanted) = (&verdict.informative, (&ask.prompt, &ask.transcript));
+    if (&led.prompt, &led.transcript) != wanted {
+        return Err(wrong("it names another transcript or prompt".into())
+            .expected(format!("transcript {}", ask.transcript))
+            .found(format!("transcript {}", led.transcript)));
+    }
     let theirs = &verdict.binding;
     if theirs.arch != hello.arch {
         return Err(wrong("it is from another architecture".into()).expected(&hello.arch).found(&theirs.arch));

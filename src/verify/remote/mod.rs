@@ -20,11 +20,12 @@ pub use runner::Runner;
 
 use crate::error::{Error, Result};
 use crate::ledger::{Digest, PublicKey, Seed};
+use crate::model::Model;
 use crate::ops::Node;
 use crate::plan::Numerics;
 
 /// Version of these messages.
-pub const REMOTE: u32 = 2;
+pub const REMOTE: u32 = 3;
 
 crate::codes! {
     RUNNER: "runner-unknown", Usage, "--runner takes a command to put in front (`ssh host`), or the name of one from runners.toml in your own \
@@ -65,15 +66,56 @@ pub struct Bundle {
     pub files: BTreeMap<String, String>,
 }
 
+impl Bundle {
+    /// What is asked for by default: a verdict in both numerics, of no more than the usual cases.
+    pub fn of(
+        model: &Model,
+        kernels: &Path,
+        architectures: &[String],
+        backend: &str,
+        commit: String,
+    ) -> Result<Bundle> {
+        let path = std::path::absolute(model.path()).map_err(|e| Error::io(model.path(), e))?;
+        Ok(Bundle {
+            remote: REMOTE,
+            verifier: super::PROTOCOL,
+            nonce: Seed::random()?.to_string(),
+            weights: super::weights::digest(model)?,
+            models: vec![path],
+            architectures: architectures.to_vec(),
+            backend: backend.into(),
+            numerics: None,
+            thorough: false,
+            commit,
+            files: files(kernels)?,
+        })
+    }
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ask {
     pub node: Node,
     /// Drawn for this question, so that evidence from another time is no answer to it.
     pub seed: Seed,
+    /// Digests of what led to the question, which the evidence is to hold; empty where no agent is at work.
+    #[serde(default)]
+    pub prompt: String,
+    #[serde(default)]
+    pub transcript: String,
 }
 
 impl Ask {
+    pub fn new(node: Node) -> Result<Ask> {
+        Ok(Ask { node, seed: Seed::random()?, prompt: String::new(), transcript: String::new() })
+    }
+
+    /// Digests and nothing else: a host signs what stands here.
+    pub fn is_plain(&self) -> bool {
+        let digest = |text: &str| text.is_empty() || text.parse::<Digest>().is_ok();
+        digest(&self.prompt) && digest(&self.transcript)
+    }
+
     /// The seed of the verdict, of which the host draws its share when it has the question: who asks cannot choose what a
     /// host's key signs.
     pub fn seed_with(&self, share: &Seed) -> Seed {
@@ -127,7 +169,7 @@ impl Say {
 }
 
 /// Every file below `kernels`, as text.
-pub fn files(kernels: &Path) -> Result<BTreeMap<String, String>> {
+fn files(kernels: &Path) -> Result<BTreeMap<String, String>> {
     fn walk(dir: &Path, below: &str, out: &mut BTreeMap<String, String>) -> Result<()> {
         for entry in std::fs::read_dir(dir).map_err(|e| Error::io(dir, e))? {
             let entry = entry.map_err(|e| Error::io(dir, e))?;

@@ -10,7 +10,7 @@ use assay::agent::budget::Limits;
 use assay::agent::context::Brief;
 use assay::agent::desk::Provenance;
 use assay::agent::endpoint::{Client, Message, Overrides, Settings, ToolSpec};
-use assay::agent::events::{Approve, Event, Judged, NodeEnd, Record, RunEnd};
+use assay::agent::events::{Approve, Event, Judged, NodeEnd, Place, Record, RunEnd};
 use assay::agent::redact::Secret;
 use assay::agent::run::{Run, View};
 use assay::agent::shop::{Reply as Said, Shop, Word};
@@ -194,8 +194,7 @@ pub fn started(client: &Client, approve: Approve, limits: Limits, nodes: &[&str]
         limits,
         approve,
         nodes: nodes.iter().map(|n| n.parse().unwrap()).collect(),
-        place: "the emulator".into(),
-        device: false,
+        place: Place { place: "the emulator".into(), device: false },
         key: None,
         wait_s: 0,
     }

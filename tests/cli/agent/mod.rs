@@ -4,6 +4,7 @@ mod bench;
 mod budgets;
 mod endpoint;
 mod fake;
+mod landing;
 mod mixed;
 mod port;
 mod run;

@@ -398,7 +398,12 @@ fn a_run_killed_at_any_event_goes_on_as_if_nothing_had_happened() {
             let mut view = Watch::default();
             let mut handle = shop.clone();
             let resumed = |state: &State, note: Option<String>| {
-                Ok(Event::Resumed { limits: state.limits.clone(), approve: state.approve, note: note.unwrap() })
+                Ok(Event::Resumed {
+                    limits: state.limits.clone(),
+                    approve: state.approve,
+                    note: note.unwrap(),
+                    place: None,
+                })
             };
             let mut run = Run::resume(dir.path(), &mut handle, &client, &signals, &mut view, resumed).unwrap();
             run.work().unwrap();

@@ -1,0 +1,183 @@
+//! What `assay agent` and `assay agent resume` are told: where the model is, what may be spent, who judges.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::super::{ModelArg, ledger};
+use super::view::Terminal;
+use crate::agent::budget::{Limits, UNIT};
+use crate::agent::desk::away::Away;
+use crate::agent::desk::{Desk, Options, Recorder};
+use crate::agent::endpoint::{Client, Overrides, Settings};
+use crate::agent::events::Approve;
+use crate::agent::shop::DeskShop;
+use crate::agent::state::State;
+use crate::error::Result;
+use crate::history;
+use crate::ledger::Config;
+use crate::verify::remote::Runner;
+use crate::workbench::Workbench;
+
+/// How to work. What is not said when a run is resumed stays as it was.
+#[derive(clap::Args)]
+pub(super) struct Work {
+    #[command(flatten)]
+    pub(super) model: ModelArg,
+    /// Address of a server that speaks OpenAI's chat completions [default: agent.toml in your config directory]
+    #[arg(long, env = "ASSAY_AGENT_URL", value_name = "URL")]
+    url: Option<String>,
+    /// The language model's name on that server
+    #[arg(long, env = "ASSAY_AGENT_LLM", value_name = "NAME")]
+    llm: Option<String>,
+    /// Name of the environment variable that holds the server's key [default: ASSAY_AGENT_KEY, if it is set]
+    #[arg(long, env = "ASSAY_AGENT_KEY_NAME", value_name = "VARIABLE")]
+    key_name: Option<String>,
+    /// Ask for the answer at once instead of as a stream
+    #[arg(long)]
+    no_stream: bool,
+    /// When to ask a person [default: green]
+    #[arg(long, value_enum)]
+    pub(super) approve: Option<Approve>,
+    /// Calls of the model [default: 200]
+    #[arg(long, value_name = "N")]
+    max_steps: Option<u64>,
+    /// Verdicts per node [default: 8]
+    #[arg(long, value_name = "N")]
+    max_attempts: Option<u64>,
+    /// Tokens, of prompts and answers together [default: 2000000]
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<u64>,
+    /// Time, as 90s, 30m or 4h [default: 4h]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    max_time: Option<Duration>,
+    /// Money in USD, by the prices in agent.toml [default: no limit]
+    #[arg(long, value_name = "USD", value_parser = parse_money)]
+    pub(super) max_cost: Option<u64>,
+    /// How long a question waits for a person [default: 10m]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub(super) wait: Option<Duration>,
+    /// Have a host with a device judge what passed on the emulator: a command to put in front (`ssh gpu1`), or a name in
+    /// your own runners.toml; several times for several hosts, of which the first that can is asked
+    #[arg(long, value_name = "RUNNER")]
+    runner: Vec<String>,
+    /// Where the model lies on those hosts
+    #[arg(long, value_name = "FILE", requires = "runner")]
+    remote_model: Option<PathBuf>,
+    /// The program on those hosts [default: assay]
+    #[arg(long, value_name = "PROGRAM", requires = "runner")]
+    remote_assay: Option<String>,
+    /// How long a host may say nothing
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, requires = "runner", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    runner_timeout: u64,
+    /// Let the model write shared headers too
+    #[arg(long)]
+    shared: bool,
+    /// Private key to sign rows with
+    #[arg(long, value_name = "NAME")]
+    pub(super) key: Option<String>,
+    #[command(flatten)]
+    trust: ledger::TrustArgs,
+    /// Only the log, also on a terminal
+    #[arg(long)]
+    pub(super) plain: bool,
+    /// Print one JSON object at the end (schema assay.agent/1)
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let (number, unit) = text.split_at(text.trim_end_matches(|c: char| c.is_ascii_alphabetic()).len());
+    let factor = match unit {
+        "" | "s" => 1.0,
+        "ms" => 0.001,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        _ => return Err("a time is written 90s, 30m or 4h".into()),
+    };
+    match number.parse::<f64>().map(|n| n * factor) {
+        Ok(seconds) if (0.0..=1e8).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("a time is written 90s, 30m or 4h".into()),
+    }
+}
+
+fn parse_money(text: &str) -> Result<u64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if (0.0..1e6).contains(&value) => Ok((value * UNIT as f64).round() as u64),
+        _ => Err("an amount of money is written 2.50".into()),
+    }
+}
+
+impl Work {
+    pub(super) fn client(&self, bench: &Workbench) -> Result<Client> {
+        self.client_for(bench, None)
+    }
+
+    pub(super) fn client_for(&self, bench: &Workbench, llm: Option<&str>) -> Result<Client> {
+        let over = Overrides {
+            url: self.url.clone(),
+            model: self.llm.clone().or(llm.map(String::from)),
+            key: self.key_name.clone(),
+            stream: self.no_stream.then_some(false),
+        };
+        Client::new(Settings::load(&Config::of_user()?, &bench.root, &over)?)
+    }
+
+    pub(super) fn limits(&self, before: Option<&State>) -> Limits {
+        let usual = Limits { steps: 200, attempts: 8, tokens: 2_000_000, wall_ms: 4 * 3_600_000, cost: None };
+        let was = before.map_or(usual, |s| s.limits.clone());
+        Limits {
+            steps: self.max_steps.unwrap_or(was.steps),
+            attempts: self.max_attempts.unwrap_or(was.attempts),
+            tokens: self.max_tokens.unwrap_or(was.tokens),
+            wall_ms: self.max_time.map_or(was.wall_ms, |t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
+            cost: self.max_cost.or(was.cost),
+        }
+    }
+
+    /// The key that will sign rows; none where the user has none, and then nothing is recorded.
+    pub(super) fn signer(&self, bench: &Workbench) -> Result<Option<String>> {
+        match ledger::writer(&bench.root, self.key.as_deref()) {
+            Ok(key) => Ok(Some(key.public().name().to_string())),
+            Err(e) if e.code().id == "key-none" && self.key.is_none() => {
+                anstream::eprintln!(
+                    "note: you have no signing key, so verdicts are kept in the run's transcript only and not in the \
+                     ledger: assay key new NAME"
+                );
+                Ok(None)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    pub(super) fn shop<'t>(&self, bench: &Workbench, terminal: &'t Terminal) -> Result<DeskShop<'t>> {
+        // A ledger that is damaged is said before any money is spent.
+        history::read(&bench.root)?;
+        let record = match ledger::writer(&bench.root, self.key.as_deref()) {
+            Ok(_) => Some(Recorder { key: self.key.clone() }),
+            Err(e) if e.code().id == "key-none" && self.key.is_none() => None,
+            Err(e) => return Err(e),
+        };
+        let options = Options { model: self.model.model.clone(), shared: self.shared, record, ..Options::default() };
+        let desk = Desk::open(&bench.root, options)?;
+        let trust = self.trust.load(&bench.root)?;
+        DeskShop::new(desk, Config::of_user().ok(), trust, self.key.clone(), self.away(bench)?, terminal)
+    }
+
+    /// The hosts that the user named. Nothing of the tree, and nothing that a run kept, says which command to run.
+    fn away(&self, bench: &Workbench) -> Result<Option<Away>> {
+        if self.runner.is_empty() {
+            return Ok(None);
+        }
+        let config = Config::of_user()?.outside(&bench.root)?;
+        let named = |text: &String| {
+            let runner = Runner::named(text, &config, &bench.settings.runners)?;
+            Ok(Runner {
+                assay: self.remote_assay.clone().unwrap_or(runner.assay),
+                model: self.remote_model.clone().or(runner.model),
+                ..runner
+            })
+        };
+        let runners = self.runner.iter().map(named).collect::<Result<_>>()?;
+        Ok(Some(Away::new(runners, Duration::from_secs(self.runner_timeout))))
+    }
+}

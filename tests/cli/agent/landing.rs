@@ -1,0 +1,232 @@
+//! Landing by the loop after a green: a host that is played signs evidence of class device, under a key that the test's own
+//! configuration trusts. Nothing of it leaves the test's folder.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use assay::ledger::{
+    Class, ClosureSource as _, Config, Digest, Evidence, Informative, Outcome, SecretKey, Seed, Stage, StageOutcome,
+    StageRecord, Statement, Target, Verdict,
+};
+use assay::model::Model;
+use assay::plan::Numerics;
+use assay::verify::PROTOCOL;
+use assay::verify::binding::Workshop;
+use assay::verify::remote::{Ask, Bundle, Hello, REMOTE, Say, lay_out};
+use serde_json::{Value, json};
+
+use super::port::{Port, source, verify, write};
+use super::server::{Reply, Server, answer};
+
+/// What the host does to its verdict before it signs.
+type Twist = fn(&mut Verdict);
+
+/// A host with an sm_90 behind the command that this gives.
+fn host(port: &Port, name: &str, twist: Twist) -> String {
+    let dir = port.path(name);
+    std::fs::create_dir(&dir).unwrap();
+    let pipes = std::process::Command::new("mkfifo").args([dir.join("in"), dir.join("out")]).status().unwrap();
+    assert!(pipes.success());
+    let script = format!("#!/bin/sh\nexec 3<&0\ncat <&3 >{0}/in &\ncat {0}/out\n", dir.display());
+    std::fs::write(dir.join("host"), script).unwrap();
+    let key = Config::at(&dir).new_key(name).unwrap();
+    let trusted = port.run(&["key", "trust", &key.public().to_string()]);
+    assert_eq!(trusted.code, 0, "{}", trusted.stderr);
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("reference/tiny/model.gguf");
+    let command = format!("sh {}/host", dir.display());
+    std::thread::spawn(move || {
+        loop {
+            serve(&dir, &model, &key, twist);
+        }
+    });
+    command
+}
+
+/// One conversation with whoever asks.
+fn serve(dir: &Path, model: &Path, key: &SecretKey, twist: Twist) {
+    let mut lines = BufReader::new(File::open(dir.join("in")).unwrap()).lines();
+    let mut out = File::options().write(true).open(dir.join("out")).unwrap();
+    let mut say = |say: &Say| drop(writeln!(out, "{}", serde_json::to_string(say).unwrap()));
+    let Some(Ok(first)) = lines.next() else { return };
+    let bundle: Bundle = serde_json::from_str(&first).unwrap();
+    let root = tempfile::tempdir().unwrap();
+    lay_out(&bundle, model, root.path()).unwrap();
+    let opened = Model::open(model).unwrap();
+    let tree = Workshop::new(&opened).unwrap().tree(&root.path().join("kernels")).unwrap();
+    say(&Say::Hello(Box::new(Hello {
+        remote: REMOTE,
+        verifier: PROTOCOL,
+        nonce: bundle.nonce.clone(),
+        assay: "0".into(),
+        host: "made-up".into(),
+        weights: bundle.weights,
+        arch: "sm_90".into(),
+        key: key.public().clone(),
+    })));
+    for line in lines {
+        let ask: Ask = serde_json::from_str(&line.unwrap()).unwrap();
+        let (share, node) = (Seed([3; 32]), Target::Node(ask.node.clone()));
+        let passed = |name: &Stage| StageRecord {
+            name: *name,
+            outcome: StageOutcome::Pass,
+            figures: Default::default(),
+            note: String::new(),
+        };
+        let mut verdict = Verdict {
+            binding: tree.binding(&ask.node, "sm_90", Numerics::Ds4).unwrap(),
+            stages: Stage::required(&node).iter().map(passed).collect(),
+            node,
+            class: Class::Device,
+            outcome: Outcome::Pass,
+            outputs: [("t=1".to_string(), Digest([9; 32]))].into(),
+            seed: ask.seed_with(&share),
+            informative: Informative {
+                device: "a device that a test plays".into(),
+                time: "2025-01-01T00:00:00Z".into(),
+                prompt: ask.prompt.clone(),
+                transcript: ask.transcript.clone(),
+                ..Default::default()
+            },
+            parts: Default::default(),
+        };
+        twist(&mut verdict);
+        let evidence =
+            [Evidence::join(key).unwrap(), Evidence::sign(Statement::Verdict(Box::new(verdict)), key).unwrap()];
+        let evidence = evidence.iter().map(|e| e.to_value().unwrap()).collect();
+        say(&Say::Evidence { share, evidence });
+    }
+}
+
+/// A model that writes a right kernel at once, another one in each run.
+fn porter() -> Server {
+    let (right, manifest) = (source("kernels/swiglu.cu"), source("kernels/swiglu.toml"));
+    Server::start(move |n, _| {
+        let text = format!("// written by request {n}\n{right}");
+        Reply::Json(answer("", &[write("swiglu.cu", &text), write("swiglu.toml", &manifest), verify()], (9000, 900)))
+    })
+}
+
+/// A run in the background, and the folder that its words go to.
+fn begin(port: &Port, args: &[&str]) -> Child {
+    let mut command = port.command(env!("CARGO_BIN_EXE_assay"));
+    command
+        .args(["agent", "swiglu", "--plain"])
+        .args(args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Answers each question with `words`, until the run is over; gives what was asked.
+fn answer_all(port: &Port, child: &mut Child, words: &dyn Fn(&str) -> Vec<&'static str>) -> Vec<String> {
+    let (began, mut asked) = (Instant::now(), Vec::new());
+    while child.try_wait().unwrap().is_none() {
+        assert!(began.elapsed() < Duration::from_secs(120));
+        let out = port.run(&["agent", "status", "--json"]);
+        // Before its first event a run is not there.
+        let said: Value = serde_json::from_str(&out.stdout).unwrap_or_default();
+        if let (Some(about), Some(true)) = (said["asks"]["about"].as_str(), said["alive"].as_bool()) {
+            let id = said["asks"]["id"].to_string();
+            if asked.last().is_none_or(|(last, _)| *last != id) {
+                asked.push((id, about.to_string()));
+                // The question may have been answered in between by the end of its time.
+                port.run(&[&["agent"], &words(about)[..]].concat());
+            }
+        }
+        std::thread::sleep(Duration::from_millis(60));
+    }
+    asked.into_iter().map(|(_, about)| about).collect()
+}
+
+#[test]
+fn the_loop_lands_what_a_host_proved_as_its_approval_mode_says() {
+    let port = Port::new(porter());
+    let command = host(&port, "gpu", |_| ());
+    let before = port.log();
+    let never = port.run(&["agent", "swiglu", "--runner", &command, "--approve", "never-ask", "--json"]);
+    if super::port::no_compiler(&never) {
+        return;
+    }
+    assert_eq!(never.code, 0, "{}{}", never.stdout, never.stderr);
+    let doc: Value = serde_json::from_str(&never.stdout).unwrap();
+    assert_eq!(
+        (&doc["passed"], &doc["landed"], &doc["green_possible"]),
+        (&json!(1), &json!(1), &json!(true)),
+        "{doc:#}"
+    );
+    let tried = &doc["nodes"][0]["attempts"];
+    assert_eq!((&tried[0]["class"], &tried[1]["class"]), (&json!("emulated"), &json!("device")), "{doc:#}");
+    let log = port.log();
+    let landed = "swiglu: emulated";
+    assert!(log.starts_with("swiglu: ") && !log.starts_with(landed), "{log}");
+    assert!(log.ends_with(&before) && log.contains("kernels/swiglu.cu\nkernels/swiglu.toml\nstate/"), "{log}");
+    // The row holds the digest of the event that sent the kernel there, the commit names the row's evidence.
+    let transcript = port.transcript();
+    let sent = transcript.iter().filter(|(_, e)| e["event"] == "judging" && e["place"] == "device");
+    let digests: Vec<String> = sent.map(|(line, _)| Digest::of(line.as_bytes()).to_string()).collect();
+    let row = tried[1]["row"].to_string();
+    let shown = port.json(&["show", &row, "--json"]);
+    let informative = &shown["statement"]["predicate"]["informative"];
+    assert_eq!((digests.len(), &informative["transcript"]), (1, &json!(digests[0])), "{shown:#}");
+    assert_eq!(informative["prompt"].as_str().unwrap().len(), 64);
+    let message = port.command("git").args(["log", "-1", "--format=%B"]).output().unwrap();
+    let message = String::from_utf8(message.stdout).unwrap();
+    assert!(message.contains("Assay-Evidence: ") && message.contains("Assay-Node: swiglu"), "{message}");
+    assert_eq!(port.run(&["audit"]).code, 0);
+    let status = port.run(&["status"]).stdout;
+    assert!(status.contains("1 of 27 nodes is proven on sm_90") || status.contains("1 is proven on sm_90"), "{status}");
+
+    // A person says no, and then yes, from another terminal.
+    let mut no = begin(&port, &["--runner", &command]);
+    let asked = answer_all(&port, &mut no, &|_| vec!["reject", "not yet"]);
+    let out = no.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!((asked, out.status.code()), (vec!["landing".to_string()], Some(0)), "{said}");
+    assert!(said.contains("green, not landed") && port.log() == log, "{said}");
+    let mut yes = begin(&port, &["--runner", &command, "--approve", "green"]);
+    let asked = answer_all(&port, &mut yes, &|_| vec!["approve"]);
+    let out = yes.wait_with_output().unwrap();
+    assert_eq!((asked, out.status.code()), (vec!["landing".to_string()], Some(0)), "{out:?}");
+    assert_eq!(port.log().matches("kernels/swiglu.cu").count(), 2, "{}", port.log());
+    // Each step: the calls, and then the landing.
+    let mut each = begin(&port, &["--runner", &command, "--approve", "each-step"]);
+    let asked = answer_all(&port, &mut each, &|_| vec!["approve"]);
+    let out = each.wait_with_output().unwrap();
+    assert_eq!((asked, out.status.code()), (vec!["step".to_string(), "landing".to_string()], Some(0)), "{out:?}");
+    assert_eq!(port.log().matches("kernels/swiglu.cu").count(), 3, "{}", port.log());
+}
+
+#[test]
+fn a_host_that_signs_for_something_else_lands_nothing() {
+    let port = Port::new(porter());
+    let before = port.log();
+    let twists: [(&str, Twist, i32, &str); 3] = [
+        ("other", |v| v.informative.transcript = Digest([1; 32]).to_string(), 4, "names another transcript"),
+        ("seed", |v| v.seed = Seed([0; 32]), 4, "another seed"),
+        ("emulator", |v| v.class = Class::Simulated, 1, "class simulated"),
+    ];
+    for (name, twist, code, says) in twists {
+        let command = host(&port, name, twist);
+        let out = port.run(&["agent", "swiglu", "--runner", &command, "--approve", "never-ask"]);
+        if super::port::no_compiler(&out) {
+            return;
+        }
+        assert_eq!(out.code, code, "{name}: {}{}", out.stdout, out.stderr);
+        assert!(out.stderr.contains(says), "{name}: {}", out.stderr);
+        assert_eq!(port.log(), before, "{name}");
+    }
+    // One that cannot be reached, and one that is not trusted, are said before the model is asked.
+    let asked = port.server.seen().len();
+    let gone = port.run(&["agent", "swiglu", "--runner", "false"]);
+    assert!(gone.code == 3 && gone.stderr.contains("runner-died"), "{}", gone.stderr);
+    std::fs::write(port.path("config/trust.toml"), "").unwrap();
+    let dir = port.path("other");
+    let command = format!("sh {}/host", dir.display());
+    let stranger = port.run(&["agent", "swiglu", "--runner", &command]);
+    assert!(stranger.code == 1 && stranger.stderr.contains("evidence-untrusted"), "{}", stranger.stderr);
+    assert_eq!(port.server.seen().len(), asked);
+}
