@@ -23,7 +23,14 @@ use crate::agent::state::State;
 use crate::agent::supervise::Signals;
 use crate::error::{Error, Kind, Result};
 use crate::history;
+use crate::model::Model;
 use crate::ops::Node;
+use crate::plan::graph::Graph;
+use crate::plan::schedule::canonical;
+use crate::plan::{Numerics, Plan};
+use crate::report::gate::gates;
+use crate::report::standing as report_standing;
+use crate::words::agree;
 use crate::workbench::Workbench;
 use view::Terminal;
 use work::Work;
@@ -95,7 +102,8 @@ impl Agent {
             return Err(no_price(&client));
         }
         let _lock = runs.lock()?;
-        let (signals, terminal) = (signals(work.json), Arc::new(Terminal::new(work.plain)));
+        let terminal = Arc::new(Terminal::new(work.plain));
+        let signals = signals(work.json, terminal.clone());
         let mut shop = work.shop(&bench, &terminal)?;
         let known = shop.desk().nodes();
         if let Some(node) = self.nodes.iter().find(|n| !known.contains(n)) {
@@ -117,7 +125,7 @@ impl Agent {
             wait_s: work.wait.map_or(600, |w| w.as_secs()),
         };
         let dir = runs.create()?;
-        let mut view = terminal.view();
+        let mut view = terminal.view(standing(&bench, shop.desk().model().path()));
         let run = Run::begin(&dir, &mut shop, &client, &signals, &mut view, started)?;
         work.drive(run, &terminal, &bench, &dir)
     }
@@ -145,7 +153,8 @@ impl Resume {
             return Err(no_price(&client));
         }
         let _lock = runs.lock()?;
-        let (signals, terminal) = (signals(work.json), Arc::new(Terminal::new(work.plain)));
+        let terminal = Arc::new(Terminal::new(work.plain));
+        let signals = signals(work.json, terminal.clone());
         let mut shop = work.shop(&bench, &terminal)?;
         if start.is_some_and(|s| s.model != file_name(&shop)) {
             let found = start.map_or(String::new(), |s| s.model.clone());
@@ -154,7 +163,7 @@ impl Resume {
                 .found(file_name(&shop))
                 .hint("assay agent resume -m FILE"));
         }
-        let mut view = terminal.view();
+        let mut view = terminal.view(standing(&bench, shop.desk().model().path()));
         let place = Some(place(&shop)).filter(|place| start.is_some_and(|s| s.place != *place));
         let resumed = |state: &State, note: Option<String>| {
             Ok(Event::Resumed {
@@ -223,6 +232,19 @@ impl Work {
     }
 }
 
+/// How the workbench's nodes stand, in a line, for the terminal.
+fn standing(bench: &Workbench, model: &Path) -> Box<dyn Fn() -> Option<String>> {
+    let (bench, model) = (bench.clone(), Model::open(model));
+    Box::new(move || {
+        let model = model.as_ref().ok()?;
+        let plan = Plan::build(model, canonical(Numerics::Ds4)).ok()?;
+        let status =
+            report_standing::status(&bench, model, &Graph::of(&plan, None), Numerics::Ds4, &mut Vec::new()).ok()?;
+        let left = gates(&bench, &status).len();
+        Some(format!("{} {left} {} left.", status.sentence(), agree(left, "gate is", "gates are")))
+    })
+}
+
 fn place(shop: &DeskShop<'_>) -> Place {
     Place { place: shop.place(), device: crate::agent::shop::Shop::device(shop) }
 }
@@ -250,7 +272,7 @@ fn summary(report: &Report, passed: usize, landed: usize, device: bool) -> Strin
 }
 
 /// Ctrl-C, counted.
-fn signals(json: bool) -> Arc<Signals> {
+fn signals(json: bool, terminal: Arc<Terminal>) -> Arc<Signals> {
     let signals = Arc::new(Signals::default());
     let seen = signals.clone();
     // Without a handler the signal ends the process; the run can be resumed all the same.
@@ -265,7 +287,7 @@ fn signals(json: bool) -> Arc<Signals> {
             false => "pauses after this step; Ctrl-C again stops; assay agent resume goes on",
             true => "stops",
         };
-        anstream::eprintln!("{words}");
+        terminal.log(words);
     });
     signals
 }

@@ -1,13 +1,14 @@
-//! How a run is watched: a log line for each event, and on a terminal a line below them that says how it stands.
+//! How a run is watched: a log line for each event, and on a terminal five lines below them that say how it stands.
 
 use std::io::{BufRead as _, IsTerminal as _};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::agent::budget::money;
+use crate::agent::desk::{cap, printable};
 use crate::agent::events::{About, Event, Record};
 use crate::agent::report::line;
 use crate::agent::run::View;
@@ -16,25 +17,47 @@ use crate::ops::Node;
 use crate::verify::{Progress, Stage};
 
 pub(super) struct Terminal {
-    bar: Option<ProgressBar>,
-    stage: Mutex<String>,
-    stand: Mutex<String>,
+    board: Option<Board>,
+    /// The attempt under way, and how far its verdict is.
+    at: Mutex<(String, String)>,
+}
+
+/// The lines below the log.
+struct Board {
+    all: MultiProgress,
+    graph: ProgressBar,
+    node: ProgressBar,
+    verdict: ProgressBar,
+    spent: ProgressBar,
+    now: ProgressBar,
+}
+
+impl Board {
+    fn new() -> Board {
+        let all = MultiProgress::new();
+        let line = |label: &'static str, template: &str| {
+            let bar = all.add(ProgressBar::new_spinner());
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                bar.set_style(style);
+            }
+            bar.with_prefix(label)
+        };
+        const PLAIN: &str = "  {prefix:<8.dim} {wide_msg}";
+        let (graph, node) = (line("graph", PLAIN), line("attempt", "{spinner} {prefix:<8.dim} {wide_msg}"));
+        let (verdict, spent, now) = (line("verdict", PLAIN), line("spent", PLAIN), line("now", PLAIN));
+        node.enable_steady_tick(Duration::from_millis(250));
+        Board { all, graph, node, verdict, spent, now }
+    }
 }
 
 impl Terminal {
     pub fn new(plain: bool) -> Terminal {
-        let bar = (!plain && std::io::stderr().is_terminal()).then(|| {
-            let bar = ProgressBar::new_spinner();
-            if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg}") {
-                bar.set_style(style);
-            }
-            bar.enable_steady_tick(Duration::from_millis(250));
-            bar
-        });
-        Terminal { bar, stage: Mutex::default(), stand: Mutex::default() }
+        let board = (!plain && std::io::stderr().is_terminal()).then(Board::new);
+        Terminal { board, at: Mutex::default() }
     }
 
-    pub fn view(&self) -> Watching<'_> {
+    /// `graph` says how the workbench's nodes stand; it is asked only where there is somebody to see it.
+    pub fn view<'t>(&'t self, graph: Box<dyn Fn() -> Option<String> + 't>) -> Watching<'t> {
         // Nobody types into a pipe, and a pipe that somebody else reads from is not ours.
         let typed = (std::io::stdin().is_terminal() && std::io::stderr().is_terminal()).then(|| {
             let (send, receive) = channel();
@@ -48,52 +71,80 @@ impl Terminal {
             });
             receive
         });
-        Watching { terminal: self, typed, asked: 0 }
+        Watching { terminal: self, graph, typed, asked: 0 }
     }
 
+    /// Takes the lines away; the log stays.
     pub fn finish(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
+        if let Some(board) = &self.board {
+            for bar in [&board.graph, &board.node, &board.verdict, &board.spent, &board.now] {
+                bar.finish_and_clear();
+            }
         }
     }
 
-    fn log(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| anstream::eprintln!("{text}")),
+    /// A line of the log, also from other threads.
+    pub fn log(&self, text: &str) {
+        match &self.board {
+            Some(board) => board.all.suspend(|| anstream::eprintln!("{text}")),
             None => anstream::eprintln!("{text}"),
         }
     }
 
-    fn show(&self) {
-        if let Some(bar) = &self.bar {
-            let (stand, stage) = (lock(&self.stand).clone(), lock(&self.stage).clone());
-            bar.set_message(if stage.is_empty() { stand } else { format!("{stand} · {stage}") });
+    fn attempt(&self, what: Option<String>, how_far: String) {
+        let mut at = self.at.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(what) = what {
+            at.0 = what;
+        }
+        at.1 = how_far;
+        if let Some(board) = &self.board {
+            let join = if at.1.is_empty() { "" } else { " · " };
+            board.node.set_message(format!("{}{join}{}", at.0, at.1));
         }
     }
-}
-
-fn lock(text: &Mutex<String>) -> std::sync::MutexGuard<'_, String> {
-    text.lock().unwrap_or_else(|e| e.into_inner())
 }
 
 impl Progress for Terminal {
     fn stage(&self, _: &Node, stage: Stage) {
-        *lock(&self.stage) = format!("stage {} ({})", stage.number(), stage.name());
-        self.show();
+        self.attempt(None, format!("stage {} ({})", stage.number(), stage.name()));
     }
 
     fn tick(&self, done: usize, of: usize) {
-        if let Some(bar) = &self.bar {
-            bar.set_message(format!("{} · {} {done}/{of}", lock(&self.stand), lock(&self.stage)));
-        }
+        let at = self.at.lock().unwrap_or_else(|e| e.into_inner()).1.clone();
+        let stage = at.split_once(')').map_or(at.clone(), |(stage, _)| format!("{stage})"));
+        self.attempt(None, format!("{stage} {done}/{of}"));
     }
 }
 
 pub(super) struct Watching<'t> {
     terminal: &'t Terminal,
+    graph: Box<dyn Fn() -> Option<String> + 't>,
     typed: Option<Receiver<String>>,
     /// The last question that was shown.
     asked: u64,
+}
+
+impl Watching<'_> {
+    /// Brings the lines up to date.
+    fn stand(&self, event: &Event, state: &State) {
+        let Some(board) = &self.terminal.board else { return };
+        let moves = matches!(
+            event,
+            Event::Started { .. } | Event::Resumed { .. } | Event::Verdict { .. } | Event::Landed { .. }
+        );
+        if moves && let Some(text) = (self.graph)() {
+            board.graph.set_message(text);
+        }
+        let judged = matches!(event, Event::Verdict { .. } | Event::NodeEnded { .. } | Event::Ended { .. });
+        let how_far = match judged {
+            true => String::new(),
+            false => self.terminal.at.lock().unwrap_or_else(|e| e.into_inner()).1.clone(),
+        };
+        self.terminal.attempt(Some(attempt(state)), how_far);
+        board.verdict.set_message(verdict(state));
+        board.spent.set_message(spent(state));
+        board.now.set_message(now(event, state));
+    }
 }
 
 impl View for Watching<'_> {
@@ -102,11 +153,7 @@ impl View for Watching<'_> {
             let time = record.time.split_once('T').map_or("", |(_, t)| t);
             self.terminal.log(&format!("{time} {}", text.replace('\n', "\n          ")));
         }
-        if matches!(record.event, Event::Verdict { .. }) {
-            lock(&self.terminal.stage).clear();
-        }
-        *lock(&self.terminal.stand) = stand(state);
-        self.terminal.show();
+        self.stand(&record.event, state);
     }
 
     fn answer(&mut self, ask: &Ask) -> Option<(Option<bool>, String)> {
@@ -149,21 +196,60 @@ impl View for Watching<'_> {
     }
 }
 
-/// How a run stands, in a line.
-fn stand(state: &State) -> String {
+/// A text that stays one line of a terminal.
+fn flat(text: &str) -> String {
+    cap(printable(&text.replace('\n', "; ")), 300)
+}
+
+fn attempt(state: &State) -> String {
     let passed = state.ended.iter().filter(|(_, how, _)| how.passed()).count();
-    let mut parts = vec![format!("{passed} passed, {} left", state.ended.len() - passed)];
-    if let Some(work) = &state.work {
-        parts.push(format!("{} attempt {}/{}", work.node, work.attempts.len() + 1, state.limits.attempts));
+    let ended = match state.ended.len() {
+        0 => String::new(),
+        n => format!(" ({passed} passed before it, {} left)", n - passed),
+    };
+    match &state.work {
+        Some(work) => {
+            let next = (work.attempts.len() as u64 + 1).min(state.limits.attempts);
+            format!("{}, attempt {next} of {}{ended}", work.node, state.limits.attempts)
+        }
+        None => format!("no node{ended}"),
     }
-    if let Some(verdict) = &state.last_verdict {
-        let stage = verdict.stage.as_ref().map_or(String::new(), |s| format!(" {s}"));
-        parts.push(format!("last {}{stage}", verdict.outcome));
+}
+
+fn verdict(state: &State) -> String {
+    match &state.last_verdict {
+        Some(verdict) => flat(&format!("{}: {}", verdict.node, verdict.words())),
+        None => "none yet".into(),
     }
-    let cost = if state.spent.cost() > 0 { format!(", {} USD", money(state.spent.cost())) } else { String::new() };
-    parts.push(format!("step {}, {} tokens{cost}", state.spent.steps, state.spent.tokens()));
-    if state.paused {
-        parts.push("paused".into());
+}
+
+fn spent(state: &State) -> String {
+    let (spent, limits) = (&state.spent, &state.limits);
+    let cost = match limits.cost {
+        Some(limit) => format!(", {} of {} USD", money(spent.cost()), money(limit)),
+        None if spent.cost() > 0 => format!(", {} USD", money(spent.cost())),
+        None => String::new(),
+    };
+    let (seconds, of) = (state.ms / 1000, limits.wall_ms / 1000);
+    format!(
+        "{} of {} steps, {} of {} tokens{cost}, {seconds} of {of} s",
+        spent.steps,
+        limits.steps,
+        spent.tokens(),
+        limits.tokens
+    )
+}
+
+fn now(event: &Event, state: &State) -> String {
+    match (&state.over, &state.ask) {
+        (Some((_, why)), _) => flat(why),
+        (None, _) if state.paused => "paused; assay agent resume goes on".into(),
+        (None, Some(ask)) => flat(&format!("asks: {}", ask.text)),
+        (None, None) => match event {
+            Event::Reserved { .. } => "the model is at work; Ctrl-C pauses after this step".into(),
+            Event::Judging { place, .. } => format!("the judge is at work on the {place}"),
+            Event::Failed { wait_ms, .. } if *wait_ms > 0 => "waits before it asks again".into(),
+            _ => "works; Ctrl-C pauses after this step".into(),
+        },
     }
-    parts.join(" · ")
 }

@@ -228,3 +228,42 @@ fn an_honest_porter_passes_three_nodes_after_red_attempts_that_it_learns_from() 
     let status = port.run(&["status"]).stdout;
     assert!(status.starts_with("3 of 27 nodes pass here on the CPU emulator"), "{status}");
 }
+
+/// On a terminal the run stands below its log: graph, attempt, verdict, spending, and what it does now.
+#[test]
+fn a_terminal_shows_how_the_run_stands_and_a_pipe_only_its_log() {
+    let server = Server::start(|n, _| match n {
+        0 => Reply::Json(answer("", &[write("swiglu.cu", "// nothing"), verify()], (9000, 900))),
+        _ => {
+            std::thread::sleep(std::time::Duration::from_millis(400));
+            Reply::Json(answer("", &[("give_up", json!({ "reason": "seen" }))], (9000, 900)))
+        }
+    });
+    let port = Port::new(server);
+    let line = format!("stty cols 160; {} agent swiglu", env!("CARGO_BIN_EXE_assay"));
+    let Ok(out) = port.command("script").env("TERM", "xterm").args(["-qec", &line, "/dev/null"]).output() else {
+        println!("could not run: no `script` to make a terminal with");
+        return;
+    };
+    let shown = String::from_utf8_lossy(&out.stdout).into_owned();
+    if shown.contains("emulator-no-compiler") {
+        println!("could not run: no C++ compiler");
+        return;
+    }
+    for what in [
+        "27 gates are left.",
+        "swiglu, attempt 1 of 8",
+        "swiglu: red in stage source",
+        "1 of 200 steps, 9900 of 2000000 tokens",
+        "the model is at work; Ctrl-C pauses after this step",
+    ] {
+        assert!(shown.contains(what), "{what}: {shown}");
+    }
+    let plain = port.run(&["agent", "take_rows"]);
+    assert!(
+        plain.stderr.contains(" take_rows: as told") && !plain.stderr.contains("gates are left"),
+        "{}",
+        plain.stderr
+    );
+    assert!(!plain.stderr.contains('\u{1b}') && !plain.stderr.contains('\r'), "{}", plain.stderr);
+}
