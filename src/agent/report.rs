@@ -287,7 +287,7 @@ pub fn line(event: &Event) -> Option<String> {
             format!("model ({prompt}+{completion} tokens{cut}): {called}")
         }
         Event::Overcounted { counted, reserved } => {
-            format!("the server counted {counted} tokens where at most {reserved} were set aside")
+            format!("{counted} tokens were used where at most {reserved} were set aside")
         }
         Event::Failed { trouble, what, wait_ms, .. } => {
             let again =

@@ -15,6 +15,14 @@ const REASONING: usize = 16 << 10;
 /// The longest that a server may have itself waited for.
 const LONGEST_WAIT: Duration = Duration::from_secs(900);
 
+/// Tokens of an answer that nobody counted, of so many bytes, where `allowed` were: as code has them, and no more than
+/// allowed unless the answer is longer than so many tokens ever are.
+fn uncounted(bytes: u64, allowed: u64) -> u64 {
+    const LONG: u64 = 16;
+    let usual = bytes.div_ceil(3);
+    if bytes > allowed.saturating_mul(LONG) { usual } else { usual.min(allowed) }
+}
+
 impl Run<'_> {
     pub(super) fn ask_model(&mut self) -> Result<()> {
         let settings = self.client.settings();
@@ -58,8 +66,8 @@ impl Run<'_> {
             answer.content.len() + answer.reasoning.len() + answer.calls.iter().map(tools::call_bytes).sum::<usize>();
         let (prompt, completion) = match answer.usage {
             Some(usage) => (usage.prompt, usage.completion),
-            // Nobody counted: the prompt as it was estimated, the answer as code is.
-            None => (estimate.min(reserved.prompt), (said as u64).div_ceil(3).min(reserved.completion)),
+            // Nobody counted: the prompt is as it was estimated.
+            None => (estimate.min(reserved.prompt), uncounted(said as u64, reserved.completion)),
         };
         let cost = self.client.settings().price.map_or(0, |p| p.of(prompt, completion));
         self.emit(Event::Replied {
