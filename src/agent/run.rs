@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::budget::Stop;
 use super::codes::{PRICE_NONE, TRANSCRIPT};
 use super::context::Brief;
-use super::endpoint::{Call, Client, Message, ToolSpec};
+use super::endpoint::{Call, Client, Message, ToolSpec, UNKNOWN};
 use super::events::{About, Approve, Event, NodeEnd, Record, RunEnd};
 use super::shop::Shop;
 use super::state::{Ask, State, WRITE, Work};
@@ -427,6 +427,9 @@ impl<'r> Run<'r> {
             return self.ask(About::Step, format!("{}: {}", work.node, calls.join("; ")));
         }
         if let Some(flaw) = call.flaw.clone() {
+            if call.name == UNKNOWN {
+                self.emit(Event::Refused { what: "a tool that is not offered".into(), why: flaw.clone() })?;
+            }
             return self.result(call, false, format!("error: {flaw}"));
         }
         let text =

@@ -346,6 +346,12 @@ impl State {
                 }
             }
             About::Question => {
+                // An approval without words is an answer too, and a model makes nothing of an empty one.
+                let text = match (yes, text) {
+                    (Some(true), "") => "Yes.",
+                    (Some(false), "") => "No.",
+                    (_, text) => text,
+                };
                 if let Some(call) = self.pending.front().map(|c| c.id.clone()) {
                     self.result(&call, text.to_string());
                 }

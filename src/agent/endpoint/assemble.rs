@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
-use super::{Answer, Call, Failure, MOST_CALLS, Trouble, Usage, plain};
+use super::{Answer, Call, Failure, MOST_CALLS, Trouble, UNKNOWN, Usage, plain};
 
 /// What marks the complaint that a conversation is too long, in the words of the servers there are.
 const TOO_LONG: [&str; 10] = [
@@ -158,7 +158,7 @@ impl Assembler {
                 let shown: String = name.chars().take(40).collect();
                 flaw = Some(format!("there is no tool {shown:?}; there are: {}", tools.join(", ")));
             }
-            Call { id, name: if known { name } else { "unknown".into() }, arguments, flaw }
+            Call { id, name: if known { name } else { UNKNOWN.into() }, arguments, flaw }
         });
         Answer {
             calls: calls.collect(),

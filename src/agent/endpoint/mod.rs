@@ -167,5 +167,7 @@ impl Failure {
 
 /// The most that is read of one answer. A kernel has some thousands of bytes.
 const MOST_BYTES: u64 = 8 << 20;
+/// What a call of a tool that there is not is named, so that nothing that a model makes up is sent back as a name.
+pub const UNKNOWN: &str = "unknown";
 /// The most calls of one message that are looked at.
 const MOST_CALLS: usize = 16;

@@ -305,6 +305,10 @@ fn questions_are_answered_from_another_terminal() {
         0 => Reply::Json(answer("", &[("ask_human", json!({"question": "which layout?"}))], (1, 1))),
         1 => {
             assert_eq!(seen.messages().last().unwrap()["content"], "row-major");
+            Reply::Json(answer("", &[("ask_human", json!({"question": "and may I begin?"}))], (1, 1)))
+        }
+        2 => {
+            assert_eq!(seen.messages().last().unwrap()["content"], "Yes.", "an approval without words");
             Reply::Json(answer("", &[write("right"), verify()], (1, 1)))
         }
         _ => panic!("asked too often"),
@@ -321,13 +325,14 @@ fn questions_are_answered_from_another_terminal() {
     let mut run = Run::begin(dir.path(), &mut handle, &client, &signals, &mut view, event).unwrap();
     let person = std::thread::spawn(move || {
         // An answer to a question that nobody asked is refused, not kept for the next one.
-        supervise::send(&path, &supervise::Word::Approve { ask: 2, text: String::new() }).unwrap();
-        for ask in 1..=2 {
+        supervise::send(&path, &supervise::Word::Approve { ask: 9, text: String::new() }).unwrap();
+        for ask in 1..=3 {
             while runs::state(&path).unwrap().ask.is_none_or(|a| a.id != ask) {
                 std::thread::sleep(Duration::from_millis(10));
             }
             let word = match ask {
                 1 => supervise::Word::Say { text: "row-major".into() },
+                2 => supervise::Word::Approve { ask, text: String::new() },
                 _ => supervise::Word::Approve { ask, text: "well done".into() },
             };
             supervise::send(&path, &word).unwrap();
