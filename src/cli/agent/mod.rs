@@ -19,7 +19,7 @@ use crate::agent::report::Report;
 use crate::agent::run::{Run, no_price};
 use crate::agent::runs::{self, Runs};
 use crate::agent::shop::DeskShop;
-use crate::agent::state::State;
+use crate::agent::state::State as RunState;
 use crate::agent::supervise::Signals;
 use crate::error::{Error, Kind, Result};
 use crate::history;
@@ -28,9 +28,9 @@ use crate::ops::Node;
 use crate::plan::graph::Graph;
 use crate::plan::schedule::canonical;
 use crate::plan::{Numerics, Plan};
-use crate::report::gate::gates;
+use crate::report::proof::State;
 use crate::report::standing as report_standing;
-use crate::words::agree;
+use crate::words::count;
 use crate::workbench::Workbench;
 use view::Terminal;
 use work::Work;
@@ -165,7 +165,7 @@ impl Resume {
         }
         let mut view = terminal.view(standing(&bench, shop.desk().model().path()));
         let place = Some(place(&shop)).filter(|place| start.is_some_and(|s| s.place != *place));
-        let resumed = |state: &State, note: Option<String>| {
+        let resumed = |state: &RunState, note: Option<String>| {
             Ok(Event::Resumed {
                 place,
                 limits: work.limits(Some(state)),
@@ -240,8 +240,11 @@ fn standing(bench: &Workbench, model: &Path) -> Box<dyn Fn() -> Option<String>> 
         let plan = Plan::build(model, canonical(Numerics::Ds4)).ok()?;
         let status =
             report_standing::status(&bench, model, &Graph::of(&plan, None), Numerics::Ds4, &mut Vec::new()).ok()?;
-        let left = gates(&bench, &status).len();
-        Some(format!("{} {left} {} left.", status.sentence(), agree(left, "gate is", "gates are")))
+        let nodes = || status.nodes.iter().filter(|n| bench.settings.ports(&n.usage.node.op));
+        let of = |state: &State| nodes().filter(|n| n.state == *state).count();
+        let counts = State::ALL.iter().map(|state| (of(state), state.name())).filter(|(n, _)| *n > 0);
+        let counts: Vec<_> = counts.map(|(n, name)| format!("{n} {name}")).collect();
+        Some(format!("{}: {}", count(nodes().count(), "node"), counts.join(", ")))
     })
 }
 
@@ -293,7 +296,7 @@ fn signals(json: bool, terminal: Arc<Terminal>) -> Arc<Signals> {
 }
 
 /// A state in JSON, for `status`.
-fn state_json(state: &State, dir: &Path, alive: bool) -> Value {
+fn state_json(state: &RunState, dir: &Path, alive: bool) -> Value {
     let (spent, limits) = (&state.spent, &state.limits);
     json!({
         "run": runs::id(dir),
@@ -313,7 +316,7 @@ fn state_json(state: &State, dir: &Path, alive: bool) -> Value {
     })
 }
 
-fn word(state: &State, alive: bool) -> &'static str {
+fn word(state: &RunState, alive: bool) -> &'static str {
     match (&state.over, alive) {
         (Some((RunEnd::Done, _)), _) => "over",
         (Some(_), _) => "ended, can be resumed",

@@ -205,7 +205,7 @@ fn attempt(state: &State) -> String {
     let passed = state.ended.iter().filter(|(_, how, _)| how.passed()).count();
     let ended = match state.ended.len() {
         0 => String::new(),
-        n => format!(" ({passed} passed before it, {} left)", n - passed),
+        n => format!("; {passed} passed and {} left before", n - passed),
     };
     match &state.work {
         Some(work) => {
