@@ -91,7 +91,7 @@ impl Spent {
         let left = limits.tokens.saturating_sub(self.tokens());
         let (answer, least) = (answer.max(longest), LEAST_ANSWER.min(answer).max(longest));
         if left < prompt.saturating_add(least) {
-            let spent = format!("{}, and the next call may need {prompt} and its answer {least}", self.tokens());
+            let spent = format!("{} are spent, and the next call may take {prompt} and {least} more", self.tokens());
             return Err(Stop { what: "tokens", spent, limit: limits.tokens.to_string() });
         }
         let mut completion = answer.min(left - prompt);
@@ -104,7 +104,7 @@ impl Spent {
                 Some(answer) => completion = completion.min(answer),
                 None => {
                     let next = money(price.of(prompt, least));
-                    let spent = format!("{}, and the next call may cost {next}", money(self.cost()));
+                    let spent = format!("{} is spent, and the next call may cost {next}", money(self.cost()));
                     return Err(Stop { what: "cost", spent, limit: money(limit) });
                 }
             }

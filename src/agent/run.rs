@@ -346,7 +346,7 @@ impl<'r> Run<'r> {
     }
 
     fn out_of(&mut self, stop: Stop) -> Result<()> {
-        let why = format!("the budget of {} is spent: {} of {}", stop.what, stop.spent, stop.limit);
+        let why = format!("the budget of {} ends the run: {} of {}", stop.what, stop.spent, stop.limit);
         self.emit(Event::BudgetStop { what: stop.what.into(), spent: stop.spent, limit: stop.limit })?;
         self.emit(Event::Ended { how: RunEnd::Budget, why }).map(|_| ())
     }

@@ -100,6 +100,9 @@ impl New {
             }
             _ => out += "It holds no kernel.\n",
         }
+        if !self.ops.is_empty() {
+            out += &format!("Ported here: {}; the oracle computes other ops.\n", self.ops.join(", "));
+        }
         out + &format!("\nNext: cd {} && assay next\n", self.dir.display())
     }
 }

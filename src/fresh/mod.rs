@@ -181,9 +181,8 @@ fn readme(named: &[String]) -> String {
     }
     let ops: Vec<_> = named.iter().map(|op| format!("`{op}`")).collect();
     let goal = format!(
-        "\nPorted here: {}. `assay next` and `assay agent` ask for no other op, and `assay status` says how many of their nodes \
-         are green; the oracle\ncomputes the others. A prefill on a device needs all of them: `ops` in `assay.toml` is where the \
-         list is.\n",
+        "\nPorted here: {}.\n`assay next` and `assay agent` ask for no other op, and `assay status` says how many of their nodes are \
+         green; the oracle\ncomputes the others. A prefill on a device needs all of them. The list is `ops` in `assay.toml`.\n",
         ops.join(", ")
     );
     // Behind the first paragraph.
@@ -240,8 +239,10 @@ impl Files<'_> {
         );
         text += &format!("model = {}\narchitectures = {ARCHITECTURES}\n", toml::Value::from(model));
         if !ops.is_empty() {
-            text +=
-                &format!("\n# `assay next` leaves other ops out; the oracle computes them.\nops = [\n{}]\n", list(ops));
+            text += &format!(
+                "\n# What is ported here: `assay next` and `assay agent` leave other ops out; the oracle computes them.\nops = [\n{}]\n",
+                list(ops)
+            );
         }
         text +=
             &format!("\n# Keys whose signatures this tree asks you to believe.\nverifiers = [\n{}]\n", list(verifiers));
