@@ -178,6 +178,8 @@ impl State {
             }
             Event::Failed { prompt, completion, cost, .. } => {
                 self.spent.settle(prompt, completion, cost);
+                // Nobody counted what was lost: what was set aside for it stands in its place.
+                self.spent.estimated |= prompt > 0 || completion > 0;
                 self.failures += 1;
             }
             Event::Replied { prompt, completion, cost, estimated, content, calls, plain, bytes, .. } => {

@@ -107,8 +107,12 @@ impl Agent {
         let mut shop = work.shop(&bench, &terminal)?;
         let known = shop.desk().nodes();
         if let Some(node) = self.nodes.iter().find(|n| !known.contains(n)) {
-            return Err(Error::usage(format!("{node} is no node of {}", shop.desk().model().path().display()))
-                .hint("assay next -n 50 lists them, assay plan all"));
+            let near: Vec<_> = known.iter().filter(|n| n.op == node.op).map(ToString::to_string).collect();
+            let error = Error::usage(format!("{node} is no node of {}", shop.desk().model().path().display()));
+            return Err(match near.is_empty() {
+                true => error.hint("assay next -n 50 lists them, assay plan all"),
+                false => error.expected(near.join(", ")).hint(format!("assay agent '{}'", near[0])),
+            });
         }
         let settings = client.settings();
         let started = Event::Started {

@@ -251,6 +251,7 @@ fn a_newcomer_is_told_what_is_missing() {
     assert!(price.code == 2 && price.stderr.contains("agent-no-price"), "{}", price.stderr);
     let node = bare(&[&here[..], &["matmul[q4_k]"]].concat(), &[]);
     assert!(node.code == 2 && node.stderr.contains("no node of"), "{}", node.stderr);
+    assert!(node.stderr.contains("expected: matmul["), "the op with the types that the file has: {}", node.stderr);
     let tree = [("ASSAY_CONFIG_DIR", home.bench.path("config"))];
     let inside = assay_with(&home.bench.path(""), &here, &[(tree[0].0, tree[0].1.as_path())]);
     assert!(inside.code == 2 && inside.stderr.contains("key-in-tree"), "{}", inside.stderr);

@@ -111,7 +111,7 @@ fn a_try_that_failed_is_tried_again_and_is_no_step() {
     });
     let out = run_with(&server, &Fake::default(), Approve::NeverAsk, Limits { steps: 1, ..limits() }, |_| {});
     assert_eq!((out.end, out.state.spent.steps, out.state.spent.calls), (RunEnd::Done, 1, 6));
-    assert!(out.state.spent.tokens() > 150, "what was cut off was paid for");
+    assert!(out.state.spent.tokens() > 150 && out.state.spent.estimated, "what was cut off was paid for");
 
     let server = Server::with(vec![|| Reply::Status(500, "", "no".into())]);
     let out = run_with(&server, &Fake::default(), Approve::NeverAsk, limits(), |s| s.tries = 3);
