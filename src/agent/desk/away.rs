@@ -40,7 +40,7 @@ impl Desk {
         self.first(away, |runner| {
             let bundle = self.bundle(copied.dir.path(), runner)?;
             let host = Host::start(runner, &bundle, away.limits, hands.stop)?;
-            welcome(&host.hello, &bundle, trust)?;
+            welcome(&host.hello, &bundle, &history::open(&self.bench().root)?, trust)?;
             Ok((*host.hello).clone())
         })
         .map(|(hello, ..)| hello)
@@ -55,11 +55,11 @@ impl Desk {
         let (evidence, runner, mut notes) = self.first(away, |runner| {
             let bundle = self.bundle(copied.dir.path(), runner)?;
             let mut host = Host::start(runner, &bundle, away.limits, hands.stop)?;
-            welcome(&host.hello, &bundle, trust)?;
+            let ledger = history::open(&self.bench().root)?;
+            welcome(&host.hello, &bundle, &ledger, trust)?;
             let (prompt, transcript) = (provenance.prompt.clone(), provenance.transcript.clone());
             let ask = Ask { node: node.clone(), seed: Seed::random()?, prompt, transcript };
             let said = host.judge(&runner.name, &ask, hands.stop)?;
-            let ledger = history::open(&self.bench().root)?;
             Ok(answers(&ask, &host.hello, said, &here, &ledger, trust)?.0)
         })?;
         let own = evidence.last().cloned().ok_or_else(|| Error::internal("an answer without evidence"))?;
