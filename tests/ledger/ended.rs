@@ -203,7 +203,7 @@ fn revoked_twice_a_key_keeps_what_both_rows_keep() {
 fn a_key_is_ended_by_itself_its_successors_and_the_founder_alone() {
     let Three { bench, host, stranger } = three();
     let wrong = revocation(&bench.open(), &host, 0, &stranger);
-    refused(bench.open().append(&[wrong.clone()], &bench.key), "key-no-force", "may not revoke");
+    refused(bench.open().append(std::slice::from_ref(&wrong), &bench.key), "key-no-force", "may not revoke");
     forge(&bench, &wrong, &stranger);
     damaged(&bench, "may not revoke");
 
@@ -245,9 +245,9 @@ fn a_revoked_key_revokes_nobody() {
     bench.open().append(&[stolen], &heir).unwrap();
     // The thief of the founder's key: by the front door, and by the file, under a key that joins as anybody's can.
     let wrong = revocation(&bench.open(), &host, 0, &bench.key);
-    refused(bench.open().append(&[wrong.clone()], &heir), "key-no-force", "was revoked");
+    refused(bench.open().append(std::slice::from_ref(&wrong), &heir), "key-no-force", "was revoked");
     let successor = rotation(&bench.open(), &bench.key, &stranger);
-    refused(bench.open().append(&[successor.clone()], &heir), "key-no-force", "was revoked");
+    refused(bench.open().append(std::slice::from_ref(&successor), &heir), "key-no-force", "was revoked");
     let thief = key("thief");
     forge(&bench, &Evidence::join(&thief).unwrap(), &thief);
     Ledger::read(bench.root()).unwrap();
@@ -264,7 +264,7 @@ fn a_revoked_key_revokes_nobody() {
     bench.append_by(&heir, 11);
     // Nor does a successor without force get the say of one.
     let by_idle = revocation(&bench.open(), &host, 0, &stranger);
-    refused(bench.open().append(&[by_idle.clone()], &heir), "key-no-force", "no successor in force");
+    refused(bench.open().append(std::slice::from_ref(&by_idle), &heir), "key-no-force", "no successor in force");
     forge(&bench, &by_idle, &thief);
     assert!(!ended(&bench, &host));
     assert_eq!(standing(&bench, 1, &host), "green 3");
@@ -275,15 +275,19 @@ fn a_revocation_of_another_ledger_or_twice_ends_nothing() {
     let Three { bench, host, stranger } = three();
     let other = three();
     let elsewhere = revocation_in(row_0(&other.bench.open()), &host, Vec::new(), &host);
-    refused(bench.open().append(&[elsewhere.clone()], &bench.key), "key-no-force", "of another ledger");
+    refused(bench.open().append(std::slice::from_ref(&elsewhere), &bench.key), "key-no-force", "of another ledger");
     forge(&bench, &elsewhere, &stranger);
     assert!(!ended(&bench, &host));
     bench.append(verdict(8));
 
     let once = revocation(&bench.open(), &stranger, 0, &stranger);
-    bench.open().append(&[once.clone()], &bench.key).unwrap();
+    bench.open().append(std::slice::from_ref(&once), &bench.key).unwrap();
     let rows = bench.open().rows().len();
-    assert_eq!(bench.open().append(&[once.clone()], &bench.key).unwrap(), [rows as u64 - 1], "it is there already");
+    assert_eq!(
+        bench.open().append(std::slice::from_ref(&once), &bench.key).unwrap(),
+        [rows as u64 - 1],
+        "it is there already"
+    );
     forge(&bench, &once, &bench.key);
     damaged(&bench, "its evidence is that of row");
 }
