@@ -132,7 +132,7 @@ impl Op for CompressorPrefill {
         d.f32("g").iter_mut().for_each(|v| *v *= 3.0);
         d.f32("state_s").iter_mut().for_each(|v| *v *= 3.0);
         // As in attention: a score near 90 overflows unless the maximum is taken off.
-        let lift = d.draw.pick(&[0.0, 0.0, 90.0]);
+        let lift = d.draw.pick(&[0.0, 0.0, 90.0, -120.0]);
         d.f32("g").iter_mut().for_each(|v| *v += lift);
         d.f32("state_s").iter_mut().for_each(|v| *v += lift);
         if d.dim("C") == 2 && (d.case.symbol("pos0").unwrap_or(0) as usize) < d.dim("ratio") {

@@ -64,12 +64,26 @@ impl Op for IndexerTopk {
         d.position(4 * c);
     }
 
-    /// As the scorer leaves them: a quarter exactly 0, further ties, −inf where nothing is visible yet.
+    /// As the scorer leaves them: a quarter exactly 0, further ties, −inf where nothing is visible yet. In a third of the
+    /// rows scores that differ in their last bits alone.
     fn fill(&self, d: &mut Draft<'_>) {
         let (c, pos0) = (d.dim("C"), d.case.symbol("pos0").unwrap_or(0) as usize);
         let coarse = d.draw.below(2) == 0;
+        let bases: Vec<Option<f32>> =
+            (0..d.tokens).map(|_| d.draw.pick(&[None, None, Some(0.75), Some(1.0), Some(-3.0), Some(1e-3)])).collect();
         for (t, row) in d.f32("s").chunks_exact_mut(c).enumerate() {
             let visible = ((pos0 + t + 1) / 4).min(c);
+            if let Some(Some(base)) = bases.get(t) {
+                for (w, v) in row.iter_mut().enumerate() {
+                    let ulps = (*v * 500.0) as i32;
+                    *v = if w >= visible {
+                        f32::NEG_INFINITY
+                    } else {
+                        f32::from_bits(base.to_bits().wrapping_add_signed(ulps))
+                    };
+                }
+                continue;
+            }
             for (w, v) in row.iter_mut().enumerate() {
                 *v = match () {
                     () if w >= visible => f32::NEG_INFINITY,

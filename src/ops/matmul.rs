@@ -58,6 +58,9 @@ impl Op for Matmul {
             &[4096, 24],
             &[4096, 129],
             &[1024, 160],
+            // Between what one and two rows a warp take, and enough for blocks to come round again.
+            &[256, 300],
+            &[1024, 1100],
             &[8192, 72],
             &[16384, 4],
             &[4096, 4096],

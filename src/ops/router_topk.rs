@@ -58,5 +58,18 @@ impl Op for RouterTopk {
 
     fn fill(&self, d: &mut Draft<'_>) {
         router::shift_tokens(d);
+        // Ties among the best, one, a warp or two apart: of equals the lower wins. A bias tells them apart again, so it is
+        // cases without one that ask.
+        let e = d.dim("E");
+        let twins: Vec<Option<(usize, usize)>> = (0..d.tokens)
+            .map(|_| (d.draw.below(4) == 0).then(|| (d.draw.below(e), d.draw.pick(&[1, 32, 64]))))
+            .collect();
+        for (row, twin) in d.f32("logits").chunks_exact_mut(e).zip(twins) {
+            if let Some((expert, apart)) = twin {
+                let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                row[expert] = most;
+                row[(expert + apart) % e] = most;
+            }
+        }
     }
 }

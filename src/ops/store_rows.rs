@@ -61,6 +61,32 @@ impl Op for StoreRows {
         d.set_dim("cap", cap.max(d.tokens));
     }
 
+    /// What f16 has an opinion on: subnormals, what is below all of them, ties to either neighbour, its largest numbers.
+    fn fill(&self, d: &mut Draft<'_>) {
+        let n = d.f32("x").len();
+        let fates: Vec<(usize, i32, bool)> =
+            (0..n).map(|_| (d.draw.below(8), d.draw.below(41) as i32 - 25, d.draw.below(2) == 0)).collect();
+        for (v, (fate, exponent, odd)) in d.f32("x").iter_mut().zip(fates) {
+            *v = match fate {
+                0 => (*v * 2f32.powi(exponent)).clamp(-65_519.0, 65_519.0),
+                // Halfway between two f16 numbers, the lower of which is even or odd.
+                1 => {
+                    let step = 2f32.powi(exponent.clamp(-24, 5));
+                    ((1024 + i32::from(odd)) as f32 + 0.5) * step * v.signum()
+                }
+                2 => (f32::from(u8::from(odd)) + 0.5) * 2f32.powi(-24) * v.signum(),
+                3 => {
+                    if odd {
+                        65_519.0
+                    } else {
+                        65_504.0f32.copysign(*v)
+                    }
+                }
+                _ => *v,
+            };
+        }
+    }
+
     fn tokenwise(&self) -> bool {
         false
     }

@@ -46,7 +46,12 @@ impl Op for Swiglu {
     }
 
     fn fill(&self, d: &mut Draft<'_>) {
-        d.f32("g").iter_mut().for_each(|v| *v *= 6.0);
+        // Of some tokens' gates the exponential is no number, on the side that has no clamp.
+        let width = d.dim("F");
+        let factors: Vec<f32> = (0..d.tokens).map(|_| d.draw.pick(&[6.0, 6.0, 6.0, 180.0])).collect();
+        for (row, factor) in d.f32("g").chunks_exact_mut(width).zip(factors) {
+            row.iter_mut().for_each(|v| *v *= factor);
+        }
         d.f32("u").iter_mut().for_each(|v| *v *= 6.0);
     }
 }

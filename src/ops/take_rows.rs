@@ -36,7 +36,8 @@ impl Op for TakeRows {
     }
 
     fn size(&self, d: &mut Draft<'_>) {
-        let rows = d.draw.between(1, d.tokens);
+        // One row is what a prefill and a decode step ask for.
+        let rows = if d.draw.below(2) == 0 { 1 } else { d.draw.between(1, d.tokens) };
         d.set_step("R", rows);
     }
 

@@ -422,10 +422,12 @@ impl Request<'_, '_> {
         let mut draw = Draw::new(&self.seed, &label);
         let (min, max) =
             variant.tokens.map_or((1, usize::MAX), |t| (t.min.unwrap_or(1).max(1), t.max.unwrap_or(usize::MAX)));
-        let ragged = draw.between(5, 63);
+        // Of any op that counts in fours at least two with several rows, and one past the first tile of 32.
+        let ragged = [draw.between(4, 8), draw.between(9, 31), draw.between(33, 63)];
         let long = 2049 + draw.below(200);
         let longest = STEP_TOKENS - draw.pick(&[0, 1, 2, 3, 61]);
-        let mut counts: Vec<usize> = vec![1, 2, 3, ragged, long];
+        let mut counts: Vec<usize> = vec![1, 2, 3, long];
+        counts.extend(ragged);
         if self.thorough || self.placement == Placement::Device {
             counts.extend([draw.between(64, 130), draw.between(250, 520), longest]);
         } else if self.op.macs(self.op.long(), longest) <= EMULATOR_MACS_LONGEST {

@@ -17,6 +17,10 @@ const fn fp4(name: &'static str, from: &'static str, to: &'static str) -> Exhibi
     edit(name, "hadamard_fp4_round_trip", "hadamard_fp4_round_trip.cu", from, to, Red("unit", "x is wrong"))
 }
 
+const fn stored(name: &'static str, to: &'static str) -> Exhibit {
+    edit(name, "store_rows", "store_rows.cu", "__half2float(__float2half_rn(v))", to, Red("unit", "cache is wrong"))
+}
+
 const FP8_POWER: &str =
     "return __uint_as_float((bits & 0x007fffffu) == 0 ? bits : (bits & 0x7f800000u) + 0x00800000u);";
 const FP4_POWER: &str = "return __uint_as_float(bits & 0x007fffffu ? (bits & 0x7f800000u) + 0x00800000u : bits);";
@@ -440,5 +444,50 @@ pub const EDITS: &[Exhibit] = &[
         "i < a.D; i += stride) sum += squares",
         "i < min(a.D, 16384); i += stride) sum += squares",
         Red("unit", "y is wrong"),
+    ),
+    // Values that differ in their last bits, subnormal ones, ties, and exponentials that are no numbers on one side.
+    edit(
+        "compares_scores_in_f16",
+        "indexer_topk",
+        "indexer_topk.cu",
+        "bits = __float_as_uint(score), sign",
+        "bits = __float_as_uint(__half2float(__float2half_rn(score))), sign",
+        Red("unit", "ids"),
+    ),
+    stored("stores_ties_upwards", "__uint_as_float((__float_as_uint(v) + 0x1000u) & 0xffffe000u)"),
+    stored("stores_no_subnormals", "(fabsf(v) < 6.1e-5f ? 0.0f : __half2float(__float2half_rn(v)))"),
+    stored("stores_within_448", "__half2float(__float2half_rn(fminf(fmaxf(v, -448.0f), 448.0f)))"),
+    edit(
+        "gate_that_overflows_below",
+        "swiglu",
+        "swiglu.cu",
+        "return g / (1.0f + expf(-g)) *",
+        "const float e = expf(-g);\n  return g * (1.0f - e / (1.0f + e)) *",
+        Red("unit", "h is wrong"),
+    ),
+    edit(
+        "head_weights_that_overflow_above",
+        "output_hc_weights",
+        "output_hc_weights.cu",
+        "1.0f / (1.0f + expf(-x))",
+        "expf(x) / (1.0f + expf(x))",
+        Red("unit", "w is wrong"),
+    ),
+    edit(
+        "first_row_where_one_is_asked_for",
+        "take_rows",
+        "take_rows.cu",
+        "size_t(*a.T - rows + row)",
+        "size_t(rows == 1 && *a.T > 64 ? 0 : *a.T - rows + row)",
+        Red("unit", "y is wrong"),
+    ),
+    // Between the sizes.
+    edit(
+        "last_of_two_rows_a_warp",
+        "matmul[f16]",
+        "quant/plain_rows.cuh",
+        "plain_rows<W, 2, true>(y, w, x, k, n);",
+        "plain_rows<W, 2, true>(y, w, x, k, n - 1);",
+        Red("unit", "never written"),
     ),
 ];
