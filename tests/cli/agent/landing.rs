@@ -85,6 +85,7 @@ fn serve(dir: &Path, model: &Path, key: &SecretKey, twist: Twist) {
             seed: ask.seed_with(&share),
             informative: Informative {
                 device: "a device that a test plays".into(),
+                sandbox: r#"{"level":"full","landlock_abi":7,"seccomp":true,"namespaces":false}"#.into(),
                 time: "2025-01-01T00:00:00Z".into(),
                 prompt: ask.prompt.clone(),
                 transcript: ask.transcript.clone(),

@@ -17,8 +17,8 @@ fn resident(pid: u32) -> Option<u64> {
 /// The run is killed twice as well, once while the model is at work and once right after an answer.
 #[test]
 fn a_mixed_run_of_two_hundred_steps_keeps_its_memory_and_its_transcript() {
-    let stub = source("tests/gallery/stub_without_store.cu");
-    let manifest = source("tests/gallery/swiglu.toml");
+    let stub = source("tests/gallery/stub_without_store/swiglu.cu");
+    let manifest = source("tests/gallery/stub_without_store/swiglu.toml");
     let (pid, seen_memory) = (Arc::new(AtomicU32::new(0)), Arc::new(Mutex::new(Vec::new())));
     let (of, memory) = (pid.clone(), seen_memory.clone());
     let server = Server::start(move |n, seen| {

@@ -132,18 +132,18 @@ fn the_failed_port_ends_with_nothing_green_and_a_table_that_says_so() {
                 ("land", json!({ "node": "swiglu" })),
             ],
             ("swiglu", 1) => vec![
-                write("swiglu.cu", &gallery("stub_without_store.cu")),
-                write("swiglu.toml", &gallery("swiglu.toml")),
+                write("swiglu.cu", &gallery("stub_without_store/swiglu.cu")),
+                write("swiglu.toml", &gallery("stub_without_store/swiglu.toml")),
                 verify(),
             ],
             ("moe_gate_up.iq2_xxs" | "moe_gate_up", 1) => vec![
-                write("moe_gate_up.iq2_xxs.cu", &gallery("q8_0_on_iq2_xxs.cu")),
-                write("moe_gate_up.iq2_xxs.toml", &gallery("moe_gate_up.toml")),
+                write("moe_gate_up.iq2_xxs.cu", &gallery("q8_0_on_iq2_xxs/moe_gate_up.iq2_xxs.cu")),
+                write("moe_gate_up.iq2_xxs.toml", &gallery("q8_0_on_iq2_xxs/moe_gate_up.iq2_xxs.toml")),
                 verify(),
             ],
             ("rope_tail", 1) => vec![
-                write("rope_tail.cu", &gallery("drifted_argument_struct.cu")),
-                write("rope_tail.toml", &gallery("rope_tail.toml")),
+                write("rope_tail.cu", &gallery("drifted_argument_struct/rope_tail.cu")),
+                write("rope_tail.toml", &gallery("drifted_argument_struct/rope_tail.toml")),
                 verify(),
             ],
             (_, 2) => vec![],
@@ -237,7 +237,8 @@ fn an_honest_porter_passes_three_nodes_after_red_attempts_that_it_learns_from() 
 /// On a terminal the run stands below its log: graph, attempt, verdict, spending, and what it does now.
 #[test]
 fn a_terminal_shows_how_the_run_stands_and_a_pipe_only_its_log() {
-    let (stub, manifest) = (source("tests/gallery/stub_without_store.cu"), source("tests/gallery/swiglu.toml"));
+    let (stub, manifest) =
+        (source("tests/gallery/stub_without_store/swiglu.cu"), source("tests/gallery/stub_without_store/swiglu.toml"));
     let server = Server::start(move |n, _| match n {
         0 => {
             let calls = [write("swiglu.cu", &stub), write("swiglu.toml", &manifest), verify()];
