@@ -37,7 +37,7 @@ use rig::{Checks, Rig};
 use script::{Other, Script, Scripts};
 
 /// What the prompts and comparisons of this module are: part of what a verdict binds.
-pub const RULES: &str = "whole schedule 1";
+pub const RULES: &str = "whole schedule 2";
 
 /// Told what is being run.
 pub type Tick<'t> = &'t dyn Fn(&str);
@@ -294,9 +294,9 @@ impl<'m> Whole<'_, 'm> {
                 return Ok(Some(fault));
             }
         }
-        if let Some(n) = scripts.perturbed {
+        if let Some(lengths) = &scripts.perturbed {
             self.say(&format!("{name}: how far rounding alone moves the logits"))?;
-            book.moved(&rig.perturbed(n, &tokens)?);
+            book.moved(&rig.perturbed(lengths, &tokens)?);
         }
         let mut checks = rig.end(found, name)?;
         for Other { script, chunk, all_logits } in &scripts.others {
@@ -330,7 +330,7 @@ impl<'m> Whole<'_, 'm> {
     ) -> Result<Option<Fault>> {
         let name = rig.numerics().name();
         let mut eager = None;
-        if script.eager {
+        if script.eager > 0 {
             self.say(&format!("{name}: {}, launch by launch", script.name))?;
             match rig.eager(script, tokens)? {
                 Ok(rows) => eager = Some(rows),

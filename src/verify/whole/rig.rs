@@ -27,8 +27,9 @@ const ODDS: usize = 16;
 const ODDS_LARGE: usize = 32;
 /// Prefills whose embeddings are moved.
 const MOVED: usize = 3;
-/// By how much of each value: as f32 rounds, a few times over.
-const MOVED_BY: f32 = 1.0 / (1 << 20) as f32;
+/// By how much of each value: as f32 rounds, a few times over; and as f16 does, which operands may in `ds4`.
+const MOVED_BY_EXACT: f32 = 1.0 / (1 << 20) as f32;
+const MOVED_BY_DS4: f32 = 1.0 / (1 << 11) as f32;
 
 /// A kind of step: what one recorded graph serves.
 type StepKind = (bool, [bool; 3]);
@@ -180,7 +181,7 @@ impl<'w, 'm> Rig<'w, 'm> {
     pub fn eager(&mut self, script: &Script, tokens: &[u32]) -> Result<std::result::Result<Rows, Fault>> {
         self.session.reset();
         let (mut rows, mut pos0) = (Vec::new(), 0);
-        for n in &script.lengths {
+        for n in &script.lengths[..script.eager] {
             self.go_on()?;
             let step = self.step(*n, pos0)?;
             let ids: Vec<i32> = tokens[pos0..pos0 + n].iter().map(|t| *t as i32).collect();
@@ -249,28 +250,36 @@ impl<'w, 'm> Rig<'w, 'm> {
         Ok(Ok(Rows::new(rows)))
     }
 
-    /// Logits of a prefill of `n` tokens in one step, a few times over with embeddings moved by as much as f32 rounds.
-    pub fn perturbed(&mut self, n: usize, tokens: &[u32]) -> Result<Vec<Rows>> {
+    /// Logits of steps whose embeddings are moved by as much as the numerics round, a few times over.
+    pub fn perturbed(&mut self, lengths: &[usize], tokens: &[u32]) -> Result<Vec<Rows>> {
         let plan = self.plan();
         let Some(h) = plan.buffers.iter().position(|b| b.name == "h").map(BufferIx) else { return Ok(Vec::new()) };
-        let ids: Vec<i32> = tokens[..n].iter().map(|t| *t as i32).collect();
+        let by = match self.numerics {
+            Numerics::Exact => MOVED_BY_EXACT,
+            Numerics::Ds4 => MOVED_BY_DS4,
+        };
         let mut out = Vec::new();
         for _ in 0..MOVED {
-            self.go_on()?;
             self.session.reset();
-            let step = self.step(n, 0)?;
-            let executor = &mut self.session.executor;
-            executor.set_tokens(&ids);
-            executor.run_range(&step, 0..1)?;
-            let mut words = executor.peek(h, 0, plan.used(h, &step))?;
-            for word in &mut words {
-                let sign = if self.checks.draw.below(2) == 0 { MOVED_BY } else { -MOVED_BY };
-                *word = (f32::from_bits(*word) * (1.0 + sign)).to_bits();
+            let (mut rows, mut pos0) = (Vec::new(), 0);
+            for n in lengths {
+                self.go_on()?;
+                let step = self.step(*n, pos0)?;
+                let ids: Vec<i32> = tokens[pos0..pos0 + n].iter().map(|t| *t as i32).collect();
+                let executor = &mut self.session.executor;
+                executor.set_tokens(&ids);
+                executor.run_range(&step, 0..1)?;
+                let mut words = executor.peek(h, 0, plan.used(h, &step))?;
+                for word in &mut words {
+                    let sign = if self.checks.draw.below(2) == 0 { by } else { -by };
+                    *word = (f32::from_bits(*word) * (1.0 + sign)).to_bits();
+                }
+                executor.write_host(h, &words);
+                executor.run_range(&step, 1..plan.instances.len())?;
+                executor.take_trace();
+                rows.extend(self.logits(&step, pos0)?);
+                pos0 += n;
             }
-            executor.write_host(h, &words);
-            executor.run_range(&step, 1..plan.instances.len())?;
-            executor.take_trace();
-            let rows = self.logits(&step, 0)?;
             out.push(Rows::new(rows));
         }
         Ok(out)

@@ -11,7 +11,9 @@ use crate::plan::Numerics;
 pub const CHUNK: usize = 2048;
 /// Decode steps after each prefill.
 const DECODED: usize = 6;
+/// In a large file: launch by launch with checks, and as graphs, which cost as little as in `run`.
 const DECODED_LARGE: usize = 16;
+const REPLAYED_LARGE: usize = 128;
 /// On the emulator a step of up to so many tokens is also replayed.
 const EMULATED_REPLAY: usize = 8;
 
@@ -19,9 +21,9 @@ const EMULATED_REPLAY: usize = 8;
 pub struct Script {
     pub name: String,
     pub lengths: Vec<usize>,
-    /// Run launch by launch, with in-situ checks.
-    pub eager: bool,
-    /// Run as `run` runs it, through recorded graphs.
+    /// So many of its steps are run launch by launch, with in-situ checks.
+    pub eager: usize,
+    /// Run as `run` runs it, through recorded graphs, to its end.
     pub graph: bool,
     /// Steps up to this length are replayed from a graph on the spot and compared byte by byte.
     pub replayed: usize,
@@ -41,8 +43,8 @@ pub struct Scripts {
     pub others: Vec<Other>,
     /// How many positions the oracle computes too.
     pub oracle: Option<usize>,
-    /// Length of the prefill by which the effect of rounding alone is measured.
-    pub perturbed: Option<usize>,
+    /// Steps by which the effect of rounding alone is measured; the list's scripts give logits at their ends.
+    pub perturbed: Option<Vec<usize>>,
 }
 
 impl Scripts {
@@ -57,8 +59,8 @@ impl Scripts {
         draw: &mut Draw,
     ) -> Scripts {
         match (device || thorough, large) {
-            (false, _) => emulated(model, draw),
-            (true, false) => small(model, bounds, draw),
+            (false, _) => emulated(Landmarks::of(model), draw),
+            (true, false) => small(Landmarks::of(model), bounds, draw),
             (true, true) => big(numerics, bounds, thorough, draw),
         }
     }
@@ -66,23 +68,36 @@ impl Scripts {
     /// Lengths of all steps of all scripts.
     pub fn lists(&self) -> Vec<Vec<usize>> {
         let others = self.others.iter().map(|o| &o.script);
-        self.list.iter().chain(others).map(|s| s.lengths.clone()).collect()
+        let scripts = self.list.iter().chain(others).map(|s| s.lengths.clone());
+        scripts.chain(self.perturbed.clone()).collect()
     }
 }
 
-/// The first position at which the indexer has to choose, and the longest window that is compressed to a row.
-fn landmarks(model: &Model) -> (usize, usize) {
-    let c = &model.config;
-    let selecting = if c.ratios.contains(&4) { 4 * (c.indexer_top_k + 1) } else { 0 };
-    (selecting, c.ratios.iter().copied().max().unwrap_or(0) as usize)
+/// Positions of a model at which something new happens.
+#[derive(Clone, Copy)]
+struct Landmarks {
+    /// The first at which the indexer has to choose; 0 where it never does.
+    selecting: usize,
+    /// The longest window that is compressed to a row.
+    window: usize,
 }
 
-fn eager(name: String, lengths: Vec<usize>, graph: bool) -> Script {
-    Script { name, lengths, eager: true, graph, replayed: usize::MAX }
+impl Landmarks {
+    fn of(model: &Model) -> Landmarks {
+        let c = &model.config;
+        Landmarks {
+            selecting: if c.ratios.contains(&4) { 4 * (c.indexer_top_k + 1) } else { 0 },
+            window: c.ratios.iter().copied().max().unwrap_or(0) as usize,
+        }
+    }
+}
+
+fn eager(name: String, lengths: Vec<usize>) -> Script {
+    Script { name, eager: lengths.len(), lengths, graph: true, replayed: usize::MAX }
 }
 
 fn as_graphs(name: String, lengths: Vec<usize>) -> Script {
-    Script { name, lengths, eager: false, graph: true, replayed: 0 }
+    Script { name, lengths, eager: 0, graph: true, replayed: 0 }
 }
 
 /// `n` in chunks, then single tokens.
@@ -115,13 +130,13 @@ fn short(bound: usize, n: usize, context: usize, draw: &mut Draw) -> Other {
     let mut lengths = vec![bound];
     lengths.extend(drawn(n.saturating_sub(bound), bound, draw));
     let name = format!("prefill of {n} with chunks of up to {bound}");
-    Other { script: eager(name, lengths, true), chunk: bound, all_logits: false }
+    Other { script: eager(name, lengths), chunk: bound, all_logits: false }
 }
 
 /// What a CPU can do in a minute: one prompt in chunks that ends in single tokens, past a window of every ratio and past
 /// top-k, and the same prompt at once.
-fn emulated(model: &Model, draw: &mut Draw) -> Scripts {
-    let (selecting, window) = landmarks(model);
+fn emulated(landmarks: Landmarks, draw: &mut Draw) -> Scripts {
+    let Landmarks { selecting, window } = landmarks;
     let first = window.max(16) - draw.between(1, 3);
     let mut lengths = vec![first];
     // Single tokens up to the window's end and no further: the next chunk begins where a window does.
@@ -132,43 +147,38 @@ fn emulated(model: &Model, draw: &mut Draw) -> Scripts {
     lengths.push(end - decoded - so_far);
     lengths.extend(std::iter::repeat_n(1, decoded));
     let name = format!("prefill of {end} in {} steps", lengths.len());
-    let chunked = Script { name, lengths, eager: true, graph: false, replayed: EMULATED_REPLAY };
-    let whole = Script {
-        name: format!("prefill of {end} at once"),
-        lengths: vec![end],
-        eager: true,
-        graph: false,
-        replayed: 0,
-    };
+    let chunked = Script { name, eager: lengths.len(), lengths, graph: false, replayed: EMULATED_REPLAY };
+    let whole =
+        Script { name: format!("prefill of {end} at once"), lengths: vec![end], eager: 1, graph: false, replayed: 0 };
     let list = vec![chunked, whole];
     Scripts { chunk: end, context: end, list, others: Vec::new(), oracle: Some(end), perturbed: None }
 }
 
-fn small(model: &Model, bounds: &[usize], draw: &mut Draw) -> Scripts {
-    let (selecting, window) = landmarks(model);
+fn small(landmarks: Landmarks, bounds: &[usize], draw: &mut Draw) -> Scripts {
+    let Landmarks { selecting, window } = landmarks;
     let mut starts = vec![draw.between(5, 40)];
     // The decode steps cross the end of a window, and the position from which rows are chosen.
     starts.extend((window > 8).then(|| window - 4));
     starts.extend((selecting > 8).then(|| selecting - 5));
     let far = 2 * selecting.max(window).max(64) + draw.between(0, 40);
-    let mut list = vec![eager(format!("{DECODED} tokens one by one"), vec![1; DECODED], true)];
+    let mut list = vec![eager(format!("{DECODED} tokens one by one"), vec![1; DECODED])];
     for start in starts {
         // Every n mod 4.
         for n in start..start + 4 {
-            list.push(eager(format!("prefill of {n}, {DECODED} decoded"), then_decode(n, CHUNK, DECODED), true));
+            list.push(eager(format!("prefill of {n}, {DECODED} decoded"), then_decode(n, CHUNK, DECODED)));
         }
     }
-    list.push(eager(format!("prefill of {far}, {DECODED} decoded"), then_decode(far, CHUNK, DECODED), true));
+    list.push(eager(format!("prefill of {far}, {DECODED} decoded"), then_decode(far, CHUNK, DECODED)));
     let context = far + DECODED;
     // The first chunk ends inside a window of either ratio, the last completes both.
     let w = window.max(32);
     let odd = vec![w - 2, 5, 3, 6, 5, 1, 3, 5, w - 30];
     let odd_total: usize = odd.iter().sum();
     if odd_total <= context {
-        list.push(eager(format!("prefill of {odd_total} in {} chunks", odd.len()), odd, true));
+        list.push(eager(format!("prefill of {odd_total} in {} chunks", odd.len()), odd));
     }
     let lengths = drawn(context, 90, draw);
-    list.push(eager(format!("prefill of {context} in {} drawn chunks", lengths.len()), lengths, true));
+    list.push(eager(format!("prefill of {context} in {} drawn chunks", lengths.len()), lengths));
     let chunk = draw.between(33, 100);
     let mut others = vec![
         Other {
@@ -183,30 +193,31 @@ fn small(model: &Model, bounds: &[usize], draw: &mut Draw) -> Scripts {
         },
     ];
     others.extend(bounds.iter().map(|b| short(*b, selecting.max(window) + 3 * b + 2, context, draw)));
-    let perturbed = Some(if window > 8 { window - 3 } else { far });
+    let perturbed = Some(then_decode(if window > 8 { window - 3 } else { far }, CHUNK, DECODED));
     Scripts { chunk: CHUNK.min(context), context, list, others, oracle: Some(context), perturbed }
 }
 
 fn big(numerics: Numerics, bounds: &[usize], thorough: bool, draw: &mut Draw) -> Scripts {
     let mut lengths = vec![4 * draw.between(5, 20) + 1, 4 * draw.between(5, 20) + 2, 128, 2048, 2051];
     // The production numerics alone go on: in `exact` nothing new would be seen, at several times the cost.
-    if numerics == Numerics::Ds4 || thorough {
+    if numerics == Numerics::Ds4 {
+        lengths.extend([8192, 32768, 65536]);
+    } else if thorough {
         lengths.push(8192);
     }
-    if numerics == Numerics::Ds4 && thorough {
-        lengths.extend([32768, 65536]);
-    }
-    let perturbed = Some(lengths[2]);
-    let context = lengths.iter().copied().max().unwrap_or(CHUNK) + DECODED_LARGE;
+    let perturbed = Some(then_decode(lengths[2], CHUNK, REPLAYED_LARGE));
+    let context = lengths.iter().copied().max().unwrap_or(CHUNK) + REPLAYED_LARGE;
     let mut list = Vec::new();
     for n in &lengths {
-        let decoded = then_decode(*n, CHUNK, DECODED_LARGE);
-        list.push(eager(format!("prefill of {n}, {DECODED_LARGE} decoded"), decoded, true));
-        let all = n + DECODED_LARGE;
+        let name = format!("prefill of {n}, {REPLAYED_LARGE} decoded");
+        let decoded = eager(name, then_decode(*n, CHUNK, REPLAYED_LARGE));
+        let launches = decoded.lengths.len() - REPLAYED_LARGE + DECODED_LARGE;
+        list.push(Script { eager: launches, ..decoded });
+        let all = n + REPLAYED_LARGE;
         list.push(as_graphs(format!("prefill of {all}"), chunks(all, CHUNK)));
     }
-    let all = 2051 + DECODED_LARGE;
-    list.push(eager(format!("prefill of {all} in drawn chunks"), drawn(all, 900, draw), true));
+    let all = 2051 + REPLAYED_LARGE;
+    list.push(eager(format!("prefill of {all} in drawn chunks"), drawn(all, 900, draw)));
     let chunk = draw.between(400, 1000);
     let mut others = vec![Other {
         script: as_graphs(format!("prefill of {all} with chunks of {chunk}"), chunks(all, chunk)),
@@ -219,4 +230,38 @@ fn big(numerics: Numerics, bounds: &[usize], thorough: bool, draw: &mut Draw) ->
         list.extend([64, 192].map(|n| as_graphs(format!("prefill of {n}"), vec![n])));
     }
     Scripts { chunk: CHUNK, context, list, others, oracle, perturbed }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A model whose longest window is 4 measures rounding by a prompt longer than a chunk.
+    #[test]
+    fn no_step_is_longer_than_its_sessions_chunk_or_ends_past_its_context() {
+        for (selecting, window) in [(0, 0), (0, 128), (2052, 4), (2052, 128), (132, 4), (196, 128)] {
+            for round in 0..20 {
+                let mut draw = Draw::new(&[round; 32], "scripts");
+                let landmarks = Landmarks { selecting, window };
+                for s in [
+                    emulated(landmarks, &mut draw),
+                    small(landmarks, &[8, 16], &mut draw),
+                    big(Numerics::Ds4, &[8, 16], true, &mut draw),
+                    big(Numerics::Exact, &[4], false, &mut draw),
+                ] {
+                    let list = s.list.iter().map(|l| (s.chunk, &l.lengths));
+                    let others = s.others.iter().map(|o| (o.chunk, &o.script.lengths));
+                    for (chunk, lengths) in list.chain(others).chain(s.perturbed.iter().map(|l| (s.chunk, l))) {
+                        assert!(lengths.iter().all(|n| (1..=chunk).contains(n)), "{lengths:?} in chunks of {chunk}");
+                        assert!(lengths.iter().sum::<usize>() <= s.context, "{lengths:?} in {}", s.context);
+                    }
+                    if let Some(lengths) = &s.perturbed {
+                        let ends = |l: &[usize]| l.iter().scan(0, |at, n| (*at += n, Some(*at)).1).collect::<Vec<_>>();
+                        let known: Vec<usize> = s.list.iter().flat_map(|l| ends(&l.lengths)).collect();
+                        assert!(ends(lengths).iter().filter(|n| known.contains(n)).count() > 1, "{lengths:?}");
+                    }
+                }
+            }
+        }
+    }
 }
