@@ -45,7 +45,7 @@ pub(super) fn choose(model: &Model, upto: &Node, from: &Workbench, notes: &mut V
         let proof = node
             .proofs
             .iter()
-            .filter(|p| p.class == Class::Device && p.red.is_none() && p.stale.is_none() && p.void.is_none());
+            .filter(|p| p.class == Class::Device && p.holds());
         let Some(proof) = proof.max_by_key(|p| (p.trusted, p.row)) else {
             out.left.push((name.clone(), node.detail()));
             continue;

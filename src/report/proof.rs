@@ -33,15 +33,19 @@ pub struct Proof {
 }
 
 impl Proof {
+    /// A pass of this very tree and file, whoever is trusted.
+    pub fn holds(&self) -> bool {
+        self.red.is_none() && self.stale.is_none() && self.void.is_none()
+    }
+
     /// A pass that counts for this tree, whatever its class.
     pub fn counts(&self) -> bool {
-        self.trusted && self.red.is_none() && self.stale.is_none() && self.void.is_none()
+        self.trusted && self.holds()
     }
 
     /// Proven on a device, for all but the trust in its key.
     pub fn untrusted(&self) -> bool {
-        let proven = self.red.is_none() && self.stale.is_none() && self.void.is_none();
-        self.class == Class::Device && !self.trusted && proven
+        self.class == Class::Device && !self.trusted && self.holds()
     }
 
     pub fn describe(&self) -> String {
