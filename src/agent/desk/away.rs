@@ -55,12 +55,13 @@ impl Desk {
         let (evidence, runner, mut notes) = self.first(away, |runner| {
             let bundle = self.bundle(copied.dir.path(), runner)?;
             let mut host = Host::start(runner, &bundle, away.limits, hands.stop)?;
-            let ledger = history::open(&self.bench().root)?;
-            welcome(&host.hello, &bundle, &ledger, trust)?;
+            let open = || history::open(&self.bench().root);
+            welcome(&host.hello, &bundle, &open()?, trust)?;
             let (prompt, transcript) = (provenance.prompt.clone(), provenance.transcript.clone());
             let ask = Ask { node: node.clone(), seed: Seed::random()?, prompt, transcript };
             let said = host.judge(&runner.name, &ask, hands.stop)?;
-            Ok(answers(&ask, &host.hello, said, &here, &ledger, trust)?.0)
+            // Opened again: judging took minutes, in which others may have written.
+            Ok(answers(&ask, &host.hello, said, &here, &open()?, trust)?.0)
         })?;
         let own = evidence.last().cloned().ok_or_else(|| Error::internal("an answer without evidence"))?;
         let mut row = None;
