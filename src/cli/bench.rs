@@ -11,7 +11,8 @@ use super::verify::sign::about;
 use super::{ModelArg, ledger, output};
 use crate::backend::Placement;
 use crate::backend::cuda::NO_DEVICE;
-use crate::engine::bench::{self, Breakdown, Measured, Test};
+use crate::engine::bench::{self, Measured, Test};
+use crate::engine::breakdown::{self, Breakdown};
 use crate::engine::{Session, SessionOptions, chrome};
 use crate::error::{Error, Result};
 use crate::ledger::{Binding, ClosureSource, Evidence, SecretKey, Statement, bundle};
@@ -137,7 +138,7 @@ impl Bench {
             }
             done.push(measured);
             if broken_down && seat.placement() != Placement::Oracle {
-                let breakdown = bench::per_node(&mut session, *test)?;
+                let breakdown = breakdown::per_node(&mut session, *test)?;
                 if self.per_node && format == Format::Jsonl {
                     output::println(json!({ "test": test.name(), "per_node": &breakdown }))?;
                 }
@@ -156,12 +157,15 @@ impl Bench {
         match format {
             Format::Md => {
                 self.markdown(&done, &facts)?;
-                breakdowns.iter().try_for_each(|b| output::println(table(b)))?;
+                breakdowns.iter().try_for_each(|b| output::println(table(b, &facts)))?;
             }
             Format::Csv => {
                 output::println(csv(&done.iter().map(|m| self.row(m, &facts, verified.clone())).collect::<Vec<_>>()))?;
                 if !breakdowns.is_empty() {
-                    output::println(format_args!("\n{}", csv(&breakdowns.iter().flat_map(nodes).collect::<Vec<_>>())))?;
+                    output::println(format_args!(
+                        "\n{}",
+                        csv(&breakdowns.iter().flat_map(|b| nodes(b, &facts)).collect::<Vec<_>>())
+                    ))?;
                 }
             }
             Format::Json => {
@@ -234,7 +238,6 @@ impl Bench {
     }
 
     fn markdown(&self, done: &[Measured], facts: &Facts) -> Result<()> {
-        let percent = |v: Option<f64>| v.map_or("-".to_string(), |v| format!("{:.1} %", 100.0 * v));
         output::println(format!(
             "{}, {} numerics, chunk {}; {} repetitions after 1 unmeasured; copy {}, tensor f16 {}\n",
             facts.device,
@@ -286,28 +289,71 @@ fn csv(rows: &[Value]) -> String {
 }
 
 /// A breakdown as rows.
-fn nodes(b: &Breakdown) -> Vec<Value> {
+fn nodes(b: &Breakdown, facts: &Facts) -> Vec<Value> {
     let sum: f64 = b.shares.iter().map(|s| s.ms).sum();
-    let row = |node: String, instances: usize, ms: f64| json!({ "test": b.test.name(), "node": node, "instances": instances, "ms": ms, "share": ms / b.step_ms });
-    let shares = b.shares.iter().map(|s| row(s.node.to_string(), s.instances, s.ms));
-    shares.chain([row("between launches".into(), 0, b.step_ms - sum)]).collect()
+    let row = |node: String, instances: usize, ms: f64, bytes: f64, flops: f64| {
+        json!({
+            "test": b.test.name(), "node": node, "instances": instances, "ms": ms, "share": ms / b.step_ms,
+            "bytes": bytes, "flops": flops,
+            "share_of_copy_rate": share(bytes, ms, facts.copy),
+            "share_of_tensor_peak": share(flops, ms, facts.tensor),
+        })
+    };
+    let shares = b.shares.iter().map(|s| row(s.node.to_string(), s.instances, s.ms, s.bytes, s.flops));
+    shares.chain([row("between launches".into(), 0, b.step_ms - sum, 0.0, 0.0)]).collect()
 }
 
-/// Node by node. The last line is what the sum misses of the whole step; it has nothing too much, since what the clock
-/// took is off.
-fn table(b: &Breakdown) -> String {
+/// What share of a limit per second so much work in so many milliseconds is.
+fn share(work: f64, ms: f64, limit: Option<f64>) -> Option<f64> {
+    limit.filter(|_| work > 0.0 && ms > 0.0).map(|limit| 1e3 * work / ms / limit)
+}
+
+fn percent(share: Option<f64>) -> String {
+    share.map_or("-".to_string(), |v| format!("{:.1} %", 100.0 * v))
+}
+
+/// Node by node, then the large matrices. The last line of the nodes is what their sum misses of the whole step; it has
+/// nothing too much, since what the clock took is off.
+fn table(b: &Breakdown, facts: &Facts) -> String {
     let sum: f64 = b.shares.iter().map(|s| s.ms).sum();
     let mut out = format!(
-        "\n{}, one step as one graph: {:.3} ms; between two launches the clock took {:.2} µs, which is taken off\n\n| node | instances | ms | share |\n|---|---:|---:|---:|\n",
+        "\n{}, one step as one graph: {:.3} ms; between two launches the clock took {:.2} µs, which is taken off\n\n\
+         | node | instances | ms | share | MB | of copy | of tensor peak |\n|---|---:|---:|---:|---:|---:|---:|\n",
         b.test.name(),
         b.step_ms,
         1e3 * b.clock_ms
     );
     for s in &b.shares {
-        out += &format!("| {} | {} | {:.3} | {:.1} % |\n", s.node, s.instances, s.ms, 100.0 * s.ms / b.step_ms);
+        out += &format!(
+            "| {} | {} | {:.3} | {:.1} % | {:.1} | {} | {} |\n",
+            s.node,
+            s.instances,
+            s.ms,
+            100.0 * s.ms / b.step_ms,
+            s.bytes / 1e6,
+            percent(share(s.bytes, s.ms, facts.copy)),
+            percent(share(s.flops, s.ms, facts.tensor)),
+        );
     }
-    out +=
-        &format!("| between launches | | {:.3} | {:.1} % |\n", b.step_ms - sum, 100.0 * (b.step_ms - sum) / b.step_ms);
+    let between = b.step_ms - sum;
+    out += &format!("| between launches | | {between:.3} | {:.1} % | | | |\n", 100.0 * between / b.step_ms);
+    if b.large.is_empty() {
+        return out;
+    }
+    out += "\nEach of the products with weights of 32 MB or more:\n\n\
+            | weights | node | instances | ms | MB | GB/s | of copy |\n|---|---|---:|---:|---:|---:|---:|\n";
+    for l in &b.large {
+        out += &format!(
+            "| {} | {} | {} | {:.4} | {:.1} | {:.0} | {} |\n",
+            l.name,
+            l.node,
+            l.instances,
+            l.ms,
+            l.bytes / 1e6,
+            l.bytes / l.ms / 1e6,
+            percent(share(l.bytes, l.ms, facts.copy)),
+        );
+    }
     out
 }
 

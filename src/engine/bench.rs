@@ -1,15 +1,12 @@
 //! How fast a session is: prefills and decodes of random tokens, by the wall clock and by the device's own.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use serde::Serialize;
 
 use super::Session;
-use crate::backend::executor::Timed;
 use crate::error::{Error, Result};
-use crate::ops::Node;
-use crate::plan::{Instance, StepState};
+use crate::plan::{Instance, StepField, StepState};
 
 /// What one line of a benchmark measures, in llama-bench's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -111,76 +108,8 @@ pub fn measure(session: &mut Session<'_>, test: Test, repetitions: usize) -> Res
     Ok(Measured { test, seconds, device_ms, bytes_per_token, flops_per_token })
 }
 
-/// Replays of the step that a breakdown adds up to.
-const STEPS: usize = 5;
-
-/// A node's part in a step.
-#[derive(Clone, Debug, Serialize)]
-pub struct Share {
-    pub node: Node,
-    pub instances: usize,
-    pub ms: f64,
-}
-
-/// Where a step's time goes.
-#[derive(Clone, Debug, Serialize)]
-pub struct Breakdown {
-    pub test: Test,
-    /// Of the whole step, as one graph, on average over [`STEPS`] replays.
-    pub step_ms: f64,
-    /// What reading the clock between two launches took, on average: their times add up to more than the step by it, and
-    /// it is taken off each of them.
-    pub clock_ms: f64,
-    pub shares: Vec<Share>,
-    /// Every launch, in order; for [`chrome`](super::chrome).
-    #[serde(skip)]
-    pub launches: Vec<Timed>,
-}
-
-/// Times every node of one step: the last chunk of a prefill, or one token behind `depth` others.
-pub fn per_node(session: &mut Session<'_>, test: Test) -> Result<Breakdown> {
-    let n = match test {
-        Test::Prefill { tokens, .. } => tokens.min(session.chunk()),
-        Test::Decode { .. } => 1,
-    };
-    let tokens = arbitrary(session, test.depth() + n);
-    session.reset();
-    if test.depth() > 0 {
-        session.advance(&tokens[..test.depth()])?;
-    }
-    let saved = session.save()?;
-    // Recorded by the first, replayed by the others.
-    session.advance(&tokens[test.depth()..])?;
-    let mut step_ms = 0.0;
-    for _ in 0..STEPS {
-        session.restore(&saved)?;
-        session.device_ms()?;
-        session.advance(&tokens[test.depth()..])?;
-        step_ms += session.device_ms()? / STEPS as f64;
-    }
-    session.restore(&saved)?;
-    let mut launches = session.time_each(&tokens[test.depth()..])?;
-    session.discard(saved)?;
-    let sum: f64 = launches.iter().map(|l| f64::from(l.ms)).sum();
-    let clock_ms = ((sum - step_ms) / launches.len().max(1) as f64).max(0.0);
-    launches.iter_mut().for_each(|l| l.ms -= clock_ms as f32);
-    let plan = session.executor.plan();
-    let mut shares: BTreeMap<Node, (usize, f64)> = BTreeMap::new();
-    let mut last = None;
-    for launch in &launches {
-        let share = shares.entry(plan.instances[launch.instance].node.clone()).or_default();
-        // An instance may take several launches.
-        let another = usize::from(last.replace(launch.instance) != Some(launch.instance));
-        *share = (share.0 + another, share.1 + f64::from(launch.ms));
-    }
-    let mut shares: Vec<Share> =
-        shares.into_iter().map(|(node, (instances, ms))| Share { node, instances, ms }).collect();
-    shares.sort_by(|a, b| b.ms.total_cmp(&a.ms));
-    Ok(Breakdown { test, step_ms, clock_ms, shares, launches })
-}
-
 /// The same ids in every run.
-fn arbitrary(session: &Session<'_>, n: usize) -> Vec<u32> {
+pub(super) fn arbitrary(session: &Session<'_>, n: usize) -> Vec<u32> {
     let vocab = session.vocab() as u64;
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut next = || {
@@ -202,12 +131,20 @@ fn work(session: &Session<'_>, test: Test) -> Result<(f64, f64)> {
         let n = chunk.min(test.tokens() - fed);
         let step = plan.step(n, test.depth() + fed, 1)?;
         for (_, instance) in plan.active(&step) {
-            bytes += weight_bytes(session, instance, n)? + cache_bytes(instance, &step);
-            flops += 2.0 * instance.op.macs(&seen(instance, &step), rows(instance, &step)) as f64;
+            let (mine, ops) = work_of(session, instance, &step)?;
+            bytes += mine;
+            flops += ops;
         }
         fed += n;
     }
     Ok((bytes / test.tokens() as f64, flops / test.tokens() as f64))
+}
+
+/// Bytes of weights and caches that an instance reads at least in a step, and its floating-point operations.
+pub(super) fn work_of(session: &Session<'_>, instance: &Instance, step: &StepState) -> Result<(f64, f64)> {
+    let tokens = step.get(StepField::NTokens).max(0) as usize;
+    let bytes = weight_bytes(session, instance, tokens)? + cache_bytes(instance, step);
+    Ok((bytes, 2.0 * instance.op.macs(&seen(instance, step), rows(instance, step)) as f64))
 }
 
 /// Rows that an instance works on in a step.
@@ -234,7 +171,7 @@ fn seen(instance: &Instance, step: &StepState) -> Vec<i64> {
 }
 
 /// A step reads every weight once; of the experts those that its tokens can have chosen.
-fn weight_bytes(session: &Session<'_>, instance: &Instance, tokens: usize) -> Result<f64> {
+pub(super) fn weight_bytes(session: &Session<'_>, instance: &Instance, tokens: usize) -> Result<f64> {
     let contract = instance.contract();
     let dim = |name: &str| contract.dims.iter().position(|d| *d == name).map(|i| instance.dims[i] as f64);
     let share = match (contract.op, dim("E"), dim("U"), dim("V")) {

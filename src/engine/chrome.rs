@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::bench::Breakdown;
+use super::breakdown::Breakdown;
 use crate::plan::Plan;
 
 /// Launches one after the other in the order of the schedule, below the layers that they belong to; a process for each

@@ -2,6 +2,7 @@
 //! ran.
 
 pub mod bench;
+pub mod breakdown;
 pub mod chrome;
 pub mod compare;
 pub mod fit;

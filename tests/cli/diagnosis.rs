@@ -33,6 +33,10 @@ fn a_benchmark_says_the_same_in_every_format() {
     for breakdown in doc["per_node"].as_array().unwrap() {
         assert!(breakdown["step_ms"].as_f64().unwrap() > 0.0);
         let nodes = breakdown["shares"].as_array().unwrap();
+        assert!(nodes.iter().all(|n| n["bytes"].as_f64().unwrap() + n["flops"].as_f64().unwrap() >= 0.0));
+        let product = nodes.iter().find(|n| n["node"] == "matmul[q8_0]").unwrap();
+        assert!(product["bytes"].as_f64() > Some(1e6) && product["flops"].as_f64() > Some(1e6), "{product}");
+        assert_eq!(breakdown["large"], serde_json::json!([]), "no matrix of this model has 32 MB");
         assert!(
             nodes.iter().any(|n| n["node"] == "moe_down[q2_k]" && n["instances"].as_u64() == Some(5)),
             "{breakdown}"
@@ -70,7 +74,9 @@ fn a_benchmark_says_the_same_in_every_format() {
     {
         assert!(measured[0].contains(&column), "{column}: {:?}", measured[0]);
     }
-    assert_eq!(nodes[0], ["test", "node", "instances", "ms", "share"]);
+    let columns = ["test", "node", "instances", "ms", "share", "bytes", "flops"];
+    assert_eq!(nodes[0][..7], columns);
+    assert_eq!(nodes[0][7..], ["share_of_copy_rate", "share_of_tensor_peak"]);
     assert!(nodes.iter().any(|row| row[1] == "between launches"));
 
     let lines = run(&["-r", "1", "-o", "jsonl"]).stdout;
