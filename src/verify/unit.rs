@@ -219,6 +219,7 @@ impl Runner<'_> {
             let reason = format!("it asks for {bytes} bytes of scratch, where at most {most} are given");
             return Ok(Err(Failure::of(case, reason)));
         }
+        let mut scratch_memory = None;
         if bytes == 0 {
             fields.push(Field::Null);
         } else {
@@ -228,6 +229,7 @@ impl Runner<'_> {
             let buffer = self.buffer(&contents, false, 0, ground)?;
             fields.push(Field::Pointer { buffer: buffer.id, offset: BAND });
             kept.push(buffer.id);
+            scratch_memory = Some(buffer);
         }
         for d in &case.dims {
             fields
@@ -294,6 +296,11 @@ impl Runner<'_> {
                 }
             }
         }
+        if let Some(buffer) = &scratch_memory
+            && let Err(what) = self.bands(buffer)?
+        {
+            return Ok(Err(Failure::of(case, format!("the scratch memory {what}"))));
+        }
         match self.collect(&step)? {
             Ok(bytes) if bytes == steps => {}
             _ => return Ok(Err(Failure::of(case, "the step's counts were modified"))),
@@ -336,19 +343,29 @@ impl Runner<'_> {
         Ok(Buffer { id, len, back, band: ground.band })
     }
 
+    /// Whether what lies around a buffer is as it was.
+    fn bands(&mut self, buffer: &Buffer) -> Result<Result<(), &'static str>> {
+        let end = BAND + buffer.len as u64;
+        for (at, len, what) in
+            [(0, BAND, "was written in front of its start"), (end, buffer.back, "was written behind its end")]
+        {
+            let mut band = vec![0u8; len as usize];
+            self.device.read(buffer.id, at, &mut band)?;
+            if band.iter().zip(buffer.band.to_le_bytes().iter().cycle()).any(|(a, b)| a != b) {
+                return Ok(Err(what));
+            }
+        }
+        Ok(Ok(()))
+    }
+
     /// A buffer's contents, once its bands are found as they were.
     fn collect(&mut self, buffer: &Buffer) -> Result<Result<Vec<u8>, &'static str>> {
-        let mut image = vec![0u8; BAND as usize + buffer.len + buffer.back as usize];
-        self.device.read(buffer.id, 0, &mut image)?;
-        let intact = |band: &[u8]| band.iter().zip(buffer.band.to_le_bytes().iter().cycle()).all(|(a, b)| a == b);
-        if !intact(&image[..BAND as usize]) {
-            return Ok(Err("was written in front of its start"));
+        if let Err(what) = self.bands(buffer)? {
+            return Ok(Err(what));
         }
-        if !intact(&image[BAND as usize + buffer.len..]) {
-            return Ok(Err("was written behind its end"));
-        }
-        image.truncate(BAND as usize + buffer.len);
-        Ok(Ok(image.split_off(BAND as usize)))
+        let mut contents = vec![0u8; buffer.len];
+        self.device.read(buffer.id, BAND, &mut contents)?;
+        Ok(Ok(contents))
     }
 
     fn launch(&mut self, case: &Case, launches: &[Geometry], fields: &[Field]) -> Result<Result<(), Failure>> {

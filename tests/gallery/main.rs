@@ -1,7 +1,7 @@
 //! The gallery: kernels that the verifier must refuse, each at the stage that is there for it, and honest ones that
 //! it must let pass. From outside, through the built program, on the emulator.
 //!
-//! Every folder here is an exhibit; `edits.rs` has those that are one edit of a kernel of the repository. `docs/stages.md`
+//! Every folder here is an exhibit; `edits.rs` and `extremes.rs` have those that are one edit of a kernel of the repository. `docs/stages.md`
 //! and `POSTMORTEM.md` name them. Some try to get out of the worker and the compiler: the text and the object's symbols tell
 //! of these before they are tried, and `tests/emulator.rs` tries them past both. Without a C++ compiler nothing can be
 //! judged: that is said, and counted apart.
@@ -10,6 +10,7 @@ mod attack;
 mod bench;
 mod edits;
 mod exhibits;
+mod extremes;
 
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
     let chosen: Vec<&Exhibit> = hung
         .iter()
         .chain(edits::EDITS)
+        .chain(extremes::EXTREMES)
         .filter(|e| filters.is_empty() || filters.iter().any(|f| e.name.contains(*f)))
         .collect();
     if args.iter().any(|a| a == "--list") {
