@@ -79,18 +79,55 @@ fn straddling(d: &mut Draft<'_>, most: usize, window: usize) -> Option<usize> {
     })
 }
 
-/// In a third of the cases adds one vector to all queries and rows, so that every score lies near 100: its exponential
-/// is no number unless the maximum is taken off first.
-pub(super) fn lift_scores(d: &mut Draft<'_>) {
-    if d.draw.below(3) != 0 {
+/// What the scores and sinks of a case are like.
+#[derive(Clone, Copy)]
+enum Scores {
+    /// Around 0, and the sinks among them.
+    Usual,
+    /// Near 100: their exponentials are no numbers unless the maximum is taken off first.
+    High,
+    /// Near −100, and the sinks with them: what takes a maximum to be 0 at least divides nothing by nothing.
+    Low,
+    /// Far below the sinks, so that the outputs are small, and no less right for it.
+    BelowSinks,
+    /// Far above the sinks, which have no part in anything.
+    AboveSinks,
+}
+
+/// Sets scores and sinks apart, or moves both. The model's own sinks stay, and so do the scores that go with them.
+pub(super) fn move_scores(d: &mut Draft<'_>) {
+    use Scores::*;
+    let scores = match d.weight("sinks") {
+        None => d.draw.pick(&[Usual, Usual, High]),
+        Some(_) => d.draw.pick(&[Usual, Usual, Usual, High, High, Low, BelowSinks, AboveSinks]),
+    };
+    let width = d.dim("D");
+    let (size, sign, sinks) = match scores {
+        Usual => (0.0, 1.0, 0.0),
+        High => (100.0 / (width as f32).sqrt(), 1.0, 0.0),
+        // No higher than −100 whatever the scale, and not much lower.
+        Low => (104.0 / (width as f32 * scale(d)), -1.0, -104.0),
+        BelowSinks => (0.0, 1.0, 14.0),
+        AboveSinks => (0.0, 1.0, -200.0),
+    };
+    if let Some(mut weights) = d.weight("sinks").filter(|_| sinks != 0.0) {
+        weights.iter_mut().for_each(|s| *s += sinks);
+        d.set_weight("sinks", &weights);
+    }
+    if size == 0.0 {
         return;
     }
-    let width = d.dim("D");
-    let size = (100.0 / (width as f32).sqrt()).sqrt();
+    // One vector, added to all queries and, with the sign, to all rows.
+    let size = size.sqrt();
     let lift: Vec<f32> = (0..width).map(|_| d.draw.pick(&[-size, size])).collect();
-    for name in ["q", "ring", "comp"] {
+    for (name, sign) in [("q", 1.0), ("ring", sign), ("comp", sign)] {
         for row in d.f32(name).chunks_exact_mut(width) {
-            row.iter_mut().zip(&lift).for_each(|(v, l)| *v += l);
+            row.iter_mut().zip(&lift).for_each(|(v, l)| *v += sign * l);
         }
     }
+}
+
+fn scale(d: &Draft<'_>) -> f32 {
+    let at = d.case.contract().scalars.iter().position(|s| s.name == "scale");
+    at.map_or(1.0, |i| d.case.scalars[i] as f32)
 }

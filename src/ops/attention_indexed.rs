@@ -74,9 +74,9 @@ impl Op for AttentionIndexed {
     }
 
     fn fill(&self, d: &mut Draft<'_>) {
-        attention::lift_scores(d);
+        attention::move_scores(d);
         let (k, c, pos0) = (d.dim("k"), d.dim("C"), d.case.symbol("pos0").unwrap_or(0) as usize);
-        let mut ids = Vec::new();
+        let (mut ids, mixed) = (Vec::new(), d.draw.below(2) == 0);
         for t in 0..d.tokens {
             // Distinct ascending rows: an arithmetic walk with a random start and stride, then padding.
             let visible = ((pos0 + t + 1) / 4).min(c);
@@ -87,8 +87,14 @@ impl Op for AttentionIndexed {
                 let stride = 1 + if n > 1 { d.draw.below((room - start) / (n - 1) + 1) } else { 0 };
                 chosen.extend((0..n).map(|i| (start + i * stride) as i32));
             }
-            chosen.resize(k, -1);
-            ids.extend(chosen);
+            // The list is dense, or what is none and what is not visible yet stands anywhere between.
+            if mixed && t % 4 < 3 {
+                chosen.truncate(n - n / 4);
+                ids.extend(spread(d, &chosen, k, visible..c));
+            } else {
+                chosen.resize(k, -1);
+                ids.extend(chosen);
+            }
         }
         d.i32("ids").copy_from_slice(&ids);
     }
@@ -96,4 +102,16 @@ impl Op for AttentionIndexed {
     fn macs(&self, dims: &[i64], tokens: usize) -> u64 {
         (2 * dims[0] * dims[1] * (dims[5] + dims[4])) as u64 * tokens as u64
     }
+}
+
+/// The chosen rows in their order, in drawn places of `k`; the other places hold −1 or a row that is not visible.
+fn spread(d: &mut Draft<'_>, chosen: &[i32], k: usize, hidden: std::ops::Range<usize>) -> Vec<i32> {
+    let mut left = chosen.iter();
+    (0..k)
+        .map(|place| match () {
+            () if d.draw.below(k - place) < left.len() => left.next().copied().unwrap_or(-1),
+            () if d.draw.below(2) == 0 && !hidden.is_empty() => d.draw.between(hidden.start, hidden.end - 1) as i32,
+            () => -1,
+        })
+        .collect()
 }

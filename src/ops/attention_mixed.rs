@@ -80,7 +80,7 @@ impl Op for AttentionMixed {
     }
 
     fn fill(&self, d: &mut Draft<'_>) {
-        attention::lift_scores(d);
+        attention::move_scores(d);
     }
 
     fn macs(&self, dims: &[i64], tokens: usize) -> u64 {

@@ -58,7 +58,7 @@ impl Op for AttentionRaw {
     }
 
     fn fill(&self, d: &mut Draft<'_>) {
-        attention::lift_scores(d);
+        attention::move_scores(d);
     }
 
     fn macs(&self, dims: &[i64], tokens: usize) -> u64 {

@@ -110,6 +110,11 @@ impl Op for CompressorPrefill {
         self.presets()[2]
     }
 
+    /// Two long windows and more, that one step completes.
+    fn spans(&self) -> &'static [(&'static [i64], usize, usize)] {
+        &[(&[512, 1, 64, 128], 260, 450)]
+    }
+
     fn size(&self, d: &mut Draft<'_>) {
         let (tokens, ratio) = (d.tokens, d.dim("ratio"));
         let mut pos0 = d.position(if d.far { POSITIONS - tokens } else { 3 * ratio });

@@ -92,6 +92,11 @@ impl Op for CompressorState {
         self.presets()[2]
     }
 
+    /// Two long windows and more, that one step completes.
+    fn spans(&self) -> &'static [(&'static [i64], usize, usize)] {
+        &[(&[512, 1, 128], 260, 450)]
+    }
+
     fn size(&self, d: &mut Draft<'_>) {
         let ratio = d.dim("ratio");
         let most = if d.far { POSITIONS - d.tokens } else { 3 * ratio };

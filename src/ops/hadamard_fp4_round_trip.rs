@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn chosen_vectors_come_to_what_was_chosen() {
         let dims = &[64, 128];
-        let sizes = Sizes { dims, types: &[], blocks: Blocks::Usual, far: false, real: None };
+        let sizes = Sizes { dims, types: &[], blocks: Blocks::Usual, far: false, rounding: Rounding::None, real: None };
         let op = &HadamardFp4RoundTrip;
         let case = draw_case(op, &sizes, 40, &mut Draw::new(&[5; 32], "h"), "h".into()).unwrap();
         let Some(Values::F32(x)) = &case.args[0] else { panic!() };

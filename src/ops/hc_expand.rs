@@ -1,7 +1,7 @@
 use rayon::prelude::*;
 
 use super::contract::*;
-use super::{Call, Op};
+use super::{Call, Draft, Op, magnitudes};
 use crate::error::Result;
 
 static CONTRACT: Contract = Contract {
@@ -56,5 +56,21 @@ impl Op for HcExpand {
 
     fn presets(&self) -> &'static [&'static [i64]] {
         &[&[4, 256], &[4, 768], &[4, 4096]]
+    }
+
+    fn fill(&self, d: &mut Draft<'_>) {
+        let (s, width) = (d.dim("S"), d.dim("D"));
+        // A token's streams and outputs go together: of what is a thousandth of the other nothing would be seen.
+        let factors: Vec<f32> = (0..d.tokens).map(|_| d.draw.pick(&[1.0, 1.0, 1e-4, 300.0])).collect();
+        for (name, each) in [("y", width), ("y2", width), ("h", s * width)] {
+            for (row, factor) in d.f32(name).chunks_exact_mut(each).zip(&factors) {
+                row.iter_mut().for_each(|v| *v *= factor);
+            }
+            magnitudes::outliers(d, name, width, 300.0);
+        }
+    }
+
+    fn rows_apart(&self) -> bool {
+        true
     }
 }

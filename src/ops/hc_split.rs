@@ -1,5 +1,5 @@
 use super::contract::*;
-use super::{Call, Draft, Op, math};
+use super::{Call, Draft, Op, magnitudes, math};
 use crate::error::Result;
 
 static CONTRACT: Contract = Contract {
@@ -65,6 +65,7 @@ impl Op for HcSplit {
         for (row, factor) in d.f32("mix").chunks_exact_mut(width.max(1)).zip(factors) {
             row.iter_mut().for_each(|v| *v *= factor);
         }
+        magnitudes::outliers(d, "mix", width, 60.0);
     }
 }
 

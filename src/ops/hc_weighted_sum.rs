@@ -1,7 +1,7 @@
 use rayon::prelude::*;
 
 use super::contract::*;
-use super::{Call, Op};
+use super::{Call, Draft, Op, magnitudes};
 use crate::error::Result;
 
 static CONTRACT: Contract = Contract {
@@ -45,6 +45,20 @@ impl Op for HcWeightedSum {
 
     fn presets(&self) -> &'static [&'static [i64]] {
         &[&[4, 256, 24], &[4, 512, 4], &[4, 768, 24], &[4, 4096, 24], &[4, 4096, 4]]
+    }
+
+    fn fill(&self, d: &mut Draft<'_>) {
+        let (s, width) = (d.dim("S"), d.dim("D"));
+        let rows = d.f32("h").len() / (s * width).max(1);
+        let factors: Vec<f32> = (0..rows).map(|_| d.draw.pick(&[1.0, 1.0, 1e-4, 300.0])).collect();
+        for (row, factor) in d.f32("h").chunks_exact_mut(s * width).zip(&factors) {
+            row.iter_mut().for_each(|v| *v *= factor);
+        }
+        magnitudes::outliers(d, "h", width, 300.0);
+    }
+
+    fn rows_apart(&self) -> bool {
+        true
     }
 
     fn macs(&self, dims: &[i64], tokens: usize) -> u64 {

@@ -1,7 +1,7 @@
 use rayon::prelude::*;
 
 use super::contract::*;
-use super::{Call, Draft, Op, math};
+use super::{Call, Draft, Op, magnitudes, math};
 use crate::error::Result;
 
 static CONTRACT: Contract = Contract {
@@ -41,6 +41,10 @@ impl Op for HeadRmsNorm {
 
     fn fill(&self, d: &mut Draft<'_>) {
         let width = d.dim("D");
-        super::rms_norm::vary_rows(d, "x", width);
+        magnitudes::vary_rows(d, "x", width);
+    }
+
+    fn rows_apart(&self) -> bool {
+        true
     }
 }

@@ -1,7 +1,7 @@
 use rayon::prelude::*;
 
 use super::contract::*;
-use super::{Call, Draft, Op, math};
+use super::{Call, Draft, Op, magnitudes, math};
 use crate::error::Result;
 
 static CONTRACT: Contract = Contract {
@@ -71,6 +71,12 @@ impl Op for IndexerScores {
         d.position(4 * c);
         let scale = f64::from(0.25 + 2.0 * d.draw.unit()) / ((width * h) as f64).sqrt();
         d.set_scalar("scale", scale);
+    }
+
+    fn fill(&self, d: &mut Draft<'_>) {
+        let width = d.dim("D");
+        magnitudes::outliers(d, "iq", width, 30.0);
+        magnitudes::outliers(d, "idx", width, 30.0);
     }
 
     fn macs(&self, dims: &[i64], tokens: usize) -> u64 {

@@ -1,5 +1,5 @@
 use super::contract::*;
-use super::{Call, Op, math};
+use super::{Call, Draft, Op, magnitudes, math};
 use crate::error::Result;
 
 static CONTRACT: Contract = Contract {
@@ -72,6 +72,15 @@ impl Op for Matmul {
 
     fn far(&self) -> &'static [&'static [i64]] {
         &[&[256, 11_003], &[256, 129_280]]
+    }
+
+    fn fill(&self, d: &mut Draft<'_>) {
+        let k = d.dim("K");
+        magnitudes::vary_tokens(d, "x", [k, k], [3e3, 1e3]);
+    }
+
+    fn rows_apart(&self) -> bool {
+        true
     }
 
     fn macs(&self, dims: &[i64], tokens: usize) -> u64 {

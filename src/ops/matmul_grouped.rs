@@ -1,5 +1,5 @@
 use super::contract::*;
-use super::{Call, Op, math};
+use super::{Call, Draft, Op, magnitudes, math};
 use crate::error::Result;
 
 static CONTRACT: Contract = Contract {
@@ -54,6 +54,15 @@ impl Op for MatmulGrouped {
 
     fn far(&self) -> &'static [&'static [i64]] {
         &[&[8, 512, 701], &[8, 4096, 1024]]
+    }
+
+    fn fill(&self, d: &mut Draft<'_>) {
+        let (g, k) = (d.dim("G"), d.dim("K"));
+        magnitudes::vary_tokens(d, "x", [g * k, k], [3e3, 1e3]);
+    }
+
+    fn rows_apart(&self) -> bool {
+        true
     }
 
     fn macs(&self, dims: &[i64], tokens: usize) -> u64 {

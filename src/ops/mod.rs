@@ -24,6 +24,7 @@ mod head_rms_norm;
 pub mod header;
 mod indexer_scores;
 mod indexer_topk;
+mod magnitudes;
 pub mod math;
 mod matmul;
 mod matmul_grouped;
@@ -69,6 +70,18 @@ pub trait Op: Sync {
     /// The size at which the emulator meets steps of thousands of tokens.
     fn long(&self) -> &'static [i64] {
         self.presets()[0]
+    }
+
+    /// Sizes at which steps of some hundreds of tokens are met on the emulator too, with the fewest and the most tokens
+    /// that matter.
+    fn spans(&self) -> &'static [(&'static [i64], usize, usize)] {
+        &[]
+    }
+
+    /// Whether every row of the outputs (their last dimension) is judged by its own size. Where rows go with inputs of
+    /// their own, a small one must not pass because a large one stands beside it. Not for outputs that may cancel.
+    fn rows_apart(&self) -> bool {
+        false
     }
 
     /// Sets the steps, free dims and scalars of a case whose dims and tokens are given.

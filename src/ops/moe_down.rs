@@ -1,7 +1,7 @@
 use rayon::prelude::*;
 
 use super::contract::*;
-use super::{Call, Draft, Op, math, router};
+use super::{Call, Draft, Op, magnitudes, math, router};
 use crate::error::Result;
 
 static CONTRACT: Contract = Contract {
@@ -71,6 +71,8 @@ impl Op for MoeDown {
             &[2080, 9, 4, 2],
             &[256, 9, 256, 6],
             &[768, 24, 8, 3],
+            // More rows than a thousand.
+            &[256, 1100, 2, 2],
             &[2048, 96, 2, 2],
             &[4096, 64, 2, 2],
             &[2048, 4096, 8, 6],
@@ -80,6 +82,12 @@ impl Op for MoeDown {
     fn fill(&self, d: &mut Draft<'_>) {
         let sel = router::drawn_experts(d, d.tokens);
         d.i32("sel").copy_from_slice(&sel);
+        let (u, f) = (d.dim("U"), d.dim("F"));
+        magnitudes::vary_tokens(d, "mid", [u * f, f], [3e3, 1e3]);
+    }
+
+    fn rows_apart(&self) -> bool {
+        true
     }
 
     fn far(&self) -> &'static [&'static [i64]] {

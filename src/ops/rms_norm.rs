@@ -1,7 +1,7 @@
 use rayon::prelude::*;
 
 use super::contract::*;
-use super::{Call, Draft, Op, math};
+use super::{Call, Draft, Op, magnitudes, math};
 use crate::error::Result;
 
 static CONTRACT: Contract = Contract {
@@ -23,15 +23,6 @@ static CONTRACT: Contract = Contract {
     roundings: &[],
     comparison: Comparison::Tolerance,
 };
-
-/// Rows of several sizes, among them some that are small enough to feel the epsilon.
-pub(super) fn vary_rows(d: &mut Draft<'_>, name: &str, width: usize) {
-    let rows = d.f32(name).len() / width.max(1);
-    let factors: Vec<f32> = (0..rows).map(|_| d.draw.pick(&[1.0, 1.0, 1e-3, 20.0])).collect();
-    for (row, factor) in d.f32(name).chunks_exact_mut(width.max(1)).zip(factors) {
-        row.iter_mut().for_each(|v| *v *= factor);
-    }
-}
 
 /// RMS norm of rows, weighted or plain.
 pub struct RmsNorm;
@@ -66,6 +57,10 @@ impl Op for RmsNorm {
 
     fn fill(&self, d: &mut Draft<'_>) {
         let width = d.dim("D");
-        vary_rows(d, "x", width);
+        magnitudes::vary_rows(d, "x", width);
+    }
+
+    fn rows_apart(&self) -> bool {
+        true
     }
 }

@@ -52,6 +52,11 @@ impl Op for RopeTail {
     fn size(&self, d: &mut Draft<'_>) {
         let most = if d.far { POSITIONS - d.tokens } else { d.draw.pick(&[100, 5_000, 1_000_000]) };
         d.position(most);
+        // Across 65536·n: a bound on positions is a round number.
+        if d.draw.below(if d.far { 2 } else { 4 }) == 0 {
+            let pos0 = 65_536 * d.draw.between(1, 15) - d.draw.below(4);
+            d.set_step("pos0", pos0);
+        }
     }
 
     fn fill(&self, d: &mut Draft<'_>) {

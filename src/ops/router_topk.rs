@@ -58,11 +58,16 @@ impl Op for RouterTopk {
 
     fn fill(&self, d: &mut Draft<'_>) {
         router::shift_tokens(d);
-        // Ties among the best, one, a warp or two apart: of equals the lower wins. A bias tells them apart again, so it is
-        // cases without one that ask.
+        // Ties among the best, one, a warp or more apart: of equals the lower wins. A bias tells them apart again, so some
+        // are the same for all experts, or for those a warp apart.
         let e = d.dim("E");
+        if let Some(mut bias) = d.weight("bias") {
+            let same = d.draw.pick(&[1, 32, e]).min(e);
+            (0..e).for_each(|i| bias[i] = bias[i % same]);
+            d.set_weight("bias", &bias);
+        }
         let twins: Vec<Option<(usize, usize)>> = (0..d.tokens)
-            .map(|_| (d.draw.below(4) == 0).then(|| (d.draw.below(e), d.draw.pick(&[1, 32, 64]))))
+            .map(|_| (d.draw.below(4) == 0).then(|| (d.draw.below(e), d.draw.pick(&[1, 32, 64, 96, 128]))))
             .collect();
         for (row, twin) in d.f32("logits").chunks_exact_mut(e).zip(twins) {
             if let Some((expert, apart)) = twin {

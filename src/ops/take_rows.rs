@@ -1,3 +1,4 @@
+use super::cases::STEP_TOKENS;
 use super::contract::*;
 use super::{Call, Draft, Op};
 use crate::error::Result;
@@ -36,8 +37,14 @@ impl Op for TakeRows {
     }
 
     fn size(&self, d: &mut Draft<'_>) {
-        // One row is what a prefill and a decode step ask for.
-        let rows = if d.draw.below(2) == 0 { 1 } else { d.draw.between(1, d.tokens) };
+        // Nearly all of the longest step's; one row is what a prefill and a decode step ask for.
+        let rows = if d.tokens >= STEP_TOKENS / 2 {
+            d.draw.between(STEP_TOKENS / 2 - 1, d.tokens)
+        } else if d.draw.below(2) == 0 {
+            1
+        } else {
+            d.draw.between(1, d.tokens)
+        };
         d.set_step("R", rows);
     }
 

@@ -177,7 +177,7 @@ fn oracle(node: &Node) -> Result<(Digest, Digest)> {
                 continue;
             }
             let label = format!("canonical {node} {dims:?} T={tokens}{}", if far { " far" } else { "" });
-            let sizes = Sizes { dims, far, types: &types, blocks: Blocks::Usual, real: None };
+            let sizes = Sizes { dims, far, types: &types, blocks: Blocks::Usual, rounding: Rounding::None, real: None };
             let case = draw_case(op, &sizes, tokens, &mut Draw::new(&[0; 32], &label), label)?;
             asked.extend_from_slice(&Digest::of(case.label.as_bytes()).0);
             asked.extend(case.scalars.iter().flat_map(|s| s.to_le_bytes()));
@@ -187,6 +187,8 @@ fn oracle(node: &Node) -> Result<(Digest, Digest)> {
         }
     }
     // What is not drawn but listed: the sizes of every case that a verdict may ask.
-    asked.extend_from_slice(format!("{:?} {:?} {:?} {STEP_TOKENS}", op.presets(), op.far(), op.long()).as_bytes());
+    asked.extend_from_slice(
+        format!("{:?} {:?} {:?} {:?} {STEP_TOKENS}", op.presets(), op.far(), op.long(), op.spans()).as_bytes(),
+    );
     Ok((Digest::of(&asked), Digest::of(&given)))
 }

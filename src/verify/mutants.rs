@@ -300,7 +300,14 @@ mod tests {
                 let mut cases = Vec::new();
                 for (i, dims) in op.presets().iter().enumerate() {
                     for tokens in [2, 3, 11] {
-                        let sizes = Sizes { dims, types: &types, blocks: Blocks::Usual, far: false, real: None };
+                        let sizes = Sizes {
+                            dims,
+                            types: &types,
+                            blocks: Blocks::Usual,
+                            far: false,
+                            rounding: Rounding::None,
+                            real: None,
+                        };
                         if op.macs(dims, tokens) > 3_000_000 || !fits(*op, dims, &types) {
                             continue;
                         }

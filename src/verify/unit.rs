@@ -14,7 +14,7 @@ use crate::backend::executor::POISON;
 use crate::backend::{BufferId, Device, Field, Launch, ModuleId, Placement, Traced};
 use crate::error::{Error, Result};
 use crate::model::quant::DType;
-use crate::ops::cases::{Blocks, Case, Draw, Real, STEP_TOKENS, Sizes, Values, draw_case, fits};
+use crate::ops::cases::{Blocks, Case, Draw, LONG_STEP, Real, STEP_TOKENS, Sizes, Values, draw_case, fits};
 use crate::ops::{Access, Elem, Node, Op, Rounding};
 use crate::plan::manifest::Variant;
 use crate::plan::schedule::{Geometry, geometry, scratch};
@@ -427,7 +427,7 @@ impl Planned {
 impl Request<'_, '_> {
     fn limit(&self, tokens: usize) -> u64 {
         match self.placement {
-            Placement::Emulator if self.thorough || tokens > 2000 => EMULATOR_MACS_MOST,
+            Placement::Emulator if self.thorough || tokens > LONG_STEP => EMULATOR_MACS_MOST,
             Placement::Emulator => EMULATOR_MACS,
             _ => DEVICE_MACS,
         }
@@ -436,6 +436,7 @@ impl Request<'_, '_> {
     /// Draws the cases of a variant. The list is the same for one seed on any machine.
     pub fn cases(&self, variant: &Variant) -> Result<Vec<Planned>> {
         let label = format!("{}/{}", self.op.contract().op, variant.name);
+        let rounding = variant.rounding;
         let mut draw = Draw::new(&self.seed, &label);
         let (min, max) =
             variant.tokens.map_or((1, usize::MAX), |t| (t.min.unwrap_or(1).max(1), t.max.unwrap_or(usize::MAX)));
@@ -461,13 +462,13 @@ impl Request<'_, '_> {
         let fit = |d: &&&'static [i64]| fits(self.op, d, &self.types);
         let presets: Vec<&'static [i64]> = self.op.presets().iter().filter(fit).copied().collect();
         let (first_turn, mut met) = (draw.below(TURNS), vec![false; presets.len()]);
-        let last_narrow = counts.iter().rposition(|t| *t <= 2000);
+        let last_narrow = counts.iter().rposition(|t| *t <= LONG_STEP);
         for (k, tokens) in counts.into_iter().enumerate() {
             // The cheapest size at every token count, the others in turn: every size meets some count, and weights of
             // tens of megabytes are not drawn for all of them.
             let turn = (first_turn + k) % TURNS;
             let mut taken = 0;
-            let wide = tokens > 2000 && self.placement == Placement::Emulator;
+            let wide = tokens > LONG_STEP && self.placement == Placement::Emulator;
             let long = if wide && !self.thorough { vec![self.op.long()] } else { presets.clone() };
             for (i, dims) in long.into_iter().enumerate() {
                 let due = i % TURNS == turn || (last_narrow == Some(k) && !met[i]);
@@ -481,10 +482,10 @@ impl Request<'_, '_> {
                 // implementation's error would excuse anything.
                 let blocks = match draw.below(8) {
                     0 => Blocks::Subnormal,
-                    1 if variant.rounding == Rounding::None => Blocks::Large,
+                    1 if rounding == Rounding::None => Blocks::Large,
                     _ => Blocks::Usual,
                 };
-                let sizes = Sizes { dims, far: false, types: &self.types, blocks, real: None };
+                let sizes = Sizes { dims, far: false, types: &self.types, blocks, rounding, real: None };
                 let label = format!("{} T={tokens} {}", self.dims(dims), kind(blocks));
                 // Where a few tokens share blocks, what goes wrong hangs on the position; small cases are cheap.
                 let times = if taken == 1 && max <= 64 && tokens > 3 { 3 } else { 1 };
@@ -508,6 +509,7 @@ impl Request<'_, '_> {
                     far: false,
                     types: &self.types,
                     blocks: Blocks::Usual,
+                    rounding,
                     real: Some(real),
                 };
                 self.push(&mut out, &sizes, tokens, (min, max), &mut draw, format!("{} T={tokens}", shape.label))?;
@@ -522,8 +524,16 @@ impl Request<'_, '_> {
                 if again || self.op.macs(dims, tokens) > self.limit(tokens) {
                     continue;
                 }
-                let sizes = Sizes { dims, far: true, types: &self.types, blocks: Blocks::Usual, real: None };
+                let sizes = Sizes { dims, far: true, types: &self.types, blocks: Blocks::Usual, rounding, real: None };
                 let label = format!("{} T={tokens} far", self.dims(dims));
+                self.push(&mut out, &sizes, tokens, (min, max), &mut draw, label)?;
+            }
+        }
+        for (dims, low, high) in self.op.spans() {
+            let tokens = draw.between(*low, *high).clamp(min, max);
+            if fits(self.op, dims, &self.types) && self.op.macs(dims, tokens) <= self.limit(tokens) {
+                let sizes = Sizes { dims, far: false, types: &self.types, blocks: Blocks::Usual, rounding, real: None };
+                let label = format!("{} T={tokens}", self.dims(dims));
                 self.push(&mut out, &sizes, tokens, (min, max), &mut draw, label)?;
             }
         }
