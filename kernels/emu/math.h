@@ -127,6 +127,7 @@ inline float rcbrtf(float x) { return 1.0f / cbrtf(x); }
 inline float exp10f(float x) { return powf(10.0f, x); }
 inline float sinpif(float x) { return (float)sin(3.14159265358979323846 * __builtin_remainder((double)x, 2.0)); }
 inline float cospif(float x) { return (float)cos(3.14159265358979323846 * __builtin_remainder((double)x, 2.0)); }
+inline void sincos(double x, double* s, double* c) { *s = sin(x), *c = cos(x); }
 inline void sincosf(float x, float* s, float* c) { *s = sinf(x), *c = cosf(x); }
 inline void sincospif(float x, float* s, float* c) { *s = sinpif(x), *c = cospif(x); }
 inline float fdividef(float a, float b) { return a / b; }
