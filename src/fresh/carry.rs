@@ -42,10 +42,7 @@ pub(super) fn choose(model: &Model, upto: &Node, from: &Workbench, notes: &mut V
     let end = graph.node(upto).map_or(usize::MAX, |n| n.first());
     for node in status.nodes.iter().filter(|n| n.usage.first() < end && n.usage.node != *upto) {
         let name = &node.usage.node;
-        let proof = node
-            .proofs
-            .iter()
-            .filter(|p| p.class == Class::Device && p.holds());
+        let proof = node.proofs.iter().filter(|p| p.class == Class::Device && p.holds());
         let Some(proof) = proof.max_by_key(|p| (p.trusted, p.row)) else {
             out.left.push((name.clone(), node.detail()));
             continue;

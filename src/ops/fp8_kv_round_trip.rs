@@ -41,7 +41,8 @@ impl Op for Fp8KvRoundTrip {
     }
 
     fn presets(&self) -> &'static [&'static [i64]] {
-        &[&[512, 64]]
+        // Values that no block of 64 takes, odd and even, and rows of more blocks than a thread block has warps.
+        &[&[512, 64], &[129, 64], &[160, 64], &[704, 64]]
     }
 
     /// Blocks of every magnitude, all-zero ones, and values half-way between two codes; in every third block the largest

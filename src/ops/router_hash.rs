@@ -56,7 +56,7 @@ impl Op for RouterHash {
     }
 
     fn presets(&self) -> &'static [&'static [i64]] {
-        &[&[8, 3, 131], &[16, 6, 513], &[256, 6, 1031]]
+        &[&[8, 3, 131], &[16, 6, 513], &[256, 6, 1031], &[64, 40, 131]]
     }
 
     fn far(&self) -> &'static [&'static [i64]] {

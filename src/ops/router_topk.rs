@@ -53,7 +53,7 @@ impl Op for RouterTopk {
     }
 
     fn presets(&self) -> &'static [&'static [i64]] {
-        &[&[8, 3], &[16, 6], &[256, 6], &[32, 4]]
+        &[&[8, 3], &[16, 6], &[256, 6], &[32, 4], &[64, 40]]
     }
 
     fn fill(&self, d: &mut Draft<'_>) {

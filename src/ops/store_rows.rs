@@ -46,7 +46,7 @@ impl Op for StoreRows {
     }
 
     fn presets(&self) -> &'static [&'static [i64]] {
-        &[&[512, 2304], &[512, 256], &[128, 64], &[512, 3]]
+        &[&[512, 2304], &[512, 256], &[128, 64], &[512, 3], &[105, 64]]
     }
 
     fn far(&self) -> &'static [&'static [i64]] {

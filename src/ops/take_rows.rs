@@ -33,7 +33,7 @@ impl Op for TakeRows {
     }
 
     fn presets(&self) -> &'static [&'static [i64]] {
-        &[&[1024], &[2048], &[16384]]
+        &[&[1024], &[2048], &[16384], &[100], &[105]]
     }
 
     fn size(&self, d: &mut Draft<'_>) {

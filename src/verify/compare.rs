@@ -367,7 +367,8 @@ mod tests {
             x[4 * 256..].fill(0.0);
         }
         let reference = Reference::of(&case, Rounding::None).unwrap();
-        for wrong in [|v: &mut [f32]| v[72..96].fill(0.0), |v| v[80] *= 1.01, |v| v[100] = 1e-9] {
+        let wrongs: [fn(&mut [f32]); 3] = [|v| v[72..96].fill(0.0), |v| v[80] *= 1.01, |v| v[100] = 1e-9];
+        for wrong in wrongs {
             let mut found = reference.outputs.clone();
             assert!(passes(&case, &reference, &found));
             if let Some(Values::F32(v)) = &mut found[1] {

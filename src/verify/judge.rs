@@ -5,7 +5,8 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::prefill::{Baselines, LARGE_MODEL};
-use super::unit::{self, ModelShape, Runner};
+use super::runner::Runner;
+use super::unit::{self, ModelShape};
 use super::{
     Compilers, Figures, Outcome, Place, Stage, StageReport, Verdict, is_kernels_fault, large, mutants, prefill,
     sanitize, source,

@@ -1,16 +1,17 @@
 //! Stages 6 and 7 of a node in a file that the oracle cannot follow: the whole schedule runs on the device, and the
 //! node's instances are compared where they stand.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
+use rayon::prelude::*;
 use serde_json::json;
 
 use super::compare::Pool;
 use super::insitu::{Check, Tokens};
 use super::is_kernels_fault;
 use super::prefill::{EXACT_LIMIT, Prefill, Request, relative};
-use crate::backend::executor::Executor;
+use crate::backend::executor::{Executor, entries};
 use crate::error::{Error, Result};
 use crate::ops::cases::Draw;
 use crate::ops::{Node, Rounding};
@@ -87,9 +88,18 @@ fn through(
         steps.push((plan.step(*n, pos0, 1)?, &ids[pos0..pos0 + n]));
     }
 
+    // All kernels of the schedule at once: one by one they take a minute to compile.
+    let stems: BTreeSet<&String> = schedules.iter().flat_map(|s| s.choices.iter().flatten()).map(|c| &c.stem).collect();
+    stems.par_iter().try_for_each(|stem| {
+        let source = request.tree.source_of(stem)?;
+        request.place.build(&source, &entries(&schedules, stem)).map(drop)
+    })?;
     let mut executor = Executor::new(request.model, plan.clone());
     let build = |stem: &str, entries: &[String]| (request.build)(stem, entries);
-    executor.attach_all(request.place.start()?, vec![lower(1)?, lower(longest)?], build, |_| true)?;
+    // The device reads the file itself: through this process 81 GB would pass once for every node and numerics.
+    let device = request.place.start_reading(request.model.path())?;
+    executor.attach_all(device, vec![lower(1)?, lower(longest)?], build, |_| true)?;
+    executor.load(&mut |_, _| {})?;
     let (mut pool, mut seen, mut checks) = (Pool::default(), HashSet::new(), 0);
     for (step, ids) in &steps {
         executor.set_tokens(ids);

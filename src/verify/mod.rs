@@ -14,6 +14,7 @@ pub mod places;
 pub mod prefill;
 pub mod record;
 pub mod remote;
+mod runner;
 pub mod sanitize;
 pub mod source;
 pub mod swap;

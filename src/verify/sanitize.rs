@@ -7,7 +7,8 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use super::unit::{self, Request, Runner};
+use super::runner::Runner;
+use super::unit::{self, Request};
 use super::{Figures, Outcome};
 use crate::backend::cuda::sanitizer::{self, Tool};
 use crate::backend::cuda::{Cache, Cubins, Cuda, Nvrtc};
