@@ -1,5 +1,6 @@
 // Index score of every compressed row for every token: a product of queries and rows whose result is summed over the
-// heads, weighted, after a ReLU (docs/model.md §11).
+// heads, weighted, after a ReLU (docs/model.md §11). In f32 here; on tensor cores, with operands rounded to f16 (which
+// loses nothing of values that have been through fp4), in indexer_scores_mma.cuh.
 //
 // A block keeps ROWS rows in shared memory and lets TOKENS tokens pass by. The queries of as many tokens as fill
 // SLOTS are taken at once, each token's heads padded to a multiple of four: a thread has four slots of one token × four
@@ -7,6 +8,7 @@
 #include "common/cuda.cuh"
 #include "common/async.cuh"
 #include "args/indexer_scores.h"
+#include "indexer_scores_mma.cuh"
 
 constexpr int THREADS = 256;
 constexpr int ROWS = 64;
@@ -22,16 +24,14 @@ struct Shared {
 };
 static_assert(sizeof(Shared) == 71936, "say the new size in the manifest");
 
-__device__ inline float minus_infinity() { return __uint_as_float(0xff800000u); }
-
 extern "C" __global__ void __launch_bounds__(THREADS, 2) indexer_scores(const IndexerScoresArgs a) {
   const int row0 = blockIdx.x * ROWS, token0 = blockIdx.y * TOKENS, tokens = min(*a.T - token0, TOKENS);
   if (tokens <= 0 || a.D > DIM) return;
-  const int pos0 = *a.pos0, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   DYN_SHARED(Shared, shared);
   Shared& sh = shared[0];
 
-  const int seen = min(min((pos0 + token0 + tokens) / 4, a.C) - row0, ROWS);  // rows that the last token sees
+  const int seen = min(rows_seen(a, token0 + tokens - 1) - row0, ROWS);  // rows that the last token sees
   if (seen <= 0) {
     for (int i = threadIdx.x; i < tokens * ROWS; i += THREADS)
       if (row0 + i % ROWS < a.C) a.s[size_t(token0 + i / ROWS) * a.C + row0 + i % ROWS] = minus_infinity();
@@ -87,11 +87,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2) indexer_scores(const In
       const int token = token0 + t + i / ROWS, row = i % ROWS;
       if (row0 + row >= a.C) continue;
       float score = minus_infinity();
-      if (row0 + row < (pos0 + token + 1) / 4) {
+      if (row0 + row < rows_seen(a, token)) {
         score = 0.0f;
         for (int g = 0; g < padded / 4; ++g) score += sh.part[i / ROWS * padded / 4 + g][row];
       }
       a.s[size_t(token) * a.C + row0 + row] = score;
     }
   }
+}
+
+// Few tokens: 16 rows a warp, so that there are blocks enough to draw the rows from memory.
+extern "C" __global__ void __launch_bounds__(indexer::THREADS, 1) indexer_scores_few(const IndexerScoresArgs a) {
+  indexer::score<1, 2>(a, 0, *a.T);
+}
+
+extern "C" __global__ void __launch_bounds__(indexer::THREADS, 1) indexer_scores_many(const IndexerScoresArgs a) {
+  const int token0 = blockIdx.y * indexer::TOKENS;
+  indexer::score<4, 1>(a, token0, min(token0 + indexer::TOKENS, *a.T));
 }

@@ -15,42 +15,59 @@ struct Product {
   int tokens, groups, k, n;
 };
 
-// One token, quantised rows. Block (b, t, g): its share of the rows, for token t.
+// One token, quantised rows. Block (b, t, g): its share of the rows, for token t. Rows of half a slice go in pairs, so
+// that no lane idles.
+template <bool PAIR>
 struct ProductRows {
-  static constexpr int slots = 1, kAtOnce = 1;
+  static constexpr int slots = 1, kOfRow = PAIR ? 2 : 1, kAtOnce = kOfRow;
+  static constexpr bool kPair = PAIR;
   const float* vector;
   float* y;
   const u8* w;
   int row_bytes, k, first, end;
   bool even;
+  int token, tokens;
 
   __device__ const float* x(int) const { return vector; }
   __device__ const u8* weights(int) const { return w; }
   __device__ const u8* row(const u8* w, int r) const { return w + static_cast<long long>(r) * row_bytes; }
-  __device__ void store(int r, const float (&total)[1]) const { y[r] = total[0]; }
+  __device__ void store(int r, const float (&total)[kOfRow]) const {
+    if (token >= tokens) return;
+#pragma unroll
+    for (int i = 0; i < kOfRow; ++i) y[kOfRow * r + i] = total[i];
+  }
 };
+
+// A step may have no token. That is asked for at the end, so that nothing waits for the answer.
+template <class W, class L, bool PAIR>
+__device__ inline void matmul_stream_rows(const Product& p) {
+  constexpr int kOfRow = PAIR ? 2 : 1;
+  const int token = blockIdx.y, group = blockIdx.z, n = p.n / kOfRow, k = p.k * kOfRow;
+  const int rows = (n + gridDim.x - 1) / gridDim.x, first = blockIdx.x * rows;
+  const long long at = static_cast<long long>(token) * p.groups + group;
+  const u8* w = weight_row<W>(p.w, static_cast<long long>(group) * p.n, p.k);
+  const int row_bytes = k / W::kElems * W::kBytes;
+  RowStream<L, kStreamWarps, kStreamSlices>::run(
+      ProductRows<PAIR>{p.x + at * p.k, p.y + at * p.n, w, row_bytes, k, first, min(first + rows, n),
+                        row_bytes % 16 == 0 && aligned16(w), token, p.tokens});
+}
 
 template <class W, class L>
 __device__ inline void matmul_stream(const Product& p) {
-  const int token = blockIdx.y, group = blockIdx.z;
-  if (token >= p.tokens) return;
-  const int rows = (p.n + gridDim.x - 1) / gridDim.x, first = blockIdx.x * rows;
-  const long long at = static_cast<long long>(token) * p.groups + group;
-  const u8* w = weight_row<W>(p.w, static_cast<long long>(group) * p.n, p.k);
-  const int row_bytes = p.k / W::kElems * W::kBytes;
-  RowStream<L, kStreamWarps, kStreamSlices>::run(
-      ProductRows{p.x + at * p.k, p.y + at * p.n, w, row_bytes, p.k, first, min(first + rows, p.n),
-                  row_bytes % 16 == 0 && aligned16(w)});
+  if (L::kRows == 1 && p.k == kSlice / 2 && p.n % 2 == 0) {
+    matmul_stream_rows<W, L, true>(p);
+  } else {
+    matmul_stream_rows<W, L, false>(p);
+  }
 }
 
 // One token, rows of plain numbers. Block (b, t, g): every gridDim.x-th few of the rows, for token t.
 template <class W>
 __device__ inline void matmul_plain(const Product& p) {
   const int token = blockIdx.y, group = blockIdx.z;
-  if (token >= p.tokens) return;
   const long long at = static_cast<long long>(token) * p.groups + group;
   const u8* w = weight_row<W>(p.w, static_cast<long long>(group) * p.n, p.k);
-  plain_rows<W>(p.y + at * p.n, w, p.x + at * p.k, p.k, p.n);
+  plain_rows<W>(p.y + at * p.n, w, p.x + at * p.k, p.k, p.n, token < p.tokens);
 }
 
 // Few tokens. Block (b, t, g): rows 4b .. 4b + 4 for TOKENS tokens from t·TOKENS.

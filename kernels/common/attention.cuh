@@ -8,6 +8,7 @@
 
 #include "common/cuda.cuh"
 #include "common/async.cuh"
+#include "common/reduce.cuh"
 
 namespace attention {
 
@@ -29,7 +30,7 @@ static_assert(sizeof(Shared) == 100864, "say the new size in the manifests");
 
 // A row and the positions whose queries see it: first ..= last.
 struct Key {
-  const float* row;  // null: no row
+  int row;  // ring row, or `cap` + compressed row; −1: no row
   int first, last;
 };
 
@@ -43,17 +44,23 @@ struct Keys {
   int n_window, n_comp;  // n_comp counts entries of ids, or rows
   int visible;           // compressed rows that the tile's last query sees
 
-  __device__ Key at(int j) const {
+  __device__ int count() const { return n_window + n_comp; }
+  // Key j in two halves, for those who read the id early: it may come from memory.
+  __device__ int id(int j) const {
+    j -= n_window;
+    return j < 0 || j >= n_comp ? -1 : ids ? ids[j] : j;
+  }
+  __device__ Key key(int j, int id) const {
     if (j < n_window) {
       const int position = start + j;
-      return {ring + size_t(position % cap) * dim, position, position + window - 1};
+      return {position % cap, position, position + window - 1};
     }
-    j -= n_window;
-    if (j < n_comp) {
-      const int row = ids ? ids[j] : j;
-      if (row >= 0 && row < visible) return {comp + size_t(row) * dim, (row + 1) * ratio - 1, 0x7fffffff};
-    }
-    return {nullptr, 0x7fffffff, -1};
+    if (id >= 0 && id < visible) return {cap + id, (id + 1) * ratio - 1, 0x7fffffff};
+    return {-1, 0x7fffffff, -1};
+  }
+  // Where row `row` of a Key stands; any valid address for −1.
+  __device__ const float* at(int row) const {
+    return row < cap ? ring + size_t(max(row, 0)) * dim : comp + size_t(row - cap) * dim;
   }
 };
 
@@ -95,6 +102,19 @@ __device__ inline float query_sum(float v) {
   return v + __shfl_xor_sync(0xffffffffu, v, 16);
 }
 
+// Over the four lanes that share a row of a product's result (common/mma.cuh).
+__device__ inline float quad_max(float v) {
+  v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 1));
+  return fmaxf(v, __shfl_xor_sync(0xffffffffu, v, 2));
+}
+
+__device__ inline float quad_sum(float v) {
+  v += __shfl_xor_sync(0xffffffffu, v, 1);
+  return v + __shfl_xor_sync(0xffffffffu, v, 2);
+}
+
+constexpr float LOG2E = 1.4426950408889634f;
+
 __device__ inline float minus_infinity() { return __uint_as_float(0xff800000u); }
 
 __device__ inline void scale_add(float4& acc, float p, const float4& v) {
@@ -103,7 +123,7 @@ __device__ inline void scale_add(float4& acc, float p, const float4& v) {
 
 __device__ inline void scale_by(float4& acc, float f) { acc.x *= f, acc.y *= f, acc.z *= f, acc.w *= f; }
 
-// `queries` ≤ QUERIES flat (token, head) pairs from `query0` on.
+// `queries` flat (token, head) pairs from `query0` on: not more than the kernel takes at once.
 struct Tile {
   const float* q;
   float* o;
@@ -113,12 +133,31 @@ struct Tile {
   int pos0;
   size_t query0;
   int queries;
+
+  // In 32 bits: with more pairs than that, q alone would take terabytes.
+  __device__ int position(size_t query) const { return pos0 + int(u32(query) / u32(heads)); }
+  __device__ float sink(size_t query) const { return sinks[u32(query) % u32(heads)]; }
 };
+
+// The tile of up to `most` queries that starts at `query0`, across tokens; empty behind the step's last.
+template <class Args>
+__device__ inline Tile flat_tile(const Args& a, size_t query0, int most) {
+  const size_t all = a.D > DIM ? 0 : size_t(*a.T) * a.H;
+  const int queries = query0 < all ? int(min(all - query0, size_t(most))) : 0;
+  return {a.q, a.o, (const float*)a.sinks, a.H, a.scale, *a.pos0, query0, queries};
+}
+
+// Its window rows; compressed rows are for the caller to add.
+template <class Args>
+__device__ inline Keys flat_window(const Args& a, const Tile& tile) {
+  return window_keys(a.ring, a.D, a.cap, a.window, tile.position(tile.query0),
+                     tile.position(tile.query0 + tile.queries - 1));
+}
 
 // With few tokens there are few tiles, so the rows of each are split over up to SPLITS blocks, and merge() puts the
 // parts together. A part holds Σ exp(s − top)·kv, then top and Σ exp(s − top), in `dim` + 4 floats.
 __device__ inline int rows_of_split(const Keys& keys) {
-  return (keys.n_window + keys.n_comp + SPLITS * ROWS - 1) / (SPLITS * ROWS) * ROWS;
+  return (keys.count() + SPLITS * ROWS - 1) / (SPLITS * ROWS) * ROWS;
 }
 
 // Attends over the rows begin .. end: all of them when `parts` is null, else split `split` of them.
@@ -136,8 +175,8 @@ __device__ inline void attend(const Keys& keys, const Tile& tile, int begin, int
   // a logit without a value, and counts in the first split alone. The floor keeps −inf from making −inf − −inf.
   const int mine = 4 * warp + slice / 2;
   const size_t flat = tile.query0 + (mine < queries ? mine : 0);
-  const int position = tile.pos0 + int(flat / tile.heads);
-  const float sink = begin == 0 ? tile.sinks[flat % tile.heads] : minus_infinity();
+  const int position = tile.position(flat);
+  const float sink = begin == 0 ? tile.sink(flat) : minus_infinity();
   float top = fmaxf(sink, -3e38f), sum = expf(sink - top);
 
   const int value_query = warp / 2 * 8, value_dim = warp % 2 * 256 + 4 * lane;
@@ -145,10 +184,11 @@ __device__ inline void attend(const Keys& keys, const Tile& tile, int begin, int
 
   for (int j = begin; j < end; j += ROWS) {
     for (int r = warp; r < ROWS; r += THREADS / 32) {
-      const Key key = keys.at(j + r);  // `end` is a multiple of ROWS, or there are no rows behind it
+      const Key key = keys.key(j + r, keys.id(j + r));  // `end` is a multiple of ROWS, or no rows are behind it
+      const float* row = keys.at(key.row);
       // A row that nobody sees must be zero, not whatever lies there: its weight is 0, and 0 · NaN is not.
       for (int d = 4 * lane; d < dim; d += 128)
-        cp_async_16_or_zero(&sh.kv[r][d], key.row ? key.row + d : keys.ring, key.row != nullptr);
+        cp_async_16_or_zero(&sh.kv[r][d], row + d, key.row >= 0);
       if (lane == 0) sh.first[r] = key.first, sh.last[r] = key.last;
     }
     cp_async_commit();
@@ -227,29 +267,37 @@ __device__ inline void attend(const Keys& keys, const Tile& tile, int begin, int
 }
 
 __device__ inline void attend_all(const Keys& keys, const Tile& tile) {
-  attend(keys, tile, 0, keys.n_window + keys.n_comp, nullptr, 0);
+  attend(keys, tile, 0, keys.count(), nullptr, 0);
 }
 
 __device__ inline void attend_split(const Keys& keys, const Tile& tile, int split, unsigned char* scratch) {
-  const int rows = rows_of_split(keys), begin = split * rows, end = min(begin + rows, keys.n_window + keys.n_comp);
+  const int rows = rows_of_split(keys), begin = split * rows, end = min(begin + rows, keys.count());
   if (begin < end) attend(keys, tile, begin, end, (float*)scratch, split);
 }
 
-// One query's parts, by a block of MERGERS threads.
-constexpr int MERGERS = DIM / 4;
+// One query's parts, by a block of MERGERS threads with MERGED bytes of shared memory. A thread reads what it copied
+// there itself: it is for having all parts' loads under way at once, which in registers no compiler keeps.
+constexpr int MERGERS = DIM / 4, MERGED = SPLITS * DIM * 4;
+static_assert(SPLITS == 32, "a part for each lane to weigh");
+static_assert(MERGED == 65536, "say the new size in the manifests");
 __device__ inline void merge(const Keys& keys, const Tile& tile, size_t query, const unsigned char* scratch) {
-  const int dim = keys.dim, stride = dim + 4, rows = rows_of_split(keys), d = 4 * threadIdx.x;
-  const int splits = (keys.n_window + keys.n_comp + rows - 1) / rows;
+  const int dim = keys.dim, stride = dim + 4, rows = rows_of_split(keys), lane = threadIdx.x % 32;
+  const int splits = (keys.count() + rows - 1) / rows, d = 4 * threadIdx.x;
   const float* parts = (const float*)scratch + query * SPLITS * stride;
-  if (d >= dim) return;
-  float top = minus_infinity(), sum = 0.0f;
-  for (int s = 0; s < splits; ++s) top = fmaxf(top, parts[s * stride + dim]);
+  DYN_SHARED(float4, values);
+  for (int s = 0; s < splits; ++s)
+    if (d < dim) cp_async_16(&values[s * MERGERS + threadIdx.x], parts + s * stride + d);
+  cp_async_commit();
+  float2 head = {minus_infinity(), 0.0f};
+  if (lane < splits) head = *(const float2*)(parts + lane * stride + dim);
+  const float weight = expf(head.x - warp_max(head.x)), sum = warp_sum(weight * head.y);
+  cp_async_wait<0>();
   float4 acc = {0.0f, 0.0f, 0.0f, 0.0f};
   for (int s = 0; s < splits; ++s) {
-    const float weight = expf(parts[s * stride + dim] - top);
-    sum += weight * parts[s * stride + dim + 1];
-    scale_add(acc, weight, *(const float4*)(parts + s * stride + d));
+    const float share = __shfl_sync(0xffffffffu, weight, s);
+    if (d < dim) scale_add(acc, share, values[s * MERGERS + threadIdx.x]);
   }
+  if (d >= dim) return;
   scale_by(acc, 1.0f / sum);
   *(float4*)(tile.o + query * dim + d) = acc;
 }

@@ -7,6 +7,12 @@ __device__ inline float warp_sum(float v) {
   return v;
 }
 
+// The lower 16 lanes get their sum, the upper 16 theirs.
+__device__ inline float half_warp_sum(float v) {
+  for (int lanes = 8; lanes > 0; lanes >>= 1) v += __shfl_xor_sync(0xffffffffu, v, lanes);
+  return v;
+}
+
 __device__ inline float warp_max(float v) {
   for (int lanes = 16; lanes > 0; lanes >>= 1) v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, lanes));
   return v;

@@ -52,9 +52,10 @@ struct Eight<F32, EVEN> {
   __device__ float at(int i) const { return q[i]; }
 };
 
-// y[n] = Σ_k w[n][k] · x[k] for ROWS rows at a time of the block's, every gridDim.x-th group of them.
+// y[n] = Σ_k w[n][k] · x[k] for ROWS rows at a time of the block's, every gridDim.x-th group of them. Nothing is written
+// unless `live`, which is not waited for before the end.
 template <class W, int ROWS, bool EVEN>
-__device__ inline void plain_rows(float* y, const u8* w, const float* x, int k, int n) {
+__device__ inline void plain_rows(float* y, const u8* w, const float* x, int k, int n, bool live) {
   // As much as 64 registers hold, which is what two blocks of an SM leave each thread.
   constexpr int kLoads = W::kBytes == 2 ? 4 : 2, kSteps = EVEN && kLoads > ROWS ? kLoads / ROWS : 1;
   constexpr int kStride = kPlainThreads * 8;
@@ -90,20 +91,20 @@ __device__ inline void plain_rows(float* y, const u8* w, const float* x, int k, 
       }
     }
     const float total = block_sums<kPlainThreads>(acc);
-    if (threadIdx.x < ROWS && row0 + threadIdx.x < n) y[row0 + threadIdx.x] = total;
+    if (live && threadIdx.x < ROWS && row0 + threadIdx.x < n) y[row0 + threadIdx.x] = total;
   }
 }
 
 // As many rows at a time as leave no block of the grid without work.
 template <class W>
-__device__ inline void plain_rows(float* y, const u8* w, const float* x, int k, int n) {
+__device__ inline void plain_rows(float* y, const u8* w, const float* x, int k, int n, bool live) {
   if (k % 8 != 0 || !aligned16(w) || !aligned16(x)) {
-    plain_rows<W, 1, false>(y, w, x, k, n);
+    plain_rows<W, 1, false>(y, w, x, k, n, live);
   } else if (n <= gridDim.x) {
-    plain_rows<W, 1, true>(y, w, x, k, n);
+    plain_rows<W, 1, true>(y, w, x, k, n, live);
   } else if (n <= 2 * gridDim.x) {
-    plain_rows<W, 2, true>(y, w, x, k, n);
+    plain_rows<W, 2, true>(y, w, x, k, n, live);
   } else {
-    plain_rows<W, 4, true>(y, w, x, k, n);
+    plain_rows<W, 4, true>(y, w, x, k, n, live);
   }
 }

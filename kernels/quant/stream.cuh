@@ -29,6 +29,8 @@
 //   row(weights, r)      row r of those
 //   even                 whether all rows start on 16 bytes and have a multiple of them
 //   kAtOnce, store(r, totals)   takes the sums over all slots of kAtOnce rows from r
+//   kPair                what is a row here is two rows of half a slice: the lower lanes' and the upper lanes'. Needs a
+//                        slice that is one row here, and L::kRows 1; store() then takes both
 template <class L, int WARPS, int SLICES>
 class RowStream {
  public:
@@ -48,7 +50,8 @@ class RowStream {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int of_slot = (source.k + kSlice - 1) / kSlice, slices = source.slots * of_slot;
     const int width = min(slices, SLICES), turns = (slices + width - 1) / width;
-    const int groups = WARPS / width, group = warp / width, chunk = kSums / width / 2 * 2;
+    constexpr int kOfRow = Source::kPair ? 2 : 1;  // sums
+    const int groups = WARPS / width, group = warp / width, chunk = kSums / kOfRow / width / 2 * 2;
 
     typename L::X x;
     for (int first = source.first; first < source.end; first += chunk) {
@@ -81,6 +84,11 @@ class RowStream {
               sum[r] = L::dot(tables, reader.row(batch, row + r, r), lane, source.k - reader.element(), x);
             }
           }
+          if (Source::kPair) {
+            const float total = half_warp_sum(sum[0]);
+            if (lane % 16 == 0) sums[2 * (row - first) + lane / 16] = total;
+            continue;
+          }
           const float total = warp_sums(sum);
           const int r = row - first + lane / (32 / L::kRows);
           if (lane % (32 / L::kRows) == 0 && r < rows) {
@@ -92,11 +100,16 @@ class RowStream {
       }
       // Slices that are not there leave their sums as they were.
       __syncthreads();
-      for (int r = threadIdx.x * Source::kAtOnce; r < rows; r += kThreads * Source::kAtOnce) {
+      constexpr int kStep = Source::kAtOnce / kOfRow;
+      for (int r = threadIdx.x * kStep; r < rows; r += kThreads * kStep) {
         float totals[Source::kAtOnce];
 #pragma unroll
         for (int i = 0; i < Source::kAtOnce; ++i) {
           totals[i] = 0.0f;
+          if (Source::kPair) {
+            totals[i] = sums[2 * r + i];
+            continue;
+          }
           for (int s = 0; s < width; ++s) totals[i] += sums[(r + i) * width + s];
         }
         source.store(first + r, totals);
@@ -117,7 +130,8 @@ class RowStream {
       for (int n = 0; n < kLoads; ++n) {
         const int i = from + 4 * kThreads * n, slice = first + i / kSlice, slot = slice / of_slot;
         const bool there = i < width * kSlice && slot < source.slots;
-        v[n] = load4(source.x(there ? slot : 0), slice % of_slot * kSlice + i % kSlice, there ? source.k : 0);
+        const int at = Source::kPair ? i % (kSlice / 2) : slice % of_slot * kSlice + i % kSlice;
+        v[n] = load4(source.x(there ? slot : 0), at, there ? source.k : 0);
       }
 #pragma unroll
       for (int n = 0; n < kLoads; ++n) {
