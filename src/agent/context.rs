@@ -1,10 +1,13 @@
 //! What a model is told of a node before it begins: `prompts/*.md` of the workbench, filled with what is known.
+//!
+//! What others wrote is framed here and not in the templates: those are the workbench's to change, and a fence in one is
+//! closed by whatever text holds a fence.
 
 use minijinja::{Environment, UndefinedBehavior, context};
 use serde::Serialize;
 
 use super::codes::PROMPT;
-use super::desk::{Desk, shelf};
+use super::desk::{Desk, shelf, untrusted};
 use super::endpoint::Message;
 use super::state::Attempt;
 use crate::error::{Error, Result};
@@ -31,6 +34,8 @@ const MOST_TEMPLATE: u64 = 256 << 10;
 const MOST_PROMPT: usize = 512 << 10;
 /// Steps that a template may take: one that loops for ever is an error.
 const FUEL: u64 = 1_000_000;
+/// Bytes of the reason for a node.
+const MOST_REASON: usize = 600;
 /// Attempts that a prompt tells of: the last ones.
 const ATTEMPTS: usize = 6;
 
@@ -63,13 +68,20 @@ pub fn render(desk: &Desk, brief: &Brief<'_>) -> Result<Vec<Message>> {
     let last = brief.attempts.len().saturating_sub(ATTEMPTS);
     let attempts: Vec<_> = brief.attempts[last..]
         .iter()
-        .map(|a| Tried { number: a.number, said: a.said.clone(), change: a.change.clone() })
+        .map(|a| Tried {
+            number: a.number,
+            said: untrusted("the judge's words, which may repeat what a compiler or a kernel wrote", &a.said),
+            change: match a.change.is_empty() {
+                true => String::new(),
+                false => untrusted(&format!("what attempt {} changed", a.number), &a.change),
+            },
+        })
         .collect();
     let values = context! {
         node => node.to_string(),
         stem => stem,
         op => node.op,
-        reason => brief.why,
+        reason => reason(brief.why),
         arch => desk.bench().settings.architectures,
         contract => look("contract")?,
         header => look("header")?,
@@ -78,8 +90,7 @@ pub fn render(desk: &Desk, brief: &Brief<'_>) -> Result<Vec<Message>> {
         headers => headers(desk, node),
         format => shelf::document("docs/manifest.md").unwrap_or_default(),
         files => files(desk, &[format!("{stem}.cu"), format!("{stem}.toml"), format!("{}.cu", node.op), format!("{}.toml", node.op)]),
-        // A workbench without records of upstream has none to tell.
-        upstream => look("upstream").unwrap_or_default(),
+        upstream => upstream(look("upstream")),
         tensors => look("tensors")?,
         attempts => attempts,
         attempt => brief.attempts.len() + 1,
@@ -108,6 +119,21 @@ pub fn render(desk: &Desk, brief: &Brief<'_>) -> Result<Vec<Message>> {
     let user = texts.pop().unwrap_or_default();
     let system = texts.pop().unwrap_or_default();
     Ok(vec![Message::System { content: system }, Message::User { content: user }])
+}
+
+/// Why the node is next, in a line. It may quote a ledger's row or a manifest, whose text ends no line of assay's own.
+fn reason(why: &str) -> String {
+    let words: Vec<&str> = why.split_whitespace().collect();
+    match words.join(" ") {
+        why if why.len() <= MOST_REASON => super::desk::printable(&why),
+        why => super::desk::cap(super::desk::printable(&why), MOST_REASON),
+    }
+}
+
+/// A workbench without records of upstream has none to tell.
+fn upstream(found: Result<String>) -> String {
+    let text = found.unwrap_or_default();
+    if text.is_empty() { text } else { untrusted("reference/port of this workbench", &text) }
 }
 
 /// The workbench's own template, where it has one.
@@ -164,8 +190,8 @@ fn files(desk: &Desk, paths: &[String]) -> Vec<Text> {
         if let Ok(Some(text)) = desk.folder().read(path)
             && !out.iter().any(|t| t.path == *path)
         {
-            let text = super::desk::cap(super::desk::printable(&text), 64 << 10);
-            out.push(Text { path: path.clone(), text });
+            let text = super::desk::cap(text, 64 << 10);
+            out.push(Text { path: path.clone(), text: untrusted(&format!("the file kernels/{path}"), &text) });
         }
     }
     out

@@ -76,6 +76,14 @@ fn allowed(judged: &desk::Judged) -> String {
     out
 }
 
+/// A judgement in words. What it was judged for may repeat what a compiler or a kernel wrote.
+fn framed(judged: &Judged) -> String {
+    desk::untrusted(
+        &format!("the verdict on {}, which may repeat what a compiler or a kernel wrote", judged.node),
+        &judged.words(),
+    )
+}
+
 /// A judgement as its evidence has it, and what its failure is called.
 fn told(node: &Node, evidence: &Evidence, row: Option<u64>) -> Result<(Judged, Option<String>)> {
     let verdict = evidence.statement().verdict();
@@ -275,7 +283,7 @@ impl Shop for DeskShop<'_> {
             let fetched = self.desk.fetch(node, away, &self.trust, &hands)?;
             let (judged, failure) = told(node, &fetched.evidence, fetched.row)?;
             let row = judged.row.map_or("not recorded\n".into(), |row| format!("recorded as row {row}\n"));
-            let mut text = format!("{node}: {}\njudged by {}, {row}", judged.words(), fetched.runner);
+            let mut text = format!("{}judged by {}, {row}", framed(&judged), fetched.runner);
             for note in &fetched.notes {
                 text += &format!("note: {}\n", desk::cap(desk::printable(note), 300));
             }
@@ -293,7 +301,7 @@ impl Shop for DeskShop<'_> {
         let of_mark = |row: &&Row| row.statement().verdict().is_some_and(|v| v.informative.transcript == mark);
         let Some(row) = ledger.rows().iter().find(of_mark) else { return Ok(None) };
         let (judged, failure) = told(node, &row.evidence, Some(row.seq))?;
-        let text = format!("{node}: {}\nrecorded as row {}\n", judged.words(), row.seq);
+        let text = format!("{}recorded as row {}\n", framed(&judged), row.seq);
         self.desk.keep_attempt(node, &row.evidence)?;
         Ok(Some(Word { text, failure, judged }))
     }

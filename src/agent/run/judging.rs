@@ -93,10 +93,9 @@ impl Run<'_> {
         }
         let source = self.keep(&files)?;
         if let Some(last) = work.attempts.last().filter(|last| last.source == source && !last.passed) {
-            let text = format!(
-                "error: nothing has changed since attempt {}, so its verdict stands: {}",
-                last.number, last.said
-            );
+            let said = desk::untrusted("the judge's words", &last.said);
+            let text =
+                format!("error: nothing has changed since attempt {}, so its verdict stands:\n{said}", last.number);
             return self.result(call, false, text);
         }
         let change = match work.attempts.last() {
@@ -192,7 +191,7 @@ fn could_not(work: &Work, judging: &Judging, e: &Error) -> Word {
         evidence: None,
         seconds: 0,
     };
-    let text =
-        format!("It could not be judged, which says nothing about the kernel: {}\n", desk::cap(e.to_string(), 1000));
+    let why = desk::untrusted("why", &desk::cap(e.to_string(), 1000));
+    let text = format!("It could not be judged, which says nothing about the kernel:\n{why}");
     Word { judged, text, failure: None }
 }

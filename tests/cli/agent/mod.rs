@@ -4,6 +4,7 @@ mod bench;
 mod budgets;
 mod endpoint;
 mod fake;
+mod incidents;
 mod landing;
 mod mixed;
 mod port;
