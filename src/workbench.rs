@@ -7,6 +7,7 @@ use serde::Deserialize;
 use crate::backend::worker::Level;
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::ops::Node;
 
 crate::codes! {
     WORKBENCH_MISSING: "workbench-missing", CouldNotRun, "assay works inside a workbench: a folder with assay.toml, kernels/ and \
@@ -26,6 +27,9 @@ pub struct Settings {
     /// Ops that are ported here; empty: all that the model needs.
     #[serde(default)]
     pub ops: Vec<String>,
+    /// The node that is worked on before any other, until it is green.
+    #[serde(default)]
+    pub first: Option<Node>,
     /// Public keys whose evidence this tree proposes to believe.
     #[serde(default)]
     pub verifiers: Vec<String>,

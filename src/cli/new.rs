@@ -100,6 +100,9 @@ impl New {
             }
             _ => out += "It holds no kernel.\n",
         }
+        if made.carried.is_some() {
+            out += &format!("There: {}\n", made.standing);
+        }
         if !self.ops.is_empty() {
             out += &format!("Ported here: {}; the oracle computes other ops.\n", self.ops.join(", "));
         }
@@ -116,6 +119,7 @@ fn document(made: &Made) -> serde_json::Value {
         "key": made.key,
         "new_key": made.new_key,
         "nodes": made.nodes,
+        "standing": made.standing,
         "carried": carried.map(|c| &c.nodes),
         "left": carried.map(|c| c.left.iter().map(|(node, why)| json!({ "node": node, "reason": why })).collect::<Vec<_>>()),
         "untrusted": carried.map(|c| c.untrusted),

@@ -52,11 +52,17 @@ pub(super) fn choose(model: &Model, upto: &Node, from: &Workbench, notes: &mut V
         let text = read_plain(&from.kernels().join(&manifest))?;
         out.files.insert(manifest, text);
         out.files.extend(tree.source(&kernel)?.files);
-        out.evidence.extend(ledger.rows().get(proof.row as usize).map(|row| row.evidence.clone()));
-        if !proof.trusted {
-            out.untrusted += 1;
-            out.keys.insert(proof.key.clone());
+        // A proof of an earlier judge stands with the row by which today's passes the kernel on the emulator, and not
+        // without it.
+        let rows = [Some(proof.row), proof.outgrown];
+        let rows = rows.iter().flatten().filter_map(|row| ledger.rows().get(*row as usize));
+        for row in rows {
+            out.evidence.push(row.evidence.clone());
+            if !proof.trusted {
+                out.keys.insert(row.evidence.signer().short());
+            }
         }
+        out.untrusted += usize::from(!proof.trusted);
         out.nodes.push(name.clone());
     }
     Ok(out)

@@ -16,7 +16,11 @@ use crate::history;
 use crate::ledger::{Config, Evidence, Ledger, PublicKey, SecretKey, Trust};
 use crate::model::Model;
 use crate::ops::{self, Node, OPS, header};
+use crate::plan::graph::Graph;
 use crate::plan::kernels::KernelTree;
+use crate::plan::schedule::canonical;
+use crate::plan::{Numerics, Plan};
+use crate::report::standing;
 use crate::verify::binding::nodes_of;
 use crate::workbench::Workbench;
 
@@ -57,6 +61,8 @@ pub struct Made {
     /// Nodes of the model's plan.
     pub nodes: usize,
     pub carried: Option<Carried>,
+    /// How the new workbench's nodes stand, as it says itself.
+    pub standing: String,
     pub notes: Vec<String>,
 }
 
@@ -100,15 +106,24 @@ pub fn make(request: &Request<'_>) -> Result<Made> {
             Some(carried)
         }
     };
-    files += tree.settings(&model, request.ops, &verifiers)?;
+    files += tree.settings(&model, request.ops, request.upto.map(|(node, _)| node), &verifiers)?;
     let mut evidence = vec![Evidence::join(&key)?];
     evidence.extend(carried.iter().flat_map(|c| c.evidence.iter().cloned()));
     Ledger::open(&root)?.append(&evidence, &key)?;
     KernelTree::open(&root.join("kernels"))?;
     let commit = history::first_commit(&root, &message(request, carried.as_ref()))?;
+    let standing = standing(&root, request.model, &mut notes)?;
     // rename(2) takes the place of an empty folder, and of no other.
     std::fs::rename(&root, &dir).map_err(|e| Error::io(&dir, e))?;
-    Ok(Made { root: dir, commit, files, key: key.public().clone(), new_key, nodes: nodes.len(), carried, notes })
+    let key = key.public().clone();
+    Ok(Made { root: dir, commit, files, key, new_key, nodes: nodes.len(), carried, standing, notes })
+}
+
+/// What `status` says there first.
+fn standing(dir: &Path, model: &Model, notes: &mut Vec<String>) -> Result<String> {
+    let bench = Workbench::open(dir)?;
+    let plan = Plan::build(model, canonical(Numerics::Ds4))?;
+    Ok(standing::status(&bench, model, &Graph::of(&plan, None), Numerics::Ds4, notes)?.sentence())
 }
 
 fn refuse_occupied(dir: &Path) -> Result<()> {
@@ -229,7 +244,7 @@ impl Files<'_> {
         Ok(files)
     }
 
-    fn settings(&self, model: &Path, ops: &[String], verifiers: &[String]) -> Result<usize> {
+    fn settings(&self, model: &Path, ops: &[String], first: Option<&Node>, verifiers: &[String]) -> Result<usize> {
         let model =
             model.to_str().ok_or_else(|| Error::usage(format!("{}: the name is not UTF-8", model.display())))?;
         let list = |items: &[String]| items.iter().map(|i| format!("    {i:?},\n")).collect::<String>();
@@ -242,6 +257,12 @@ impl Files<'_> {
             text += &format!(
                 "\n# What is ported here: `assay next` and `assay agent` leave other ops out; the oracle computes them.\nops = [\n{}]\n",
                 list(ops)
+            );
+        }
+        if let Some(node) = first {
+            text += &format!(
+                "\n# Where to begin: `assay next` and `assay agent` name this node before any other until it is green.\nfirst = {:?}\n",
+                node.to_string()
             );
         }
         text +=

@@ -33,10 +33,13 @@ impl Gate<'_> {
     }
 }
 
-/// The gates that this workbench is to port, first things first.
+/// The gates that this workbench is to port, first things first: the one that `assay.toml` begins with, then as a prefill
+/// meets them.
 pub fn gates<'s>(bench: &Workbench, status: &'s Status) -> Vec<&'s NodeStatus> {
     let mut gates = status.gates();
     gates.retain(|g| bench.settings.ports(&g.usage.node.op));
+    // A stable sort: the rest stays in the order in which a prefill meets it.
+    gates.sort_by_key(|g| bench.settings.first.as_ref() != Some(&g.usage.node));
     gates
 }
 

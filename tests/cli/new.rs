@@ -170,6 +170,27 @@ fn a_fresh_port_up_to_a_node_brings_what_is_proved_before_it() {
     home.ok("port", &["audit"]);
 }
 
+/// A proof of an earlier judge stands by today's row of the emulator alone. That stayed behind, and `new` said of stale
+/// kernels that they were proven.
+#[test]
+fn new_upto_carried_kernels_whose_proofs_were_stale_there() {
+    let home = Home::new();
+    let clone = env!("CARGO_MANIFEST_DIR");
+    let made: Value = serde_json::from_str(&home.make(&["--upto", "rope_tail", "--from", clone, "--json"])).unwrap();
+    let there: Value = serde_json::from_str(&home.ok("port", &["status", "--json"])).unwrap();
+    assert_eq!(made["standing"], there["summary"], "{made}");
+    for node in made["carried"].as_array().unwrap() {
+        let status = there["nodes"].as_array().unwrap().iter().find(|n| n["node"] == *node).unwrap();
+        let proofs = status["proofs"].as_array().unwrap();
+        let holds = |p: &&Value| p["class"] == "device" && p["stale"].is_null() && p["red"].is_null();
+        assert!(proofs.iter().any(|p| holds(&p)), "{status}");
+    }
+    // Whatever was left behind, and whoever is trusted, it is NODE that is practised on.
+    let next: Value = serde_json::from_str(&home.ok("port", &["next", "--json"])).unwrap();
+    assert_eq!(next["gates"][0]["node"], "rope_tail", "{}", next["summary"]);
+    assert!(next["summary"].as_str().unwrap().ends_with("next, port rope_tail."), "{}", next["summary"]);
+}
+
 #[test]
 fn a_fresh_port_of_some_ops_is_asked_for_no_others() {
     let home = Home::new();
