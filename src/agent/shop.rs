@@ -1,6 +1,7 @@
 //! What the loop needs of a workbench, and how the desk gives it.
 
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use serde_json::{Map, Value};
 
@@ -37,6 +38,19 @@ pub struct Word {
     pub failure: Option<String>,
 }
 
+/// How a kernel is to be judged.
+pub struct Order<'o> {
+    /// On the device; else on the emulator.
+    pub device: bool,
+    /// Every size and every length.
+    pub thorough: bool,
+    pub provenance: &'o Provenance,
+    /// Ends it early: an unfinished verdict is none, and an error of kind `Interrupted`.
+    pub stop: &'o AtomicBool,
+    /// The same, at a point in time.
+    pub until: Option<Instant>,
+}
+
 /// One workbench, as far as the loop reaches. A second implementation stands in tests.
 pub trait Shop {
     /// Tools that a model may call, beside the loop's own.
@@ -47,8 +61,8 @@ pub trait Shop {
     fn call(&mut self, name: &str, arguments: &Map<String, Value>) -> Result<Reply>;
     /// The files of a node's kernel, as they are now.
     fn source(&self, node: &Node) -> Result<Vec<(String, String)>>;
-    /// Judges the node's kernel on the emulator or on the device.
-    fn judge(&mut self, node: &Node, device: bool, provenance: &Provenance, stop: &AtomicBool) -> Result<Word>;
+    /// Judges the node's kernel.
+    fn judge(&mut self, node: &Node, order: &Order<'_>) -> Result<Word>;
     /// A judgement that an earlier process recorded under this transcript.
     fn recorded(&mut self, node: &Node, transcript: &Digest) -> Result<Option<Word>>;
     /// Commits a green node; gives the commit.
@@ -151,7 +165,8 @@ impl<'d> DeskShop<'d> {
             None => None,
             Some(away) => {
                 let (stop, provenance) = (AtomicBool::new(false), Provenance::default());
-                let hello = desk.greet(&away, &trust, &Hands { progress, stop: &stop, provenance: &provenance })?;
+                let hello =
+                    desk.greet(&away, &trust, &Hands { progress, stop: &stop, until: None, provenance: &provenance })?;
                 Some((away, hello.arch))
             }
         };
@@ -277,8 +292,9 @@ impl Shop for DeskShop<'_> {
         Ok(out)
     }
 
-    fn judge(&mut self, node: &Node, device: bool, provenance: &Provenance, stop: &AtomicBool) -> Result<Word> {
-        let hands = Hands { progress: self.progress, stop, provenance };
+    fn judge(&mut self, node: &Node, order: &Order<'_>) -> Result<Word> {
+        let Order { device, thorough, provenance, stop, until } = *order;
+        let hands = Hands { progress: self.progress, stop, until, provenance };
         if let Some((away, _)) = self.away.as_ref().filter(|_| device) {
             let fetched = self.desk.fetch(node, away, &self.trust, &hands)?;
             let (judged, failure) = told(node, &fetched.evidence, fetched.row)?;
@@ -290,7 +306,7 @@ impl Shop for DeskShop<'_> {
             return Ok(Word { text, failure, judged });
         }
         self.desk.move_to(if device { Where::Device } else { Where::Emulator });
-        let judged = self.desk.judge(node, false, &hands)?;
+        let judged = self.desk.judge(node, thorough, &hands)?;
         let text = judged.text() + &allowed(&judged);
         Ok(DeskShop::word(judged, text, node))
     }

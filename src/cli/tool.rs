@@ -95,7 +95,7 @@ impl Tool {
         let Some(name) = &self.name else { return self.list(&desk) };
         let arguments = self.arguments()?;
         let stop = super::verify::stop_at_interrupt();
-        let hands = Hands { progress: &Quiet, stop: &stop, provenance: &Provenance::default() };
+        let hands = Hands { progress: &Quiet, stop: &stop, until: None, provenance: &Provenance::default() };
         let result = desk.call_with(name, &arguments, &hands).map_err(|e| {
             // Whoever calls tools from a shell leaves a trace of what it was refused, as a client of `assay mcp` does.
             if e.is_refusal()

@@ -1,6 +1,8 @@
 //! The two places where kernels are judged, and the compilers that need no device.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use serde_json::json;
@@ -36,6 +38,12 @@ impl EmulatorPlace {
     /// The most that one launch may take from now on, whatever a judge would grant it.
     pub fn limit_launches(&mut self, limit: Option<Duration>) {
         self.options.launch_limit = limit;
+    }
+
+    /// What is under way here ends when `halt` is set, and nothing begins any more.
+    pub fn halt_by(&mut self, halt: &Arc<AtomicBool>) {
+        self.options.halt = halt.clone();
+        self.builder.halt_by(halt);
     }
 
     fn with(builder: Builder) -> Result<EmulatorPlace> {
@@ -149,6 +157,11 @@ impl CudaPlace {
         figures.insert("driver".into(), json!(info.driver));
         figures.insert("nvrtc".into(), json!(compilers.nvrtc.version()));
         Ok(CudaPlace { compilers, options, arch: info.arch, figures })
+    }
+
+    /// What is under way on the device ends when `halt` is set, and nothing begins any more.
+    pub fn halt_by(&mut self, halt: &Arc<AtomicBool>) {
+        self.options.halt = halt.clone();
     }
 
     pub fn compilers(&self) -> &NvrtcCompilers {

@@ -1,5 +1,6 @@
 //! A verdict from another host: what `assay verify --runner` asks for, for one node and the kernel as it is on the desk.
 
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::{Desk, Hands};
@@ -52,17 +53,18 @@ impl Desk {
         copied.drop_broken(node)?;
         let here = Workshop::new(self.model())?.tree(&copied.kernels())?;
         let provenance = hands.provenance;
-        let (evidence, runner, mut notes) = self.first(away, |runner| {
+        let judge = |runner: &Runner, halt: &AtomicBool| {
             let bundle = self.bundle(copied.dir.path(), runner)?;
-            let mut host = Host::start(runner, &bundle, away.limits, hands.stop)?;
+            let mut host = Host::start(runner, &bundle, away.limits, halt)?;
             let open = || history::open(&self.bench().root);
             welcome(&host.hello, &bundle, &open()?, trust)?;
             let (prompt, transcript) = (provenance.prompt.clone(), provenance.transcript.clone());
             let ask = Ask { node: node.clone(), seed: Seed::random()?, prompt, transcript };
-            let said = host.judge(&runner.name, &ask, hands.stop)?;
+            let said = host.judge(&runner.name, &ask, halt)?;
             // Opened again: judging took minutes, in which others may have written.
             Ok(answers(&ask, &host.hello, said, &here, &open()?, trust)?.0)
-        })?;
+        };
+        let (evidence, runner, mut notes) = hands.watched(|halt| self.first(away, |runner| judge(runner, halt)))?;
         let own = evidence.last().cloned().ok_or_else(|| Error::internal("an answer without evidence"))?;
         let mut row = None;
         if let Some(recorder) = &self.options().record {

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::TryLockError;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, TryLockError};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -211,17 +212,22 @@ impl Desk {
         Ok(Copied { dir, left_out })
     }
 
-    /// The place for verdicts.
-    fn place(&self) -> Result<Box<dyn Place>> {
+    /// The place for verdicts. What is under way there ends with `halt`.
+    fn place(&self, halt: &Arc<AtomicBool>) -> Result<Box<dyn Place>> {
         let architectures = &self.bench.settings.architectures;
         if self.options.place != Where::Emulator {
             match CudaPlace::new(architectures) {
-                Ok(place) => return Ok(Box::new(place)),
+                Ok(mut place) => {
+                    place.halt_by(halt);
+                    return Ok(Box::new(place));
+                }
                 Err(e) if self.options.place == Where::Device || e.kind() != Kind::CouldNotRun => return Err(e),
                 Err(_) => {}
             }
         }
-        Ok(Box::new(EmulatorPlace::new()?))
+        let mut place = EmulatorPlace::new()?;
+        place.halt_by(halt);
+        Ok(Box::new(place))
     }
 
     pub(super) fn build(&self, ask: Of) -> Result<ToolResult, ToolError> {
@@ -319,26 +325,7 @@ impl Desk {
         };
         let mut copied = self.copied()?;
         copied.drop_broken(node)?;
-        let tree = KernelTree::open(&copied.kernels())?;
-        let place = self.place()?;
-        let nvrtc = NvrtcCompilers::new(&self.bench.settings.architectures);
-        let seed = Seed::random()?.0;
-        let baselines = Baselines::new(&self.model, seed);
-        let judge = Judge {
-            model: &self.model,
-            tree: &tree,
-            place: &*place,
-            compilers: nvrtc.as_ref().ok().map(|c| c as &dyn Compilers),
-            baselines: &baselines,
-            numerics: NUMERICS.to_vec(),
-            thorough,
-            seed,
-            stop: hands.stop,
-            progress: hands.progress,
-            sanitize: Some(copied.dir.path()),
-            through: crate::verify::Stage::Sanitizer,
-        };
-        let verdict = judge.judge(node, &[])?;
+        let verdict = hands.watched(|halt| self.verdict(node, thorough, hands, &copied, halt))?;
         let mut judged = Judged { verdict, row: None, evidence: None, attempt: None, notes: copied.notes() };
         if let Some(recorder) = &self.options.record
             && let Err(e) = self.record(&mut judged, node, copied.dir.path(), recorder.key.as_deref(), hands)
@@ -351,6 +338,37 @@ impl Desk {
             judged.notes.push(format!("not recorded: {}{next}", e.what()));
         }
         Ok(judged)
+    }
+
+    /// The judge's word on a copy of the kernels.
+    fn verdict(
+        &self,
+        node: &Node,
+        thorough: bool,
+        hands: &Hands<'_>,
+        copied: &Copied,
+        halt: &Arc<AtomicBool>,
+    ) -> Result<Verdict> {
+        let tree = KernelTree::open(&copied.kernels())?;
+        let place = self.place(halt)?;
+        let nvrtc = NvrtcCompilers::new(&self.bench.settings.architectures);
+        let seed = Seed::random()?.0;
+        let baselines = Baselines::new(&self.model, seed);
+        let judge = Judge {
+            model: &self.model,
+            tree: &tree,
+            place: &*place,
+            compilers: nvrtc.as_ref().ok().map(|c| c as &dyn Compilers),
+            baselines: &baselines,
+            numerics: NUMERICS.to_vec(),
+            thorough,
+            seed,
+            stop: halt,
+            progress: hands.progress,
+            sanitize: Some(copied.dir.path()),
+            through: crate::verify::Stage::Sanitizer,
+        };
+        judge.judge(node, &[])
     }
 
     /// Signs the verdict and appends it to the ledger. A red one is kept as an attempt first, with the tree that was judged.

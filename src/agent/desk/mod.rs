@@ -12,6 +12,7 @@ mod look;
 mod read;
 pub mod shelf;
 mod tool;
+mod watch;
 mod write;
 
 pub use judge::{Judged, Provenance};
@@ -20,6 +21,7 @@ pub use tool::{ANSWER, CODES, EXCERPT, SOURCE, Tool, ToolError, ToolResult, cap,
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -72,6 +74,8 @@ pub struct Hands<'h> {
     pub progress: &'h dyn Progress,
     /// Set from elsewhere to end a verdict early.
     pub stop: &'h AtomicBool,
+    /// When it is to have ended.
+    pub until: Option<Instant>,
     /// What led to the call, for the row.
     pub provenance: &'h Provenance,
 }
@@ -154,7 +158,8 @@ impl Desk {
 
     /// Calls a tool that nobody watches.
     pub fn call(&self, name: &str, arguments: &Value) -> Result<ToolResult, ToolError> {
-        let hands = Hands { progress: &Quiet, stop: &AtomicBool::new(false), provenance: &Provenance::default() };
+        let (stop, provenance) = (AtomicBool::new(false), Provenance::default());
+        let hands = Hands { progress: &Quiet, stop: &stop, until: None, provenance: &provenance };
         self.call_with(name, arguments, &hands)
     }
 

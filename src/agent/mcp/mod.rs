@@ -253,7 +253,7 @@ impl Server {
         let (desk, work, session) = (self.desk.clone(), job.clone(), self.session.clone());
         tokio::task::spawn_blocking(move || {
             let provenance = Provenance { prompt: String::new(), transcript: made.digest.to_string() };
-            let hands = Hands { progress: &*work, stop: &work.stop, provenance: &provenance };
+            let hands = Hands { progress: &*work, stop: &work.stop, until: None, provenance: &provenance };
             let call = std::panic::AssertUnwindSafe(|| desk.call_with("verify", &arguments, &hands));
             let result = std::panic::catch_unwind(call);
             let result = result.unwrap_or_else(|_| Err(ToolError(Error::new(&INTERNAL, "the judge panicked"))));

@@ -1,10 +1,12 @@
 //! From a kernel to its verdict, and from a green one to a commit.
 
+use std::time::{Duration, Instant};
+
 use super::Run;
 use crate::agent::desk::Provenance;
 use crate::agent::endpoint::Call;
 use crate::agent::events::{About, Approve, Event, Judged, NodeEnd};
-use crate::agent::shop::Word;
+use crate::agent::shop::{Order, Word};
 use crate::agent::state::{Judging, Work};
 use crate::agent::{desk, tools};
 use crate::error::{Error, Kind, Result};
@@ -128,10 +130,25 @@ impl Run<'_> {
     pub(super) fn judged(&mut self, work: &Work, judging: &Judging, again: bool) -> Result<()> {
         let earlier = if again { self.shop.recorded(&work.node, &judging.digest)? } else { None };
         let provenance = Provenance { prompt: self.prompt_digest(), transcript: judging.digest.to_string() };
+        let left = Duration::from_millis(self.state.limits.wall_ms.saturating_sub(self.ms()));
+        let order = Order {
+            device: judging.place == "device",
+            thorough: false,
+            provenance: &provenance,
+            stop: self.signals.flag(),
+            until: Instant::now().checked_add(left),
+        };
         let word = match earlier {
             Some(word) => word,
-            None => match self.shop.judge(&work.node, judging.place == "device", &provenance, self.signals.flag()) {
+            None => match self.shop.judge(&work.node, &order) {
                 Ok(word) => word,
+                // An unfinished verdict is no attempt: it is begun again when the run goes on.
+                Err(e) if e.kind() == Kind::Interrupted && !self.signals.stop() => {
+                    return match self.state.spent.wall(&self.state.limits, self.ms()) {
+                        Err(stop) => self.out_of(stop),
+                        Ok(()) => Err(e),
+                    };
+                }
                 // Not the kernel's fault, and perhaps not for long.
                 Err(e) if e.kind() == Kind::CouldNotRun => could_not(work, judging, &e),
                 Err(e) => return Err(e),

@@ -8,7 +8,8 @@ use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::codes;
@@ -16,7 +17,7 @@ use super::compiler::Compiler;
 use crate::backend::Module;
 use crate::backend::source::SourceSet;
 use crate::backend::worker::confine::{self, Policy, Sandbox};
-use crate::error::{Error, Result};
+use crate::error::{Error, INTERRUPTED, Result};
 
 /// The shim: written beside the kernel's own files for each compilation.
 const SHIM: [(&str, &str); 8] = [
@@ -42,6 +43,7 @@ pub struct Builder {
     /// Besides the compiler's own.
     flags: Vec<&'static str>,
     sandbox: Mutex<Option<Sandbox>>,
+    halt: Arc<AtomicBool>,
 }
 
 impl Builder {
@@ -55,7 +57,12 @@ impl Builder {
         let cache = cache.join("emulator");
         std::fs::create_dir_all(&cache).map_err(|e| cache_error(&cache, e))?;
         let cache = cache.canonicalize().map_err(|e| cache_error(&cache, e))?;
-        Ok(Builder { compiler, cache, flags: Vec::new(), sandbox: Mutex::new(None) })
+        Ok(Builder { compiler, cache, flags: Vec::new(), sandbox: Mutex::new(None), halt: Arc::default() })
+    }
+
+    /// A compilation under way ends when `halt` is set.
+    pub fn halt_by(&mut self, halt: &Arc<AtomicBool>) {
+        self.halt = halt.clone();
     }
 
     /// Leaves out of objects what no entry reaches.
@@ -133,7 +140,7 @@ impl Builder {
         let log = File::create(&log_path).map_err(|e| cache_error(&log_path, e))?;
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let sandbox = confine(&mut command, &Policy::compiler(&self.compiler.path, scratch.path()))?;
-        let done = run_limited(&mut command)?;
+        let done = run_limited(&mut command, &self.halt)?;
         *self.sandbox.lock().unwrap_or_else(|e| e.into_inner()) = sandbox.reached();
         // A compiler can be made to write hundreds of megabytes; what it says first is what matters.
         let mut log = Vec::new();
@@ -188,20 +195,25 @@ fn confine(command: &mut Command, policy: &Policy) -> Result<Reached> {
 }
 
 /// Whether the command succeeded, or `None` if it had to be killed at the time limit.
-fn run_limited(command: &mut Command) -> Result<Option<bool>> {
+fn run_limited(command: &mut Command, halt: &AtomicBool) -> Result<Option<bool>> {
     let mut child = command.spawn().map_err(|e| Error::io(command.get_program(), e))?;
     let deadline = Instant::now() + TIME_LIMIT;
     loop {
         match child.try_wait() {
             Ok(Some(status)) => return Ok(Some(status.success())),
-            Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(3)),
+            Ok(None) if Instant::now() < deadline && !halt.load(Ordering::Relaxed) => {
+                std::thread::sleep(Duration::from_millis(3))
+            }
             Ok(None) => {
                 // Its own group: cc1plus and the linker go with it.
                 if let Some(group) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
                     let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
                 }
                 child.wait().map_err(|e| Error::io(command.get_program(), e))?;
-                return Ok(None);
+                return match halt.load(Ordering::Relaxed) {
+                    true => Err(Error::new(&INTERRUPTED, "interrupted")),
+                    false => Ok(None),
+                };
             }
             Err(e) => return Err(Error::io(command.get_program(), e)),
         }

@@ -6,13 +6,17 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::protocol::{Reply, Request, receive, send};
 use super::window::Window;
 use super::{WorkerOptions, codes, wedge};
-use crate::error::{Error, Result};
+use crate::error::{Error, INTERRUPTED, Result};
 
+/// How often a wait looks whether it is to go on.
+const BEAT: Duration = Duration::from_millis(50);
 /// How long a killed process may take to go.
 const KILL_WAIT: Duration = Duration::from_secs(10);
 /// What a worker keeps of the environment. Anything else could be a secret.
@@ -28,6 +32,7 @@ pub struct Child {
     errors: File,
     /// Why no call can be made any more.
     dead: Option<String>,
+    halt: Arc<AtomicBool>,
 }
 
 impl Child {
@@ -46,7 +51,7 @@ impl Child {
         command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::from(shared));
         command.stderr(errors.try_clone().map_err(refuse)?);
         let process = command.spawn().map_err(refuse)?;
-        Ok(Child { process, stream: ours, window, scratch: Vec::new(), errors, dead: None })
+        Ok(Child { process, stream: ours, window, scratch: Vec::new(), errors, dead: None, halt: options.halt.clone() })
     }
 
     /// One request and its reply; raw bytes of the reply fill `into` exactly. Either are at most a window's half.
@@ -56,7 +61,7 @@ impl Child {
         }
         self.window.put(bytes);
         let (scratch, window) = (&mut self.scratch, &self.window);
-        let mut limited = Limited { stream: &self.stream, until: Instant::now() + deadline };
+        let mut limited = Limited { stream: &self.stream, until: Instant::now() + deadline, halt: &self.halt };
         let exchanged =
             send(&mut limited, request, bytes.len(), scratch).and_then(|()| receive::<Reply>(&mut limited, scratch));
         let result = exchanged.and_then(|(reply, len)| {
@@ -78,6 +83,13 @@ impl Child {
 
     /// The connection failed: end the process and say what happened.
     fn post_mortem(&mut self, e: io::Error, deadline: Duration) -> Error {
+        if self.halt.load(Ordering::Relaxed) {
+            if self.kill().is_none() {
+                wedge::record(self.process.id());
+            }
+            self.dead = Some("it was stopped".into());
+            return Error::new(&INTERRUPTED, "interrupted");
+        }
         let timed_out = matches!(e.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock);
         // A process whose end of the socket closed is about to be a zombie; give its own status a moment to appear.
         let own_status = if timed_out { None } else { self.wait(Duration::from_millis(500)) };
@@ -157,30 +169,51 @@ fn ended(status: ExitStatus) -> String {
     }
 }
 
-/// A stream that gives up at a point in time.
+/// A stream that gives up at a point in time, or when it is told to.
 struct Limited<'a> {
     stream: &'a UnixStream,
     until: Instant,
+    halt: &'a AtomicBool,
 }
 
 impl Limited<'_> {
-    fn left(&self) -> io::Result<Duration> {
+    /// How long to wait before looking up again.
+    fn beat(&self) -> io::Result<Duration> {
+        if self.halt.load(Ordering::Relaxed) {
+            return Err(io::Error::other("stopped"));
+        }
         let left = self.until.saturating_duration_since(Instant::now());
-        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left.min(BEAT)) }
+    }
+
+    /// Tries again for as long as there is time: a beat that is over is no time-out.
+    fn patiently<T>(&self, mut act: impl FnMut(Duration) -> io::Result<T>) -> io::Result<T> {
+        loop {
+            match act(self.beat()?) {
+                Err(e) if matches!(e.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock) => {}
+                done => return done,
+            }
+        }
     }
 }
 
 impl Read for Limited<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.stream.set_read_timeout(Some(self.left()?))?;
-        self.stream.read(buffer)
+        let mut stream = self.stream;
+        self.patiently(|beat| {
+            stream.set_read_timeout(Some(beat))?;
+            stream.read(buffer)
+        })
     }
 }
 
 impl Write for Limited<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.stream.set_write_timeout(Some(self.left()?))?;
-        self.stream.write(bytes)
+        let mut stream = self.stream;
+        self.patiently(|beat| {
+            stream.set_write_timeout(Some(beat))?;
+            stream.write(bytes)
+        })
     }
 
     fn flush(&mut self) -> io::Result<()> {

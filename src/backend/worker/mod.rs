@@ -14,6 +14,8 @@ mod wedge;
 mod window;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -53,6 +55,8 @@ pub struct WorkerOptions {
     pub deadline: Duration,
     /// The most that a launch may take, whatever limit is set for it.
     pub launch_limit: Option<Duration>,
+    /// Set from elsewhere: whatever is under way is not wanted any more, and the worker is killed.
+    pub halt: Arc<AtomicBool>,
 }
 
 impl WorkerOptions {
@@ -67,6 +71,7 @@ impl WorkerOptions {
             emulator_name: String::new(),
             deadline: Duration::from_secs(120),
             launch_limit: None,
+            halt: Arc::default(),
         })
     }
 

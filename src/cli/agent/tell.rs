@@ -93,7 +93,8 @@ impl Status {
             output::json("assay.agent-status/1", state_json(&state, &dir, alive))?;
             return Ok(0);
         }
-        let mut out = format!("run {}: {}\n", runs::id(&dir), word(&state, alive));
+        let pausing = if alive { pausing(&state, &dir)? } else { "" };
+        let mut out = format!("run {}: {}{pausing}\n", runs::id(&dir), word(&state, alive));
         if let Some((_, why)) = &state.over {
             out += &format!("ended       {why}\n");
         }
@@ -131,6 +132,17 @@ impl Status {
         output::print(out)?;
         Ok(0)
     }
+}
+
+/// What becomes of a pause that was asked for and has not begun.
+fn pausing(state: &State, dir: &Path) -> Result<&'static str> {
+    let asked =
+        supervise::inbox(dir)?.iter().any(|(id, word)| *word == Some(Word::Pause) && !state.controls.contains(id));
+    Ok(match (asked && !state.paused, state.judging.is_some()) {
+        (false, _) => "",
+        (true, true) => ", pauses after this verdict",
+        (true, false) => ", pauses after this step",
+    })
 }
 
 #[derive(clap::Args)]

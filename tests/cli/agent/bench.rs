@@ -11,14 +11,14 @@ use crate::bench::{Bench, Output, assay_with};
 const KEY: &str = "sk-newcomer-0123456789";
 
 /// A workbench with every kernel but one, a key and a trust file.
-struct Home {
-    bench: Bench,
+pub struct Home {
+    pub bench: Bench,
     config: tempfile::TempDir,
-    server: Server,
+    pub server: Server,
 }
 
 impl Home {
-    fn new(server: Server) -> Home {
+    pub fn new(server: Server) -> Home {
         let (bench, config) = (Bench::new(), tempfile::tempdir().unwrap());
         bench.copy("kernels");
         for name in ["kernels/swiglu.cu", "kernels/swiglu.toml"] {
@@ -34,7 +34,7 @@ impl Home {
         home
     }
 
-    fn run(&self, args: &[&str]) -> Output {
+    pub fn run(&self, args: &[&str]) -> Output {
         let key = PathBuf::from(KEY);
         let url = PathBuf::from(&self.server.url);
         let llm = PathBuf::from("scripted");
@@ -50,16 +50,16 @@ impl Home {
         )
     }
 
-    fn json(&self, args: &[&str]) -> Value {
+    pub fn json(&self, args: &[&str]) -> Value {
         let out = self.run(args);
         serde_json::from_str(&out.stdout).unwrap_or_else(|e| panic!("{e}: {}{}", out.stdout, out.stderr))
     }
 
-    /// A run in the background, once the model has been asked; `None` without a C++ compiler.
-    fn spawn(&self) -> Option<std::process::Child> {
-        let mut child = std::process::Command::new(assert_cmd::cargo::cargo_bin("assay"))
+    /// `assay` with `args` in the background.
+    pub fn start(&self, args: &[&str]) -> std::process::Child {
+        std::process::Command::new(assert_cmd::cargo::cargo_bin("assay"))
             .current_dir(self.bench.path(""))
-            .args(["agent", "swiglu", "--plain"])
+            .args(args)
             .env("ASSAY_CONFIG_DIR", self.config.path())
             .env("CUDA_VISIBLE_DEVICES", "")
             .env("ASSAY_AGENT_KEY", KEY)
@@ -68,7 +68,12 @@ impl Home {
             .stdin(std::process::Stdio::null())
             .stderr(std::process::Stdio::piped())
             .spawn()
-            .unwrap();
+            .unwrap()
+    }
+
+    /// A run in the background, once the model has been asked; `None` without a C++ compiler.
+    pub fn spawn(&self) -> Option<std::process::Child> {
+        let mut child = self.start(&["agent", "swiglu", "--plain"]);
         let began = Instant::now();
         while self.server.seen().is_empty() {
             if began.elapsed() > Duration::from_secs(60) || child.try_wait().unwrap().is_some() {
@@ -102,7 +107,7 @@ impl Home {
     }
 }
 
-fn no_compiler(out: &Output) -> bool {
+pub fn no_compiler(out: &Output) -> bool {
     let missing = out.stderr.contains("emulator-no-compiler");
     if missing {
         println!("could not run: no C++ compiler");

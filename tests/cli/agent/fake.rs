@@ -3,17 +3,15 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use assay::agent::budget::Limits;
 use assay::agent::context::Brief;
-use assay::agent::desk::Provenance;
 use assay::agent::endpoint::{Client, Message, Overrides, Settings, ToolSpec};
 use assay::agent::events::{Approve, Event, Judged, NodeEnd, Place, Record, RunEnd};
 use assay::agent::redact::Secret;
 use assay::agent::run::{Run, View};
-use assay::agent::shop::{Reply as Said, Shop, Word};
+use assay::agent::shop::{Order, Reply as Said, Shop, Word};
 use assay::agent::state::State;
 use assay::agent::stuck;
 use assay::agent::supervise::Signals;
@@ -82,7 +80,8 @@ impl Shop for Fake {
         Ok(own.map(|(path, text)| (path.clone(), text.clone())).collect())
     }
 
-    fn judge(&mut self, node: &Node, device: bool, by: &Provenance, _: &AtomicBool) -> Result<Word> {
+    fn judge(&mut self, node: &Node, order: &Order<'_>) -> Result<Word> {
+        let (device, by) = (order.device, order.provenance);
         self.0.judged.set(self.0.judged.get() + 1);
         let source: String = self.source(node)?.into_iter().map(|(_, text)| text).collect();
         let passes = source.contains("right") && !(device && self.0.picky.get());

@@ -1,11 +1,33 @@
 //! What went wrong with agents once, each under the name of what happened.
 
+use std::path::Path;
+use std::time::{Duration, Instant};
+
 use assay::agent::context::{self, Brief};
 use assay::agent::desk::{Desk, Options};
 use assay::agent::endpoint::Message;
 use assay::agent::state::Attempt;
+use serde_json::{Value, json};
 
+use super::bench::{Home, no_compiler};
+use super::server::{Reply, Server, answer};
 use crate::bench::Bench;
+
+fn repository(name: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+}
+
+/// Each answer is one step; then the model gives up.
+fn script(steps: Vec<Vec<(&'static str, Value)>>) -> Server {
+    Server::start(move |n, _| match steps.get(n) {
+        Some(calls) => Reply::Json(answer("", calls, (10, 5))),
+        None => Reply::Json(answer("", &[("give_up", json!({"reason": "the script is over"}))], (10, 5))),
+    })
+}
+
+fn interrupt(child: &std::process::Child) {
+    std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+}
 
 /// What stands outside of the frames around what others wrote.
 fn outside(text: &str) -> String {
@@ -67,4 +89,44 @@ fn a_kernel_that_closed_its_fence_spoke_to_the_model_as_assay() {
     bench.write("prompts/porter.md", "{% for f in files %}```\n{{ f.text }}\n```\n{% endfor %}{{ attempts[0].said }}");
     let own = outside(&prompt());
     assert!(!own.contains("New instructions"), "{own}");
+}
+
+/// A verdict on a kernel without end went on for a minute after the time was over, and after the second Ctrl-C.
+#[test]
+fn a_verdict_outlived_the_time_and_the_second_ctrl_c() {
+    let write = |file: &'static str| {
+        let text = repository(&format!("tests/gallery/endless_loop/{file}"));
+        ("write_kernel", json!({ "file": file, "text": text }))
+    };
+    let home = Home::new(script(vec![vec![write("swiglu.cu"), write("swiglu.toml"), ("verify", json!({}))]]));
+    let began = Instant::now();
+    let out = home.run(&["agent", "swiglu", "--max-time", "6s", "--plain"]);
+    if no_compiler(&out) {
+        return;
+    }
+    assert!(out.code == 1 && out.stderr.contains("the budget of time ends the run"), "{}{}", out.stdout, out.stderr);
+    assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
+    let status = home.json(&["agent", "status", "--json"]);
+    assert_eq!((&status["over"]["how"], &status["attempts"]), (&json!("budget"), &json!(0)), "{status}");
+    // It is begun again with more time: no attempt is lost, and none was made.
+    let child = home.start(&["agent", "resume", "--max-time", "10m", "--plain"]);
+    let began = Instant::now();
+    while home.json(&["agent", "status", "--json"])["over"] != Value::Null {
+        assert!(began.elapsed() < Duration::from_secs(60), "the run does not go on");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    std::thread::sleep(Duration::from_secs(3));
+    home.run(&["agent", "pause"]);
+    let status = home.run(&["agent", "status"]).stdout;
+    assert!(status.contains("at work, pauses after this verdict"), "{status}");
+    interrupt(&child);
+    std::thread::sleep(Duration::from_millis(150));
+    let asked = Instant::now();
+    interrupt(&child);
+    let out = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert!(out.status.code() == Some(130) && said.contains("agent-stopped"), "{said}");
+    assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
+    let status = home.json(&["agent", "status", "--json"]);
+    assert_eq!((&status["over"]["how"], &status["attempts"]), (&json!("stopped"), &json!(0)), "{status}");
 }
