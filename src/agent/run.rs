@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::budget::Stop;
+use super::budget::{Stop, money};
 use super::codes::{PRICE_NONE, TRANSCRIPT};
 use super::context::Brief;
 use super::endpoint::{Call, Client, Message, ToolSpec, UNKNOWN};
@@ -354,8 +354,9 @@ impl<'r> Run<'r> {
     fn begin_context(&mut self, work: &Work, why: &str) -> Result<()> {
         let (spent, limits) = (&self.state.spent, &self.state.limits);
         let seconds = limits.wall_ms.saturating_sub(self.ms()) / 1000;
+        let money = limits.cost.map_or(String::new(), |c| format!(", {} USD", money(c.saturating_sub(spent.cost()))));
         let budget = format!(
-            "{} steps, {} tokens, {seconds} s",
+            "{} steps, {} tokens, {seconds} s{money}",
             limits.steps.saturating_sub(spent.steps),
             limits.tokens.saturating_sub(spent.tokens()),
         );
@@ -432,8 +433,6 @@ impl<'r> Run<'r> {
             }
             return self.result(call, false, format!("error: {flaw}"));
         }
-        let text =
-            |name: &str| call.arguments.get(name).and_then(|v| v.as_str()).unwrap_or_default().trim().to_string();
         match call.name.as_str() {
             tools::VERIFY => self.verify(work, call),
             tools::ASK => match self.state.approve {
@@ -442,14 +441,25 @@ impl<'r> Run<'r> {
                     self.emit(Event::Refused { what: tools::ASK.into(), why })?;
                     self.result(call, false, "Nobody can be asked in this run. Decide yourself, or give_up.".into())
                 }
-                _ => self.ask(About::Question, desk::cap(desk::printable(&text("question")), 4000)),
+                _ => match tools::arguments::<tools::Question>(call) {
+                    Err(why) => self.result(call, false, why),
+                    Ok(ask) if ask.question.trim().is_empty() => {
+                        self.result(call, false, "error: the question is empty, so nobody was asked".into())
+                    }
+                    Ok(ask) => self.ask(About::Question, desk::cap(desk::printable(ask.question.trim()), 4000)),
+                },
             },
-            tools::GIVE_UP => {
-                let why = desk::cap(desk::printable(&text("reason")), 1000);
-                let why =
-                    if why.is_empty() { "the model gave no reason".into() } else { format!("the model says: {why}") };
-                self.end_node(work, NodeEnd::GaveUp, why)
-            }
+            tools::GIVE_UP => match tools::arguments::<tools::Reason>(call) {
+                Err(why) => self.result(call, false, why),
+                Ok(ask) => {
+                    let why = desk::cap(desk::printable(ask.reason.trim()), 1000);
+                    let why = match why.is_empty() {
+                        true => "the model gave no reason".into(),
+                        false => format!("the model says: {why}"),
+                    };
+                    self.end_node(work, NodeEnd::GaveUp, why)
+                }
+            },
             name => {
                 let reply = self.shop.call(name, &call.arguments)?;
                 if reply.refused {

@@ -1,7 +1,10 @@
 //! The loop's own tools, and small things about calls.
 
-use serde_json::json;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
+use super::desk;
 use super::endpoint::{Call, ToolSpec};
 
 pub const VERIFY: &str = "verify";
@@ -34,6 +37,36 @@ pub fn own() -> Vec<ToolSpec> {
             schema: one("reason", "why, in a sentence or two"),
         },
     ]
+}
+
+/// The arguments of `verify`, which the loop carries out itself: a verdict is an attempt, and one node is worked on.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Verify {
+    #[serde(default)]
+    pub node: Option<String>,
+    #[serde(default)]
+    pub thorough: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Question {
+    pub question: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reason {
+    pub reason: String,
+}
+
+/// A call's arguments as its tool's own type, or what the model is told of them.
+pub fn arguments<T: DeserializeOwned>(call: &Call) -> Result<T, String> {
+    serde_json::from_value(Value::Object(call.arguments.clone())).map_err(|e| {
+        let why = desk::cap(desk::printable(&e.to_string()), 400);
+        format!("error: the arguments of {} are not what its schema allows: {why}", call.name)
+    })
 }
 
 /// Bytes that the tools take of every prompt.

@@ -67,8 +67,11 @@ impl Run<'_> {
     }
 
     pub(super) fn verify(&mut self, work: &Work, call: &Call) -> Result<()> {
-        let named = call.arguments.get("node").and_then(|n| n.as_str());
-        if let Some(named) = named
+        let ask: tools::Verify = match tools::arguments(call) {
+            Ok(ask) => ask,
+            Err(why) => return self.result(call, false, why),
+        };
+        if let Some(named) = ask.node.as_deref()
             && named.parse::<Node>().ok().as_ref() != Some(&work.node)
         {
             let what = format!("verify {}", desk::cap(named.escape_debug().to_string(), 80));
@@ -133,7 +136,7 @@ impl Run<'_> {
         let left = Duration::from_millis(self.state.limits.wall_ms.saturating_sub(self.ms()));
         let order = Order {
             device: judging.place == "device",
-            thorough: false,
+            thorough: self.thorough(&judging.call),
             provenance: &provenance,
             stop: self.signals.flag(),
             until: Instant::now().checked_add(left),
@@ -167,6 +170,12 @@ impl Run<'_> {
             content: text,
         })
         .map(|_| ())
+    }
+
+    /// Whether the call that waits for this verdict asked for every size and length.
+    fn thorough(&self, call: &str) -> bool {
+        let call = self.state.pending.iter().find(|c| c.id == call);
+        call.and_then(|c| tools::arguments::<tools::Verify>(c).ok()).is_some_and(|ask| ask.thorough)
     }
 
     fn prompt_digest(&self) -> String {

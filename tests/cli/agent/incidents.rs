@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 use assay::agent::context::{self, Brief};
 use assay::agent::desk::{Desk, Options};
 use assay::agent::endpoint::Message;
+use assay::agent::events::{Approve, NodeEnd};
 use assay::agent::state::Attempt;
 use serde_json::{Value, json};
 
 use super::bench::{Home, no_compiler};
+use super::fake::{Fake, Outcome, limits, run_with};
 use super::server::{Reply, Server, answer};
 use crate::bench::Bench;
 
@@ -23,6 +25,11 @@ fn script(steps: Vec<Vec<(&'static str, Value)>>) -> Server {
         Some(calls) => Reply::Json(answer("", calls, (10, 5))),
         None => Reply::Json(answer("", &[("give_up", json!({"reason": "the script is over"}))], (10, 5))),
     })
+}
+
+fn run(shop: &Fake, approve: Approve, steps: Vec<Vec<(&'static str, Value)>>) -> (Outcome, Server) {
+    let server = script(steps);
+    (run_with(&server, shop, approve, limits(), |_| {}), server)
 }
 
 fn interrupt(child: &std::process::Child) {
@@ -129,4 +136,32 @@ fn a_verdict_outlived_the_time_and_the_second_ctrl_c() {
     assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
     let status = home.json(&["agent", "status", "--json"]);
     assert_eq!((&status["over"]["how"], &status["attempts"]), (&json!("stopped"), &json!(0)), "{status}");
+}
+
+/// An empty question waited for a person for ten minutes, and `verify` took whatever it was given.
+#[test]
+fn the_loops_own_tools_took_any_arguments() {
+    let shop = Fake::default();
+    let steps = vec![
+        vec![
+            ("ask_human", json!({"question": 5})),
+            ("ask_human", json!({"question": " "})),
+            ("verify", json!({"thorough": "yes"})),
+            ("verify", json!({"bogus": 1})),
+            ("give_up", json!({"why": "?"})),
+            ("give_up", json!({})),
+        ],
+        vec![("write_kernel", json!({"file": "swiglu.cu", "text": "wrong"})), ("verify", json!({"thorough": true}))],
+    ];
+    let (out, server) = run(&shop, Approve::Green, steps);
+    let seen = server.seen();
+    let told: Vec<&str> =
+        seen[1].messages().iter().filter(|m| m["role"] == "tool").map(|m| m["content"].as_str().unwrap()).collect();
+    assert_eq!(told.len(), 6);
+    for (told, what) in told.iter().zip(["integer `5`", "empty", "thorough", "bogus", "why", "reason"]) {
+        assert!(told.starts_with("error: ") && (told.contains(what) || told.contains("boolean")), "{what}: {told}");
+    }
+    assert!(!out.has("Asked"), "{:?}", out.log);
+    assert_eq!((shop.0.judged.get(), shop.0.thorough.get()), (1, true));
+    assert_eq!(out.ended(), [("swiglu".into(), NodeEnd::GaveUp)]);
 }
