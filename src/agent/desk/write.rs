@@ -9,6 +9,7 @@ use super::tool::{TOOL_ARGUMENTS, TOOL_REFUSED, cap};
 use super::{Desk, ToolError, ToolResult};
 use crate::error::{Error, Result};
 use crate::ops::{self, Node};
+use crate::plan::kernels::KernelTree;
 use crate::plan::manifest::Manifest;
 use crate::plan::source::hex;
 use crate::words::count;
@@ -63,7 +64,14 @@ impl Desk {
             _ => Some(self.own(named)?),
         };
         if let Some(node) = named.filter(|n| mine(n)) {
-            return Ok(Some(node));
+            return match self.leaning_on(&node, file)? {
+                Some(other) => Err(Error::new(
+                    &TOOL_REFUSED,
+                    format!("kernels/{file} is the kernel of {other} too, which is not worked on here"),
+                )
+                .expected(format!("kernels/{stem}.cu or kernels/{stem}.toml", stem = node.file_stem()))),
+                None => Ok(Some(node)),
+            };
         }
         let node = self.options.node.as_ref().map_or("the node".into(), ToString::to_string);
         let stem = self.options.node.as_ref().map_or("<op>.<types>".into(), Node::file_stem);
@@ -71,6 +79,20 @@ impl Desk {
             if self.options.shared { ", or a header in kernels/common, kernels/quant or kernels/many" } else { "" };
         Err(Error::new(&TOOL_REFUSED, format!("`{}` is no file of {node}'s to write", shown(file)))
             .expected(format!("kernels/{stem}.cu or kernels/{stem}.toml{also}")))
+    }
+}
+
+impl Desk {
+    /// Another node whose kernel is the file of a whole op that `node`'s agent would write. Where shared files may be
+    /// written, or any node worked on, that is nobody else's matter.
+    fn leaning_on(&self, node: &Node, file: &str) -> Result<Option<Node>> {
+        let own = file.strip_suffix(".cu").or_else(|| file.strip_suffix(".toml")) == Some(&node.file_stem());
+        if own || self.options.shared || self.options.any_node {
+            return Ok(None);
+        }
+        let tree = KernelTree::open(&self.bench.kernels())?;
+        let leans = |n: &&Node| matches!(tree.kernel(n), Some(Ok(kernel)) if kernel.stem == node.op);
+        Ok(self.nodes.iter().filter(|n| **n != *node && n.op == node.op).find(leans).cloned())
     }
 }
 

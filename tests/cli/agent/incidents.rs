@@ -165,3 +165,30 @@ fn the_loops_own_tools_took_any_arguments() {
     assert_eq!((shop.0.judged.get(), shop.0.thorough.get()), (1, true));
     assert_eq!(out.ended(), [("swiglu".into(), NodeEnd::GaveUp)]);
 }
+
+/// `write_kernel matmul.cu` by the agent of matmul[q8_0] replaced the kernel that stood for matmul[f16].
+#[test]
+fn a_nodes_agent_overwrote_the_kernel_of_another_node() {
+    let bench = Bench::new();
+    bench.copy("kernels/matmul.f16.cu");
+    std::fs::rename(bench.path("kernels/matmul.f16.cu"), bench.path("kernels/matmul.cu")).unwrap();
+    bench.write("kernels/matmul.toml", &repository("kernels/matmul.f16.toml"));
+    let desk = |shared: bool, any_node: bool| {
+        let node = Some("matmul[q8_0]".parse().unwrap());
+        Desk::open(&bench.path(""), Options { node, shared, any_node, ..Options::default() }).unwrap()
+    };
+    let write = |desk: &Desk, file: &str| desk.call("write_kernel", &json!({ "file": file, "text": "// x\n" }));
+    let before = std::fs::read_to_string(bench.path("kernels/matmul.cu")).unwrap();
+    for file in ["matmul.cu", "matmul.toml", "kernels/matmul.cu"] {
+        let refused = write(&desk(false, false), file).expect_err(file);
+        assert_eq!(refused.code(), "tool-refused");
+        assert!(refused.text().contains("matmul[f16]") && refused.text().contains("matmul.q8_0.cu"), "{refused:?}");
+    }
+    assert_eq!(std::fs::read_to_string(bench.path("kernels/matmul.cu")).unwrap(), before);
+    write(&desk(false, false), "matmul.q8_0.cu").unwrap();
+    write(&desk(true, false), "matmul.cu").unwrap();
+    write(&desk(false, true), "matmul.cu").unwrap();
+    // Where no other node's kernel is that file, it is the node's own.
+    std::fs::remove_file(bench.path("kernels/matmul.toml")).unwrap();
+    write(&desk(false, false), "matmul.toml").unwrap();
+}
