@@ -19,7 +19,7 @@ use crate::plan::Numerics;
 use crate::report::gate::{Goal, gates};
 use crate::report::proof::State as Proved;
 use crate::verify::places::{CudaPlace, EmulatorPlace};
-use crate::verify::{Outcome, Progress, Summary};
+use crate::verify::{Outcome, Progress, Summary, record};
 
 /// A tool's answer as the model gets it.
 #[derive(Clone, Debug, PartialEq)]
@@ -110,7 +110,7 @@ fn told(node: &Node, evidence: &Evidence, row: Option<u64>) -> Result<(Judged, O
         ledger::Outcome::Indeterminate { reason } => ("indeterminate", None, Some(reason.clone()), None),
     };
     let cut = |text: String| desk::cap(desk::printable(&text), 2000);
-    let failure = reason.as_ref().map(|r| stuck::failure(stage.as_deref().unwrap_or_default(), r));
+    let failure = stuck::failure_of(&v.outcome);
     let judged = Judged {
         node: node.clone(),
         class: v.class.name().into(),
@@ -212,10 +212,7 @@ impl<'d> DeskShop<'d> {
             Summary::Red => "red",
             Summary::Indeterminate => "indeterminate",
         };
-        let failure = match v.summary() {
-            Summary::Pass => None,
-            _ => judged.failure(),
-        };
+        let failure = stuck::failure_of(&record::outcome(v));
         let word = Judged {
             node: node.clone(),
             class: v.class.name().into(),

@@ -96,7 +96,8 @@ fn record(report: &StageReport) -> ledger::StageRecord {
     ledger::StageRecord { name: report.stage, outcome, figures, note }
 }
 
-fn outcome(verdict: &Verdict) -> ledger::Outcome {
+/// The verdict in the ledger's words.
+pub fn outcome(verdict: &Verdict) -> ledger::Outcome {
     match (verdict.summary(), verdict.red()) {
         (Summary::Pass, _) => ledger::Outcome::Pass,
         (Summary::Red, Some(report)) => {

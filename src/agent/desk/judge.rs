@@ -8,7 +8,6 @@ use std::sync::{Arc, TryLockError};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sha2::{Digest as _, Sha256};
 
 use super::folder::Entry;
 use super::tool::{EXCERPT, TOOL_BUSY, cap, printable, untrusted};
@@ -19,7 +18,6 @@ use crate::ledger::{ClosureSource, Config, Evidence, Seed, Target, confined};
 use crate::ops::{self, Node};
 use crate::plan::Numerics;
 use crate::plan::kernels::KernelTree;
-use crate::plan::source::hex;
 use crate::report::standing;
 use crate::verify::binding::Workshop;
 use crate::verify::places::{CudaPlace, EmulatorPlace, NvrtcCompilers};
@@ -58,18 +56,6 @@ pub struct Judged {
 }
 
 impl Judged {
-    /// What went wrong without the numbers of this one time: equal for the same mistake met again.
-    pub fn failure(&self) -> Option<String> {
-        let reason = self.verdict.reason()?;
-        let at = self.verdict.red().and_then(|s| match &s.outcome {
-            Outcome::Red { first_bad: Some(bad), .. } => Some(bad.at.split('[').next().unwrap_or_default().to_string()),
-            _ => None,
-        });
-        let plain: String =
-            format!("{reason} {}", at.unwrap_or_default()).chars().filter(|c| !c.is_ascii_digit()).collect();
-        Some(hex(&Sha256::digest(plain.as_bytes()))[..16].to_string())
-    }
-
     /// The worst relative RMS error that the unit cases met, where they met any.
     pub fn error(&self) -> Option<f64> {
         let unit = self.verdict.stages.iter().find(|s| s.stage == crate::verify::Stage::Unit)?;
