@@ -91,6 +91,11 @@ pub struct TrustArgs {
 }
 
 impl TrustArgs {
+    #[cfg(feature = "agent")]
+    pub fn is_given(&self) -> bool {
+        self.trust.is_some()
+    }
+
     pub fn load(&self, root: &Path) -> Result<Trust> {
         said(|notes| standing::trust(root, self.trust.as_deref(), notes))
     }

@@ -141,6 +141,15 @@ impl Resume {
         let runs = Runs::of(&bench.root)?;
         let dir = runs.find(self.run.as_deref())?;
         if runs.alive()? {
+            let given = self.work.given();
+            if !given.is_empty() {
+                return Err(Error::usage(format!("{} cannot be changed in a run that is at work", given.join(", ")))
+                    .expected("a run whose process is gone")
+                    .hint(format!(
+                        "Ctrl-C it twice, then assay agent resume {} …; assay agent resume alone goes on with a paused run",
+                        given[0]
+                    )));
+            }
             return tell::resume(&dir, self.work.json);
         }
         let work = &self.work;

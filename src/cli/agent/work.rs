@@ -108,6 +108,31 @@ fn parse_money(text: &str) -> Result<u64, String> {
 }
 
 impl Work {
+    /// The options that say how to work, as far as they were given. Where the server is may stand in the environment,
+    /// which is no word to a run.
+    pub(super) fn given(&self) -> Vec<&'static str> {
+        let said = |value: &Option<String>, variable: &str| value.is_some() && *value != std::env::var(variable).ok();
+        let all = [
+            ("--model", self.model.model.is_some()),
+            ("--url", said(&self.url, "ASSAY_AGENT_URL")),
+            ("--llm", said(&self.llm, "ASSAY_AGENT_LLM")),
+            ("--key-name", said(&self.key_name, "ASSAY_AGENT_KEY_NAME")),
+            ("--no-stream", self.no_stream),
+            ("--approve", self.approve.is_some()),
+            ("--max-steps", self.max_steps.is_some()),
+            ("--max-attempts", self.max_attempts.is_some()),
+            ("--max-tokens", self.max_tokens.is_some()),
+            ("--max-time", self.max_time.is_some()),
+            ("--max-cost", self.max_cost.is_some()),
+            ("--wait", self.wait.is_some()),
+            ("--runner", !self.runner.is_empty()),
+            ("--shared", self.shared),
+            ("--key", self.key.is_some()),
+            ("--trust", self.trust.is_given()),
+        ];
+        all.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
+    }
+
     pub(super) fn client(&self, bench: &Workbench) -> Result<Client> {
         self.client_for(bench, None)
     }

@@ -192,3 +192,17 @@ fn a_nodes_agent_overwrote_the_kernel_of_another_node() {
     std::fs::remove_file(bench.path("kernels/matmul.toml")).unwrap();
     write(&desk(false, false), "matmul.toml").unwrap();
 }
+
+/// `resume --max-steps 400` of a run at work went on as if nothing had been said.
+#[test]
+fn a_living_run_was_resumed_with_flags_that_nobody_read() {
+    let home = Home::new(Server::with(vec![|| Reply::Silence]));
+    let Some(mut child) = home.spawn() else { return };
+    let out = home.run(&["agent", "resume", "--max-steps", "400", "--approve", "never-ask"]);
+    let plain = home.run(&["agent", "resume"]);
+    let _ = child.kill();
+    let _ = child.wait();
+    assert_eq!(out.code, 2, "{}", out.stderr);
+    assert!(out.stderr.contains("--approve, --max-steps") && out.stderr.contains("next: "), "{}", out.stderr);
+    assert!(plain.code == 0 && plain.stdout.contains("it goes on"), "{}{}", plain.stdout, plain.stderr);
+}
