@@ -23,7 +23,7 @@ pub struct Mcp {
     action: Option<Action>,
     #[command(flatten)]
     desk: DeskArgs,
-    /// How long a verdict may keep the client waiting before it gets a job to poll
+    /// How long a verdict may keep the client waiting before it gets a job to poll; 0: not at all
     #[arg(long, value_name = "SECONDS", default_value_t = 45)]
     patience: u64,
 }

@@ -197,13 +197,13 @@ fn a_hostile_client_writes_nowhere_and_stops_nothing() {
         ("write_kernel", json!({ "file": "rms_norm.cu", "text": "" }), "tool-refused"),
         ("write_kernel", json!({ "file": "swiglu.cu", "text": "x".repeat((1 << 20) + 1) }), "tool-size"),
         ("write_kernel", json!({ "file": 1 }), "tool-arguments"),
-        ("read", json!({ "what": "../../etc/passwd" }), "tool-name"),
+        ("read", json!({ "what": "../../etc/passwd" }), "tool-refused"),
         ("read", json!({ "what": "kernels/../../etc/passwd" }), "tool-refused"),
         ("verify", json!({ "node": "rms_norm" }), "tool-refused"),
         ("verify", json!({ "seed": "00" }), "tool-arguments"),
         ("land", json!({ "node": "swiglu" }), "tool-unknown"),
         ("approve", json!({}), "tool-unknown"),
-        ("request_landing", json!({ "node": "swiglu", "force": true }), "usage"),
+        ("request_landing", json!({ "node": "swiglu", "force": true }), "tool-arguments"),
     ] {
         let said = client.call(name, arguments);
         assert_eq!(
@@ -232,7 +232,7 @@ fn a_hostile_client_writes_nowhere_and_stops_nothing() {
     let refused: Vec<&str> =
         events.iter().filter(|e| e["event"] == "refused").map(|e| e["code"].as_str().unwrap()).collect();
     let own = "tool-refused";
-    let codes = [own, own, "tool-size", own, own, "tool-unknown", "tool-unknown", own];
+    let codes = [own, own, "tool-size", own, own, own, "tool-unknown", "tool-unknown", own, own];
     assert_eq!(refused, codes, "{log:#}");
     assert_eq!(log["refused"], refused.len());
     let called = |tool: &str| events.iter().filter(|e| e["event"] == "called" && e["tool"] == tool).count();
@@ -369,4 +369,73 @@ fn what_to_paste_names_this_program_and_this_workbench() {
             _ => assert!(serde_json::from_str::<Value>(paste).is_ok()),
         }
     }
+}
+
+/// Clients waited for ever: for lines that were no requests there was no answer, or one without their id, and calls that
+/// could not be read were unknown methods and left no trace.
+#[test]
+fn what_was_no_request_got_no_answer_and_left_no_trace() {
+    let bench = bench();
+    let mut client = Client::start(&bench, &["--node", "swiglu"]);
+    let mut say = |line: &str| -> Value {
+        client.line(line);
+        let mut said = String::new();
+        assert!(client.from.read_line(&mut said).unwrap() > 0, "the server is gone");
+        serde_json::from_str(&said).unwrap()
+    };
+    let request = |id: u64, rest: &str| format!(r#"{{"jsonrpc":"2.0","id":{id}{rest}}}"#);
+    let call = |id: u64, params: &str| request(id, &format!(r#","method":"tools/call","params":{params}"#));
+    let long = "x".repeat(17 << 20);
+    for (line, id, code) in [
+        ("{bad json".to_string(), Value::Null, -32700),
+        (request(99, ""), json!(99), -32600),
+        (call(100, r#"{"nom":1}"#), json!(100), -32602),
+        (call(101, r#"{"name":"read","arguments":[1]}"#), json!(101), -32602),
+        (request(102, r#","method":"resources/read","params":{}"#), json!(102), -32602),
+        (request(103, r#","method":"tools/explode""#), json!(103), -32601),
+        (call(104, &format!(r#"{{"name":"read","arguments":{{"what":"{long}"}}}}"#)), json!(104), -32600),
+    ] {
+        let said = say(&line);
+        let shown = line.get(..60).unwrap_or(&line);
+        assert_eq!((&said["id"], &said["error"]["code"]), (&id, &json!(code)), "{shown}: {said}");
+        assert!(said["error"]["message"].as_str().is_some_and(|text| text.len() > 10 || code == -32601), "{said}");
+    }
+    // A notification is answered by nobody, and the server goes on.
+    client.line(r#"{"jsonrpc":"2.0","method":"tools/call","params":{"nom":1}}"#);
+    assert!(text(&client.call("read", json!({ "what": "contract" }))).contains("swiglu"));
+    drop(client);
+    let log = bench.json(&["mcp", "log", "--json"]);
+    let events = log["events"].as_array().unwrap().iter().map(|e| &e["event"]);
+    let tried: Vec<_> = events.filter(|e| e["event"] == "called" && e["tool"] == "tools/call").collect();
+    assert_eq!(tried.len(), 2, "{log:#}");
+    assert!(tried[0]["arguments"]["nom"] == 1 && tried[1]["arguments"]["arguments"] == json!([1]), "{log:#}");
+}
+
+/// Errors that said what is wrong in Rust's words, or named half of the tools.
+#[test]
+fn errors_over_mcp_did_not_say_what_to_do() {
+    let bench = bench();
+    bench.copy("kernels/swiglu.cu");
+    bench.copy("kernels/swiglu.toml");
+    let mut client = Client::start(&bench, &["--patience", "0"]);
+    let read = client.call("read", json!({}));
+    let told = &read["structuredContent"];
+    assert!(told["expected"].as_str().unwrap().contains("what: string; node: string, if wanted"), "{read}");
+    assert!(told["hint"].is_string() && told["code"] == "tool-arguments", "{read}");
+    for (name, arguments) in [("job", json!({ "job": -1 })), ("read", json!({ "what": "oracle", "from_line": -1 }))] {
+        let said = client.call(name, arguments);
+        assert!(text(&said).contains("not negative") && !text(&said).contains("u64"), "{said}");
+        assert!(!text(&said).contains("usize") && said["structuredContent"]["expected"].is_string(), "{said}");
+    }
+    let unknown = client.call("land", json!({}));
+    let names = unknown["structuredContent"]["expected"].as_str().unwrap();
+    assert!(names.contains("verify") && names.contains("job, request_landing"), "{unknown}");
+    let tools = client.ask("tools/list", json!({}))["result"]["tools"].clone();
+    let job = tools.as_array().unwrap().iter().find(|t| t["name"] == "job").unwrap();
+    assert!(job["description"].as_str().unwrap().contains("Does not wait"), "{job}");
+    let begun = client.call("verify", json!({ "node": "swiglu" }));
+    assert!(!text(&begun).contains("at ."), "{begun}");
+    drop(client);
+    let out = bench.run(&["mcp", "--node", "nosuch"]);
+    assert!(out.code == 2 && out.stderr.contains("assay next"), "{}: {}", out.code, out.stderr);
 }

@@ -110,7 +110,8 @@ impl Desk {
         let folder = Folder::open(&bench.root)?;
         let mut desk = Desk { bench, folder, model, nodes, options, judging: Mutex::new(()) };
         if let Some(node) = desk.options.node.take() {
-            desk.choose(node)?;
+            // Whoever opens a desk has a shell, unlike who sits at it.
+            desk.choose(node).map_err(|e| e.hint("assay next -n 50 lists nodes to port, assay plan all"))?;
         }
         Ok(desk)
     }
@@ -165,19 +166,17 @@ impl Desk {
 
     pub fn call_with(&self, name: &str, arguments: &Value, hands: &Hands<'_>) -> Result<ToolResult, ToolError> {
         match name {
-            "list" => self.list(parse(arguments)?),
-            "read" => self.read(parse(arguments)?),
-            "write_kernel" => self.write(parse(arguments)?),
-            "build" => self.build(parse(arguments)?),
-            "verify" => self.verify(parse(arguments)?, hands),
-            "history" => self.history(parse(arguments)?),
-            "next" => self.next(parse(arguments)?),
-            "status" => self.status(parse(arguments)?),
+            "list" => self.list(parse(name, arguments)?),
+            "read" => self.read(parse(name, arguments)?),
+            "write_kernel" => self.write(parse(name, arguments)?),
+            "build" => self.build(parse(name, arguments)?),
+            "verify" => self.verify(parse(name, arguments)?, hands),
+            "history" => self.history(parse(name, arguments)?),
+            "next" => self.next(parse(name, arguments)?),
+            "status" => self.status(parse(name, arguments)?),
             other => {
                 let names: Vec<_> = TOOLS.iter().map(|t| t.name).collect();
-                Err(Error::new(&TOOL_UNKNOWN, format!("there is no tool `{}`", folder::shown(other)))
-                    .expected(names.join(", "))
-                    .into())
+                Err(unknown_tool(other, &names.join(", ")).into())
             }
         }
     }
@@ -227,10 +226,28 @@ impl Desk {
     }
 }
 
-/// Arguments as a tool's own type. `null` is no arguments.
-fn parse<T: DeserializeOwned>(arguments: &Value) -> Result<T, ToolError> {
-    let given = if arguments.is_null() { json!({}) } else { arguments.clone() };
-    serde_json::from_value(given).map_err(|e| ToolError::new(&TOOL_ARGUMENTS, tool::cap(e.to_string(), 400)))
+/// A tool that is not among `names`.
+pub fn unknown_tool(name: &str, names: &str) -> Error {
+    Error::new(&TOOL_UNKNOWN, format!("there is no tool `{}`", folder::shown(name))).expected(names)
+}
+
+/// Arguments as the tool's own type. `null` is no arguments.
+fn parse<T: DeserializeOwned>(tool: &str, given: &Value) -> Result<T, ToolError> {
+    let given = if given.is_null() { json!({}) } else { given.clone() };
+    arguments(given, &TOOLS.iter().find(|t| t.name == tool).map_or(String::new(), Tool::takes))
+}
+
+/// The same of any tool; `expected` says what it takes.
+pub fn arguments<T: DeserializeOwned>(given: Value, expected: &str) -> Result<T, ToolError> {
+    serde_json::from_value(given).map_err(|e| {
+        // Rust's names of types say nothing to whoever writes JSON.
+        let why = e.to_string().replace("u64", "a whole number that is not negative");
+        let why = tool::cap(why.replace("usize", "a whole number that is not negative"), 400);
+        Error::new(&TOOL_ARGUMENTS, why)
+            .expected(expected)
+            .hint("call it again with arguments as its schema has them")
+            .into()
+    })
 }
 
 /// The arguments of a tool that needs none but a node.

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::folder::shown;
 use super::shelf::{self, DOCS};
-use super::tool::{EXCERPT, TOOL_ARGUMENTS, TOOL_NAME, cap_json, json_len, untrusted};
+use super::tool::{EXCERPT, TOOL_ARGUMENTS, TOOL_NAME, TOOL_REFUSED, cap_json, json_len, untrusted};
 use super::{Desk, NUMERICS, ToolError, ToolResult};
 use crate::error::{Error, Result};
 use crate::ops::{self, Contract, Node, OPS, header};
@@ -101,6 +101,11 @@ impl Desk {
     fn text(&self, ask: &Read) -> Result<Found> {
         let what = ask.what.as_str();
         let own = |text: String| Found { name: what.into(), text, whose: None };
+        // No path is ever followed; whoever writes one reaches for what is not here.
+        if what.starts_with(['/', '~']) || what.split(['/', '\\']).any(|part| part == "..") {
+            return Err(Error::new(&TOOL_REFUSED, format!("`{}` is a path, and nothing outside is read", shown(what)))
+                .expected("a name that `list` has"));
+        }
         if let Some((name, section)) = what.split_once('#') {
             return document(name, section).map(own);
         }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::error::{Code, Error, Kind};
+use crate::error::{Error, Kind};
 use crate::words::is_hidden;
 
 crate::codes! {
@@ -44,6 +44,18 @@ impl Tool {
     pub fn schema(&self) -> Value {
         (self.schema)()
     }
+
+    /// Its arguments in a line: `what: string; node: string, if wanted`.
+    pub(super) fn takes(&self) -> String {
+        let schema = self.schema();
+        let required = |name: &str| schema["required"].as_array().is_some_and(|r| r.iter().any(|n| n == name));
+        let one = |(name, about): (&String, &Value)| {
+            let wanted = if required(name) { "" } else { ", if wanted" };
+            format!("{name}: {}{wanted}", about["type"].as_str().unwrap_or("any"))
+        };
+        let all: Vec<String> = schema["properties"].as_object().into_iter().flatten().map(one).collect();
+        if all.is_empty() { "no arguments".into() } else { all.join("; ") }
+    }
 }
 
 /// An object schema: properties, and which of them are required.
@@ -84,10 +96,6 @@ impl From<Error> for ToolError {
 }
 
 impl ToolError {
-    pub(super) fn new(code: &'static Code, what: impl Into<String>) -> ToolError {
-        ToolError(Error::new(code, what))
-    }
-
     /// Whether the agent reached for what is not its own: to be said and recorded.
     pub fn is_refusal(&self) -> bool {
         self.0.kind() == Kind::Integrity

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::Server;
-use crate::agent::desk::{ToolError, cap};
+use crate::agent::desk::{self, ToolError, cap};
 use crate::agent::landing;
 use crate::agent::session::{Call, Event};
 use crate::error::{Error, INTERNAL};
@@ -26,8 +26,8 @@ struct Ask {
     what: String,
 }
 
-pub(super) fn arguments<T: DeserializeOwned>(arguments: &Value) -> Result<T, ToolError> {
-    serde_json::from_value(arguments.clone()).map_err(|e| ToolError(Error::usage(cap(e.to_string(), 400))))
+pub(super) fn arguments<T: DeserializeOwned>(arguments: &Value, expected: &str) -> Result<T, ToolError> {
+    desk::arguments(arguments.clone(), expected)
 }
 
 /// What the person said.
@@ -55,7 +55,7 @@ impl Server {
         call: Call,
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ToolError> {
-        let ask: Ask = arguments(given)?;
+        let ask: Ask = arguments(given, "{\"node\": NODE, \"what\": TEXT}, the second where it is wanted")?;
         let (desk, node) = (self.desk.clone(), ask.node.clone());
         let ready = move || landing::ready(desk.bench(), desk.model(), &node);
         blocking(ready).await?;

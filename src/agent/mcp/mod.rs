@@ -3,10 +3,12 @@
 //! Nothing is offered here that the desk has not, but two tools: `job`, for a verdict that takes longer than a client waits,
 //! and `request_landing`, which asks a person. The server holds no way to grant that but the person's own answer.
 
+mod door;
 mod jobs;
 mod land;
 mod resources;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -21,10 +23,11 @@ use rmcp::service::RequestContext;
 use rmcp::{ErrorData, RoleServer, ServerHandler, ServiceExt};
 use serde_json::{Value, json};
 
-use super::desk::{ANSWER, Desk, Hands, Provenance, ToolError, ToolResult, cap};
+use super::desk::{self, ANSWER, Desk, Hands, Provenance, ToolError, ToolResult, cap};
 use super::kept;
 use super::session::{Call, Event, Session};
 use crate::error::{Error, INTERNAL, Result};
+use door::Door;
 use jobs::{Job, Jobs};
 
 /// How long `verify` and `job` keep a client waiting before they hand out a number instead.
@@ -76,7 +79,8 @@ impl Server {
             .map_err(|e| failed(&e))?;
         let (jobs, session) = (self.jobs.clone(), self.session.clone());
         let served = runtime.block_on(async move {
-            let running = self.serve_on(rmcp::transport::stdio()).await?;
+            let door = Door::new(self.session.clone());
+            let running = self.serve(door).await.map_err(|e| stranger(&e))?;
             running.waiting().await.map_err(|e| failed(&e)).map(drop)
         });
         jobs.stop_all();
@@ -92,24 +96,31 @@ impl Server {
         R: tokio::io::AsyncRead + Send + Sync + Unpin + 'static,
         W: tokio::io::AsyncWrite + Send + Sync + Unpin + 'static,
     {
-        self.serve(streams)
-            .await
-            .map_err(|e| Error::new(&crate::error::IO, format!("the client did not introduce itself: {e}")))
+        self.serve(streams).await.map_err(|e| stranger(&e))
     }
 }
 
-fn tool(name: &'static str, description: &'static str, schema: Value, reads: bool) -> Tool {
+fn stranger(e: &dyn std::fmt::Display) -> Error {
+    Error::new(&crate::error::IO, format!("the client did not introduce itself: {e}"))
+}
+
+fn tool(name: &'static str, description: impl Into<Cow<'static, str>>, schema: Value, reads: bool) -> Tool {
     let schema: JsonObject = schema.as_object().cloned().unwrap_or_default();
     let annotations = ToolAnnotations::new().read_only(reads).destructive(false).open_world(false);
     Tool::new(name, description, Arc::new(schema)).with_annotations(annotations)
 }
 
 /// The desk's tools, and the two of this server.
-fn tools(desk: &Desk) -> Vec<Tool> {
+fn tools(desk: &Desk, patience: Duration) -> Vec<Tool> {
     let mut out: Vec<Tool> = desk.tools().iter().map(|t| tool(t.name, t.description, t.schema(), t.reads)).collect();
     out.push(tool(
         "job",
-        "The result of a verdict that was still being made, or how far it is. Waits up to 45 s. `cancel` ends it early.",
+        match patience.as_secs() {
+            0 => "The result of a verdict that was still being made, or how far it is. Does not wait. `cancel` ends it.".into(),
+            s => format!(
+                "The result of a verdict that was still being made, or how far it is. Waits up to {s} s. `cancel` ends it early."
+            ),
+        },
         json!({
             "type": "object",
             "properties": { "job": { "type": "integer", "minimum": 1 }, "cancel": { "type": "boolean" } },
@@ -148,7 +159,7 @@ impl ServerHandler for Server {
         _: Option<PaginatedRequestParams>,
         _: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
-        Ok(ListToolsResult::with_all_items(tools(&self.desk)))
+        Ok(ListToolsResult::with_all_items(tools(&self.desk, self.patience)))
     }
 
     async fn call_tool(
@@ -167,6 +178,10 @@ impl ServerHandler for Server {
             "verify" => self.verify(arguments, call, &context).await,
             "job" => self.job(&arguments, &context).await,
             "request_landing" => self.request_landing(&arguments, call, &context).await,
+            name if self.desk.tools().iter().all(|t| t.name != name) => {
+                let names = tools(&self.desk, self.patience).iter().map(|t| t.name.to_string()).collect::<Vec<_>>();
+                Err(desk::unknown_tool(name, &names.join(", ")).into())
+            }
             name => {
                 let (desk, name) = (self.desk.clone(), name.to_string());
                 let done = tokio::task::spawn_blocking(move || {
@@ -275,7 +290,10 @@ impl Server {
             #[serde(default)]
             cancel: bool,
         }
-        let ask: Ask = land::arguments(arguments)?;
+        let ask: Ask = land::arguments(
+            arguments,
+            "{\"job\": N, \"cancel\": true}, N as `verify` gave it, the second where it is wanted",
+        )?;
         let job = self.jobs.find(ask.job).ok_or_else(|| {
             Error::usage(format!("there is no job {}", ask.job))
                 .hint("`verify` hands out numbers; `history` has what was recorded")
@@ -313,8 +331,9 @@ impl Server {
         });
         ended.unwrap_or_else(|| {
             let (at, seconds) = (job.at().text, job.started.elapsed().as_secs());
+            let far = if at.is_empty() { "not begun yet".into() } else { format!("at {at}") };
             let text =
-                format!("still being made after {seconds} s, at {at}. Call `job` with {{\"job\": {}}}.", job.number);
+                format!("still being made after {seconds} s, {far}. Call `job` with {{\"job\": {}}}.", job.number);
             let mut result = CallToolResult::success(vec![ContentBlock::text(text)]);
             result.structured_content =
                 Some(json!({ "job": job.number, "state": "running", "at": at, "seconds": seconds }));
