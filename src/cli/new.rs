@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::standing::{ledgered, short};
 use super::{ModelArg, output};
-use crate::error::{Error, Result};
+use crate::error::{Error, IO, Result};
 use crate::fresh::{self, Made, NEW_UPTO, Request};
 use crate::model::Model;
 use crate::ops::Node;
@@ -42,7 +42,11 @@ pub struct New {
 
 impl New {
     pub fn run(&self) -> Result<u8> {
-        let model = Model::open(&self.model.path().map_err(|e| e.hint("name a model: assay new DIR -m FILE"))?)?;
+        let model = Model::open(&self.model.path().map_err(|e| e.hint("name a model: assay new DIR -m FILE"))?);
+        let model = model.map_err(|e| match e.code().id == IO.id {
+            true => e.expected("a model's GGUF file").hint("assay new DIR -m FILE"),
+            false => e,
+        })?;
         let from = match (&self.upto, &self.from) {
             (None, _) => None,
             (Some(_), Some(dir)) => Some(Workbench::find(dir)?),

@@ -75,8 +75,12 @@ pub fn make(request: &Request<'_>) -> Result<Made> {
     if let Some((node, _)) = request.upto
         && !nodes.contains(node)
     {
-        return Err(Error::new(&NEW_UPTO, format!("{node} is no node of {}", request.model.path().display()))
-            .hint("assay plan -m MODEL lists them"));
+        let error = Error::new(&NEW_UPTO, format!("{node} is no node of {}", request.model.path().display()));
+        let near: Vec<_> = nodes.iter().filter(|n| n.op == node.op).map(ToString::to_string).collect();
+        return Err(match near.first() {
+            None => error.hint("assay plan -m MODEL lists them"),
+            Some(first) => error.expected(near.join(", ")).hint(format!("--upto '{first}'")),
+        });
     }
     let parent = dir.parent().ok_or_else(|| Error::usage("the root folder cannot be a workbench"))?;
     std::fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;

@@ -191,6 +191,25 @@ fn new_upto_carried_kernels_whose_proofs_were_stale_there() {
     assert!(next["summary"].as_str().unwrap().ends_with("next, port rope_tail."), "{}", next["summary"]);
 }
 
+/// `--upto matmul` was no node, and nobody said of which types it is one; a model that is not there had no next step.
+#[test]
+fn new_refused_a_name_without_saying_which_there_are() {
+    let home = Home::new();
+    let model = model();
+    let out = home.run(
+        "",
+        &["new", "port", "-m", model.to_str().unwrap(), "--upto", "matmul", "--from", env!("CARGO_MANIFEST_DIR")],
+    );
+    assert!(out.code == 2 && out.stderr.contains("matmul[f16], matmul[q8_0]"), "{}", out.stderr);
+    assert!(out.stderr.contains("--upto 'matmul["), "{}", out.stderr);
+    let out = home.run("", &["new", "port", "-m", "/nonexist"]);
+    assert!(
+        out.code == 3 && out.stderr.contains("expected:") && out.stderr.contains("assay new DIR -m FILE"),
+        "{}",
+        out.stderr
+    );
+}
+
 #[test]
 fn a_fresh_port_of_some_ops_is_asked_for_no_others() {
     let home = Home::new();
