@@ -520,3 +520,25 @@ fn a_verdict_says_what_it_is_worth_and_is_not_kept_in_the_way_of_another_node() 
     let verdict = judged(&bench);
     assert!(verdict["data"]["first_bad"]["at"].is_string(), "{verdict}");
 }
+
+/// A compilation whose process was killed left its folder in the cache for ever.
+#[test]
+fn folders_of_killed_compilations_stayed_in_the_cache() {
+    let bench = bench();
+    swiglu(&desk(&bench, Options::default()));
+    let cache = tempfile::tempdir().unwrap();
+    let folder = |name: &str| cache.path().join("emulator").join(name);
+    for name in [".build-old", ".build-new"] {
+        std::fs::create_dir_all(folder(name).join("emu")).unwrap();
+    }
+    let old = std::time::SystemTime::now() - Duration::from_secs(3600);
+    std::fs::File::open(folder(".build-old")).unwrap().set_modified(old).unwrap();
+    let args = ["tool", "build", "--node", "swiglu", "--no-record"];
+    let out = crate::bench::assay_with(&bench.path(""), &args, &[("ASSAY_CACHE_DIR", cache.path())]);
+    if out.stderr.contains("emulator-no-compiler") {
+        return;
+    }
+    assert_eq!(out.code, 0, "{}{}", out.stdout, out.stderr);
+    // One that somebody may be at work in is nobody else's.
+    assert!(!folder(".build-old").exists() && folder(".build-new").exists());
+}

@@ -1,7 +1,8 @@
 //! From a [`SourceSet`] to a shared object, through a cache on disk.
 //!
 //! The cache key covers the sources, the shim, the entries, the compiler and its flags. Objects appear by an atomic
-//! rename under a `flock`, which the kernel drops with its holder: a process that dies leaves nothing to clean up.
+//! rename under a `flock`, which the kernel drops with its holder: a process that dies leaves a folder of scratch, which a
+//! later compilation takes away.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -35,6 +36,9 @@ const SHIM: [(&str, &str); 8] = [
 const LOG: u64 = 256 << 10;
 const LINE: usize = 400;
 const TIME_LIMIT: Duration = Duration::from_secs(120);
+/// How names of folders for one compilation begin, and after what time nobody can be at work in one.
+const SCRATCH: &str = ".build-";
+const ABANDONED: Duration = Duration::from_secs(15 * 60);
 
 /// Compiles kernels for the emulator.
 pub struct Builder {
@@ -119,10 +123,22 @@ impl Builder {
         hasher.finalize().to_hex()[..32].to_string()
     }
 
+    /// Takes away what killed processes left. Where that does not succeed it is in nobody's way.
+    fn sweep(&self) {
+        for entry in std::fs::read_dir(&self.cache).into_iter().flatten().flatten() {
+            let scratch = entry.file_name().to_str().is_some_and(|name| name.starts_with(SCRATCH));
+            let age = || entry.metadata().and_then(|m| m.modified()).ok()?.elapsed().ok();
+            if scratch && age().is_some_and(|age| age > ABANDONED) {
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+
     fn compile(&self, source: &SourceSet, wrapper: &str, object: &Path) -> Result<()> {
+        self.sweep();
         // In the cache, so that the rename stays within one file system.
         let scratch = tempfile::Builder::new()
-            .prefix(".build-")
+            .prefix(SCRATCH)
             .tempdir_in(&self.cache)
             .map_err(|e| cache_error(&self.cache, e))?;
         let files = source.files.iter().map(|(n, t)| (n.as_str(), t.as_str()));
