@@ -293,7 +293,11 @@ impl<'r> Run<'r> {
                 self.emit(Event::Chosen { node, why })?;
             }
             None => {
-                let why = "no node is left that could be worked on here".to_string();
+                let told = self.state.started.as_ref().is_some_and(|s| !s.nodes.is_empty());
+                let why = match told {
+                    true => "every node that was named was worked on".to_string(),
+                    false => "no node is left that could be worked on here".to_string(),
+                };
                 self.emit(Event::Ended { how: RunEnd::Done, why })?;
             }
         }

@@ -358,7 +358,10 @@ impl Shop for DeskShop<'_> {
         };
         let candidates = status.nodes.iter().filter(|n| proved(n.state) && n.usage.node != *node);
         let Some(best) = candidates.map(|n| &n.usage.node).min_by_key(|n| near(n)) else { return Ok(None) };
-        let files = self.source(best)?;
+        let files = match self.source(best) {
+            Err(e) if desk::is_planted(&e) => return Ok(None),
+            files => files?,
+        };
         let text: String = files.iter().map(|(path, text)| format!("kernels/{path}:\n{text}\n")).collect();
         Ok(Some((best.clone(), desk::untrusted(&format!("the kernel of {best}"), &desk::cap(text, 16 << 10)))))
     }

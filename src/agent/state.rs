@@ -42,6 +42,8 @@ pub struct Work {
     pub leave: Option<String>,
     /// A person's word on landing.
     pub may_land: Option<bool>,
+    /// What was said with it.
+    pub words: String,
     /// Landing was begun.
     pub landing: bool,
     /// The kernel of a pass was judged on the device too, or cannot be.
@@ -216,7 +218,7 @@ impl State {
             Event::Told { text } => self.tell(text),
             Event::Said { id, text } => {
                 self.controls.insert(id);
-                self.tell(format!("A person who supervises this run says: {text}"));
+                self.tell(format!("{SUPERVISOR} says: {text}"));
             }
             Event::Strategy { level, text, .. } => {
                 if let Some(work) = &mut self.work {
@@ -337,7 +339,12 @@ impl State {
     fn answered(&mut self, yes: Option<bool>, text: &str, by: &str) {
         let Some(ask) = self.ask.take() else { return };
         match ask.about {
-            About::Step if yes == Some(true) => self.step_approved = true,
+            About::Step if yes == Some(true) => {
+                self.step_approved = true;
+                if !text.is_empty() {
+                    self.tell(format!("{SUPERVISOR} says: {text}"));
+                }
+            }
             About::Step => {
                 let refusal = match yes {
                     Some(false) => format!("Not carried out: a {by} refused this step. {text}"),
@@ -361,17 +368,25 @@ impl State {
             About::Landing => {
                 if let Some(work) = &mut self.work {
                     work.may_land = Some(yes == Some(true));
+                    work.words = text.to_string();
                 }
             }
             About::Stuck if yes == Some(true) => {
                 if let Some(work) = &mut self.work {
                     work.begin_anew();
                 }
-                self.tell(format!("A person who supervises this run says: {text}"));
+                self.tell(match text {
+                    "" => format!("{SUPERVISOR} wants you to go on, and gives no hint."),
+                    text => format!("{SUPERVISOR} says: {text}"),
+                });
             }
             About::Stuck => {
+                let left = match yes {
+                    None => text.to_string(),
+                    Some(_) => format!("a {by} did not want to go on with it. {text}").trim_end().to_string(),
+                };
                 if let Some(work) = &mut self.work {
-                    work.leave = Some(format!("{}; {by} did not want to go on with it. {text}", ask.text));
+                    work.leave = Some(format!("{}; {left}", ask.text));
                 }
             }
         }
@@ -391,6 +406,8 @@ impl State {
     }
 }
 
+/// Who speaks to the model beside assay itself.
+const SUPERVISOR: &str = "A person who supervises this run";
 /// The tool that edits.
 pub const WRITE: &str = "write_kernel";
 
@@ -407,6 +424,7 @@ impl Work {
             passed: None,
             leave: None,
             may_land: None,
+            words: String::new(),
             landing: false,
             device_done: false,
             could_not: 0,

@@ -16,6 +16,7 @@ mod watch;
 mod write;
 
 pub use judge::{Judged, Provenance};
+pub use tool::is_planted;
 pub use tool::{ANSWER, CODES, EXCERPT, SOURCE, Tool, ToolError, ToolResult, cap, json_len, printable, untrusted};
 
 use std::path::{Path, PathBuf};

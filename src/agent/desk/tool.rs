@@ -127,6 +127,11 @@ impl ToolError {
     }
 }
 
+/// Whether a file could not be read because it is none that an agent may have: somebody put it there.
+pub fn is_planted(e: &Error) -> bool {
+    [TOOL_LINK.id, TOOL_SIZE.id].contains(&e.code().id)
+}
+
 /// At most `limit` bytes of `text`, cut between characters, and saying so.
 pub fn cap(mut text: String, limit: usize) -> String {
     const CUT: &str = "… [cut]";

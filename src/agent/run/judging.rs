@@ -37,7 +37,8 @@ impl Run<'_> {
                 self.land(work)
             }
             (Some(false), _) => {
-                let why = format!("landing was not approved; assay land '{}' lands it", work.node);
+                let words = if work.words.is_empty() { String::new() } else { format!(" ({})", work.words) };
+                let why = format!("landing was not approved{words}; assay land '{}' lands it", work.node);
                 self.end_node(work, NodeEnd::Green, why)
             }
             (None, _) => {
@@ -89,12 +90,30 @@ impl Run<'_> {
             let text = "error: no attempt is left for this node";
             return self.result(call, false, text.into());
         }
-        let files = self.shop.source(&work.node)?;
-        if !files.iter().any(|(path, _)| path.ends_with(".cu")) {
-            let stem = work.node.file_stem();
-            let text =
-                format!("error: there is no kernel yet: write {stem}.cu and {stem}.toml with write_kernel first");
-            return self.result(call, false, text);
+        let files = match self.shop.source(&work.node) {
+            Ok(files) => files,
+            // A link, or a file of a gigabyte, in the place of the node's own: it is left out, and nobody's fault but whose
+            // hand put it there.
+            Err(e) if desk::is_planted(&e) => {
+                let what = format!("verify {}", work.node);
+                self.emit(Event::Refused { what, why: e.what().into() })?;
+                let why = desk::untrusted("why", &e.to_string());
+                return self.result(
+                    call,
+                    false,
+                    format!("error: it is left out, so there is nothing to judge:\n{why}"),
+                );
+            }
+            Err(e) => return Err(e),
+        };
+        // A kernel is both files: what lacks one is no attempt.
+        for (ending, name) in [(".cu", "kernel"), (".toml", "manifest")] {
+            if !files.iter().any(|(path, _)| path.ends_with(ending)) {
+                let stem = work.node.file_stem();
+                let text =
+                    format!("error: there is no {name} yet: write {stem}.cu and {stem}.toml with write_kernel first");
+                return self.result(call, false, text);
+            }
         }
         let source = self.keep(&files)?;
         if let Some(last) = work.attempts.last().filter(|last| last.source == source && !last.passed) {

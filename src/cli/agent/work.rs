@@ -39,19 +39,19 @@ pub(super) struct Work {
     #[arg(long, value_enum)]
     pub(super) approve: Option<Approve>,
     /// Calls of the model [default: 200]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     max_steps: Option<u64>,
     /// Verdicts per node [default: 8]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     max_attempts: Option<u64>,
     /// Tokens, of prompts and answers together [default: 2000000]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     max_tokens: Option<u64>,
     /// Time, as 90s, 30m or 4h [default: 4h]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     max_time: Option<Duration>,
     /// Money in USD, by the prices in agent.toml [default: no limit]
-    #[arg(long, value_name = "USD", value_parser = parse_money)]
+    #[arg(long, value_name = "USD", allow_negative_numbers = true, value_parser = parse_money)]
     pub(super) max_cost: Option<u64>,
     /// How long a question waits for a person [default: 10m]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]

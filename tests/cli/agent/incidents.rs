@@ -3,15 +3,18 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use assay::agent::budget::Limits;
 use assay::agent::context::{self, Brief};
 use assay::agent::desk::{Desk, Options};
 use assay::agent::endpoint::Message;
 use assay::agent::events::{Approve, NodeEnd};
+use assay::agent::run::Run;
 use assay::agent::state::Attempt;
+use assay::agent::supervise::Signals;
 use serde_json::{Value, json};
 
 use super::bench::{Home, no_compiler};
-use super::fake::{Fake, Outcome, limits, run_with};
+use super::fake::{Fake, Outcome, Watch, client, limits, run_with, started};
 use super::server::{Reply, Server, answer};
 use crate::bench::Bench;
 
@@ -205,4 +208,79 @@ fn a_living_run_was_resumed_with_flags_that_nobody_read() {
     assert_eq!(out.code, 2, "{}", out.stderr);
     assert!(out.stderr.contains("--approve, --max-steps") && out.stderr.contains("next: "), "{}", out.stderr);
     assert!(plain.code == 0 && plain.stdout.contains("it goes on"), "{}{}", plain.stdout, plain.stderr);
+}
+
+/// A link in the place of the node's kernel ended the run as damage to the ledger does.
+#[test]
+fn a_planted_link_ended_the_run_as_a_fault() {
+    let home = Home::new(script(vec![vec![("verify", json!({}))]]));
+    let secret = home.bench.path("secret");
+    std::fs::write(&secret, "s3cret").unwrap();
+    std::os::unix::fs::symlink(&secret, home.bench.path("kernels/swiglu.cu")).unwrap();
+    let out = home.run(&["agent", "swiglu", "--plain", "--approve", "never-ask"]);
+    if no_compiler(&out) {
+        return;
+    }
+    assert_eq!(out.code, 1, "the model gave up: {}{}", out.stdout, out.stderr);
+    let told = home.server.seen()[1].body["messages"].to_string();
+    assert!(told.contains("is a symlink") && told.contains("left out") && !told.contains("s3cret"), "{told}");
+    assert!(out.stderr.contains("every node that was named was worked on") || !out.stderr.contains("no node is left"));
+    let report = home.run(&["report", "--agent"]);
+    assert!(report.stdout.contains("symlink"), "a refusal is told: {}", report.stdout);
+}
+
+/// A kernel without its manifest was judged, and the attempt was spent.
+#[test]
+fn a_missing_manifest_spent_an_attempt() {
+    let shop = Fake::default();
+    shop.0.strict.set(true);
+    let steps = vec![vec![("write_kernel", json!({"file": "swiglu.cu", "text": "right"})), ("verify", json!({}))]];
+    let (out, server) = run(&shop, Approve::NeverAsk, steps);
+    let told = server.seen()[1].messages().last().unwrap()["content"].to_string();
+    assert!(told.contains("there is no manifest yet") && shop.0.judged.get() == 0, "{told}");
+    assert_eq!(out.ended(), [("swiglu".into(), NodeEnd::GaveUp)]);
+}
+
+/// What a person said with a yes was dropped, a yes without words became an empty hint, and where nobody answered
+/// "nobody did not want to".
+#[test]
+fn a_persons_words_were_dropped_or_garbled() {
+    let run = |approve, answers: Vec<(Option<bool>, &str)>, steps: Vec<Vec<(&'static str, Value)>>, device: bool| {
+        let (shop, server) = (Fake::default(), script(steps));
+        shop.0.device.set(device);
+        let client = client(&server, |_| {});
+        let (dir, signals) = (tempfile::tempdir().unwrap(), Signals::default());
+        let answers = answers.into_iter().rev().map(|(yes, text)| (yes, text.to_string())).collect();
+        let mut view = Watch { answers, ..Watch::default() };
+        let mut handle = shop.clone();
+        let event = started(&client, approve, Limits { attempts: 20, ..limits() }, &["swiglu"]);
+        let mut run = Run::begin(dir.path(), &mut handle, &client, &signals, &mut view, event).unwrap();
+        run.work().unwrap();
+        let why = run.state().ended.first().map(|(_, _, why)| why.clone()).unwrap();
+        let said: String = server.seen().iter().map(|s| s.body["messages"].to_string()).collect();
+        (why, said)
+    };
+    let write = |text: &str| ("write_kernel", json!({"file": "swiglu.cu", "text": text}));
+    let verify = || ("verify", json!({}));
+    let (_, said) =
+        run(Approve::EachStep, vec![(Some(true), "mind the clamp"), (Some(true), "")], vec![vec![write("x")]], false);
+    assert!(said.contains("A person who supervises this run says: mind the clamp"), "{said}");
+    let (why, _) =
+        run(Approve::Green, vec![(Some(false), "not on a Friday")], vec![vec![write("right"), verify()]], true);
+    assert!(why.contains("(not on a Friday)"), "{why}");
+    let stuck = || (0..12).map(|n| vec![write(&format!("wrong, always ({n})")), verify()]).collect::<Vec<_>>();
+    let (why, said) = run(Approve::Green, vec![(Some(true), "")], stuck(), false);
+    assert!(said.contains("wants you to go on") && !said.contains("says: \""), "{said}");
+    assert!(!why.contains("nobody did not"), "{why}");
+}
+
+/// `--max-tokens -5` was answered with "use '-- -5'".
+#[test]
+fn a_negative_budget_was_answered_with_advice_that_does_not_help() {
+    let bench = Bench::new();
+    for flag in ["--max-tokens", "--max-steps", "--max-attempts", "--max-cost"] {
+        let out = bench.run(&["agent", flag, "-5"]);
+        assert!(out.code == 2 && !out.stderr.contains("-- -5"), "{}", out.stderr);
+        assert!(out.stderr.contains("'-5'") && out.stderr.contains(flag), "{}", out.stderr);
+    }
 }
