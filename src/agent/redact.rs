@@ -64,9 +64,12 @@ impl Redactor {
     }
 
     pub fn text(&self, text: &str) -> String {
-        self.secrets.iter().fold(text.to_string(), |text, secret| match text.contains(secret.reveal()) {
-            true => text.replace(secret.reveal(), MARK),
-            false => text,
+        self.secrets.iter().fold(text.to_string(), |text, secret| {
+            let text = match text.contains(secret.reveal()) {
+                true => text.replace(secret.reveal(), MARK),
+                false => text,
+            };
+            without_beginnings(text, secret.reveal())
         })
     }
 
@@ -84,6 +87,33 @@ impl Redactor {
     }
 }
 
+/// What a cut left of a secret: a beginning of it at the end of the text, or before the dots that stand for what was cut.
+fn without_beginnings(text: String, secret: &str) -> String {
+    // Most texts hold nothing that even begins like it.
+    if !text.contains(&secret[..Secret::SHORTEST]) {
+        return text;
+    }
+    let (mut out, mut rest) = (String::new(), text.as_str());
+    loop {
+        let dots = ["…", "..."].iter().filter_map(|dots| rest.find(dots).map(|at| (at, dots.len()))).min();
+        let (end, mark) = dots.unwrap_or((rest.len(), 0));
+        let part = &rest[..end];
+        let longest = (Secret::SHORTEST..secret.len()).rev().find(|n| part.ends_with(&secret[..*n]));
+        match longest {
+            Some(n) => {
+                out.push_str(&part[..end - n]);
+                out.push_str(MARK);
+            }
+            None => out.push_str(part),
+        }
+        out.push_str(&rest[end..end + mark]);
+        rest = &rest[end + mark..];
+        if mark == 0 {
+            return out;
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -97,5 +127,19 @@ mod tests {
         assert_eq!(redactor.value(value), json!({"a [redacted]": ["x", {"b": "[redacted][redacted]"}], "n": 1}));
         assert_eq!(format!("{redactor:?}"), "Redactor { secrets: [[redacted]] }");
         assert!(Secret::new("none").is_err() && Secret::new("with a blank").is_err());
+    }
+
+    #[test]
+    fn what_a_cut_left_of_a_key_is_taken_out_at_every_offset() {
+        let key = "sk-0123456789-abcdefghij";
+        let redactor = Redactor::new([Secret::new(key).unwrap()]);
+        let text = format!("the key {key} and more");
+        for end in 0..=text.len() {
+            for cut in ["", "…", "...", "… [cut]"] {
+                let shown = redactor.text(&format!("{}{cut}", &text[..end]));
+                assert!(!shown.contains(&key[..8]), "{shown}");
+            }
+        }
+        assert_eq!(redactor.text("sk-01234 is how keys begin… here"), "sk-01234 is how keys begin… here");
     }
 }

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use serde_json::{Map, Value};
 
 use super::{Answer, Call, Failure, MOST_CALLS, Trouble, UNKNOWN, Usage, plain};
+use crate::agent::redact::Redactor;
 
 /// What marks the complaint that a conversation is too long, in the words of the servers there are.
 const TOO_LONG: [&str; 10] = [
@@ -128,7 +129,8 @@ impl Assembler {
         }
     }
 
-    pub fn answer(self, tools: &[&str]) -> Answer {
+    /// Secrets go before anything is looked at or cut: of half a key nobody can tell any more that it is one.
+    pub fn answer(self, tools: &[&str], redactor: &Redactor) -> Answer {
         let cut = self.finish.as_deref() == Some("length");
         let mut calls = Vec::new();
         for draft in self.drafts {
@@ -144,14 +146,15 @@ impl Assembler {
         }
         let mut ids = HashSet::new();
         let calls = calls.into_iter().take(MOST_CALLS).enumerate().map(|(i, (id, name, arguments))| {
+            let (id, name) = (redactor.text(&id), redactor.text(&name));
             let usable = (1..=64).contains(&id.len())
                 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
                 && ids.insert(id.clone());
             // Nine letters and digits: the one form that every server takes back.
             let id = if usable { id } else { format!("call{:05}", i + 1) };
             let (arguments, mut flaw) = match arguments {
-                Ok(map) => (map, None),
-                Err(why) => (Map::new(), Some(why)),
+                Ok(map) => (redacted(map, redactor), None),
+                Err(why) => (Map::new(), Some(redactor.text(&why))),
             };
             let known = tools.contains(&name.as_str());
             if !known {
@@ -162,13 +165,20 @@ impl Assembler {
         });
         Answer {
             calls: calls.collect(),
-            content: self.content,
-            reasoning: self.reasoning,
+            content: redactor.text(&self.content),
+            reasoning: redactor.text(&self.reasoning),
             plain: written,
             cut,
             usage: self.usage,
             bytes: 0,
         }
+    }
+}
+
+fn redacted(map: Map<String, Value>, redactor: &Redactor) -> Map<String, Value> {
+    match redactor.value(Value::Object(map)) {
+        Value::Object(map) => map,
+        _ => Map::new(),
     }
 }
 
@@ -236,10 +246,11 @@ pub fn complaint(status: u16, error: &Value) -> Failure {
     classify(status, &format!("{message} {error}"), &message)
 }
 
-/// What a status and the text that came with it mean.
+/// What a status and the text that came with it mean. The words are whole: whoever shows them takes secrets out first and
+/// cuts then.
 pub fn classify(status: u16, text: &str, shown: &str) -> Failure {
     let lower = text.to_lowercase();
-    let shown: String = shown.chars().filter(|c| !c.is_control()).take(300).collect();
+    let shown: String = shown.chars().filter(|c| !c.is_control()).collect();
     let what = match status {
         200 => format!("the server answered with an error: {shown}"),
         status if shown.is_empty() => format!("the server answered {status}"),
@@ -298,7 +309,7 @@ mod tests {
         for piece in pieces {
             assembler.feed(&json!({"choices": [{"index": 0, "delta": {"tool_calls": [piece]}}]})).unwrap();
         }
-        let answer = assembler.answer(&["verify", "build"]);
+        let answer = assembler.answer(&["verify", "build"], &Redactor::default());
         let ids: HashSet<_> = answer.calls.iter().map(|c| &c.id).collect();
         assert_eq!(ids.len(), answer.calls.len(), "ids are told apart");
         answer.calls.iter().map(|c| (c.name.clone(), Value::from(c.arguments.clone()).to_string())).collect()
@@ -395,7 +406,7 @@ mod tests {
             let mut assembler = Assembler::default();
             let call = json!({"id": "x", "function": f("verify", arguments)});
             assembler.feed(&json!({"choices": [{"message": {"tool_calls": [call]}}]})).unwrap();
-            let answer = assembler.answer(&["verify"]);
+            let answer = assembler.answer(&["verify"], &Redactor::default());
             let flaw = answer.calls[0].flaw.clone().unwrap();
             assert!(flaw.contains(says) && answer.calls[0].arguments.is_empty() && !flaw.contains("secret"), "{flaw}");
         }

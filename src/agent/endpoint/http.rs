@@ -21,6 +21,8 @@ const BEAT: Duration = Duration::from_millis(50);
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// An error's document is shorter; a page of HTML need not be read to its end.
 const MOST_COMPLAINT: usize = 64 << 10;
+/// Characters of a complaint that are shown.
+const MOST_SHOWN: usize = 340;
 
 pub struct Client {
     settings: Settings,
@@ -68,11 +70,11 @@ impl Client {
         match result {
             Ok(mut answer) => {
                 answer.bytes = received;
-                self.redact(&mut answer);
                 Ok(answer)
             }
             Err(mut failure) => {
-                failure.what = self.redactor.text(&failure.what);
+                // Redacted whole, and cut then.
+                failure.what = self.redactor.text(&failure.what).chars().take(MOST_SHOWN).collect();
                 failure.received = failure.received.max(received);
                 if failure.trouble == Trouble::Unsupported {
                     self.drop_field(&mut failure);
@@ -92,18 +94,6 @@ impl Client {
         self.dropped.set(dropped);
         if !fresh {
             failure.trouble = Trouble::Refused;
-        }
-    }
-
-    fn redact(&self, answer: &mut Answer) {
-        answer.content = self.redactor.text(&answer.content);
-        answer.reasoning = self.redactor.text(&answer.reasoning);
-        for call in &mut answer.calls {
-            call.id = self.redactor.text(&call.id);
-            call.flaw = call.flaw.as_ref().map(|flaw| self.redactor.text(flaw));
-            if let Value::Object(map) = self.redactor.value(Value::Object(std::mem::take(&mut call.arguments))) {
-                call.arguments = map;
-            }
         }
     }
 
@@ -250,7 +240,7 @@ impl Client {
                 "the server's answer has no `choices`: it is no chat completion",
             ));
         }
-        Ok(assembler.answer(tools))
+        Ok(assembler.answer(tools, &self.redactor))
     }
 }
 

@@ -201,3 +201,42 @@ fn an_empty_answer_is_an_answer() {
     let said = ask_once(|| Reply::Json(json!({"choices": [{"message": {"content": Value::Null}}]}))).unwrap();
     assert_eq!(said.usage, None);
 }
+
+/// What is shown of a server's words is cut, and a cut in the middle of the key leaves a part that is no key any more to
+/// whoever looks for the whole one.
+#[test]
+fn a_key_is_taken_out_before_its_text_is_cut_at_whatever_offset() {
+    const LONG: &str = "sk-SECRET-ABCDEFGHIJKLMNOPQRSTUVWXYZ-abcdefghijklmnopqrstuvwxyz-0123456";
+    let clean = |text: String| assert!(!text.contains(&LONG[..8]), "{text}");
+    let server = Server::start(|n, _| {
+        let (kind, before) = (n % 4, n / 4);
+        let long = "x".repeat(250 + before);
+        match kind {
+            0 => Reply::Json(answer("", &[(&format!("{}{LONG}", "x".repeat(before)), json!({}))], (1, 1))),
+            1 => Reply::Status(500, "", format!("{long}{LONG} and more")),
+            2 => Reply::Json(json!({"error": {"message": format!("{long}{LONG} and more")}})),
+            // Without the control character it is the key again.
+            _ => Reply::Status(500, "", format!("{long}{}\u{1}{}", &LONG[..30], &LONG[30..])),
+        }
+    });
+    let client = client(&server.url, |s| s.key = Some(Secret::new(LONG).unwrap()));
+    for _ in 0..4 * 50 {
+        match ask(&client) {
+            Ok(said) => {
+                assert!(said.calls[0].flaw.is_some());
+                clean(format!("{said:?}"));
+            }
+            Err(failure) => clean(failure.what),
+        }
+    }
+    // An answer that ends where the model may say no more.
+    let server = Server::start(|n, _| {
+        let mut value = answer(&format!("it is {}", &LONG[..9 + n]), &[], (1, 1));
+        value["choices"][0]["finish_reason"] = "length".into();
+        Reply::Json(value)
+    });
+    let client = self::client(&server.url, |s| s.key = Some(Secret::new(LONG).unwrap()));
+    for _ in 9..LONG.len() {
+        clean(ask(&client).unwrap().content);
+    }
+}
