@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::desk;
-use super::endpoint::{Call, ToolSpec};
+use super::endpoint::ToolSpec;
 
 pub const VERIFY: &str = "verify";
 pub const ASK: &str = "ask_human";
@@ -72,10 +72,6 @@ pub fn arguments<T: DeserializeOwned>(call: &Call) -> Result<T, String> {
 /// Bytes that the tools take of every prompt.
 pub fn bytes(tools: &[ToolSpec]) -> u64 {
     tools.iter().map(|t| (t.name.len() + t.description.len() + t.schema.to_string().len()) as u64).sum()
-}
-
-pub fn call_bytes(call: &Call) -> usize {
-    call.name.len() + serde_json::Value::Object(call.arguments.clone()).to_string().len()
 }
 
 /// What one text changed against another: the lines between the first and the last that differ.

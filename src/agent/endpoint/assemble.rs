@@ -38,6 +38,8 @@ pub struct Assembler {
     usage: Option<Usage>,
     finish: Option<String>,
     seen: bool,
+    /// Bytes of the names and arguments of calls.
+    called: u64,
 }
 
 impl Assembler {
@@ -86,6 +88,11 @@ impl Assembler {
         self.seen
     }
 
+    /// What the server has counted so far.
+    pub fn usage(&self) -> Option<Usage> {
+        self.usage
+    }
+
     /// A piece of a call goes to the call that it continues. Servers differ in how they say which: a good `index`, the
     /// same one always, or none; an `id` in the first piece or in each.
     fn call(&mut self, piece: &Value, whole: bool) {
@@ -97,6 +104,7 @@ impl Assembler {
             None | Some(Value::Null) => String::new(),
             Some(value) => value.to_string(),
         };
+        self.called += (name.len() + arguments.len()) as u64;
         let index = piece.get("index").and_then(Value::as_i64);
         let known = self.drafts.iter().rposition(|d| match (id.is_empty(), index) {
             (false, _) if !d.id.is_empty() => d.id == id,
@@ -132,6 +140,7 @@ impl Assembler {
     /// Secrets go before anything is looked at or cut: of half a key nobody can tell any more that it is one.
     pub fn answer(self, tools: &[&str], redactor: &Redactor) -> Answer {
         let cut = self.finish.as_deref() == Some("length");
+        let said = (self.content.len() + self.reasoning.len()) as u64 + self.called;
         let mut calls = Vec::new();
         for draft in self.drafts {
             for arguments in objects(&draft.arguments, cut) {
@@ -170,6 +179,7 @@ impl Assembler {
             plain: written,
             cut,
             usage: self.usage,
+            said,
             bytes: 0,
         }
     }
@@ -227,11 +237,16 @@ fn objects(text: &str, cut: bool) -> Vec<Result<Map<String, Value>, String>> {
     out
 }
 
-/// Counts that are none are ignored: whoever reports zero tokens for an answer has not counted.
+/// A count that is not there is one of zero: whoever reports zero tokens for what has some has not counted.
 fn usage(value: &Value) -> Option<Usage> {
-    let count = |name: &str| value.get(name).and_then(|v| v.as_u64().or_else(|| v.as_f64().map(|f| f as u64)));
-    let (prompt, completion) = (count("prompt_tokens")?, count("completion_tokens").unwrap_or(0));
-    (prompt > 0).then_some(Usage { prompt, completion })
+    let count = |name: &str| {
+        let value = value.get(name)?;
+        value.as_u64().or_else(|| value.as_f64().map(|f| f as u64)).filter(|n| *n > 0)
+    };
+    let prompt = count("prompt_tokens").unwrap_or(0);
+    let rest = || count("total_tokens").filter(|_| prompt > 0).map(|total| total.saturating_sub(prompt));
+    let completion = count("completion_tokens").or_else(rest).unwrap_or(0);
+    (prompt > 0 || completion > 0).then_some(Usage { prompt, completion })
 }
 
 /// What a server's error document means.

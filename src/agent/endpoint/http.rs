@@ -65,17 +65,18 @@ impl Client {
     pub fn ask(&self, request: &Request<'_>, limit: Duration, stop: &dyn Fn() -> bool) -> Result<Answer, Failure> {
         let names: Vec<&str> = request.tools.iter().map(|t| t.name.as_str()).collect();
         let watch = Watch { idle: self.settings.idle, until: Instant::now() + limit.min(self.settings.total), stop };
-        let mut received = 0;
-        let result = self.runtime.block_on(self.exchange(request, &names, &watch, &mut received));
+        let (mut received, mut assembler) = (0, Assembler::default());
+        let result = self.runtime.block_on(self.exchange(request, &watch, &mut received, &mut assembler));
         match result {
-            Ok(mut answer) => {
+            Ok(()) => {
+                let mut answer = assembler.answer(&names, &self.redactor);
                 answer.bytes = received;
                 Ok(answer)
             }
             Err(mut failure) => {
                 // Redacted whole, and cut then.
                 failure.what = self.redactor.text(&failure.what).chars().take(MOST_SHOWN).collect();
-                failure.received = failure.received.max(received);
+                (failure.received, failure.usage) = (received, assembler.usage());
                 if failure.trouble == Trouble::Unsupported {
                     self.drop_field(&mut failure);
                 }
@@ -132,10 +133,10 @@ impl Client {
     async fn exchange(
         &self,
         request: &Request<'_>,
-        tools: &[&str],
         watch: &Watch<'_>,
         received: &mut u64,
-    ) -> Result<Answer, Failure> {
+        assembler: &mut Assembler,
+    ) -> Result<(), Failure> {
         let mut post = self.http.post(self.settings.url.clone()).header(CONTENT_TYPE, "application/json");
         if let Some(key) = &self.settings.key {
             let mut value = HeaderValue::from_str(&format!("Bearer {}", key.reveal()))
@@ -149,7 +150,13 @@ impl Client {
         if !status.is_success() {
             return Err(self.refusal(response, watch).await);
         }
-        self.read(response, tools, watch, received).await
+        let read = self.read(response, watch, received, assembler).await;
+        // A complaint in the place of an answer is none; one in the middle of an answer is.
+        let broke = |failure: &Failure| matches!(failure.trouble, Trouble::Connection | Trouble::NotJson);
+        if read.as_ref().is_err_and(|failure| !assembler.seen() && !broke(failure)) {
+            *received = 0;
+        }
+        read
     }
 
     /// What an answer with a status other than 2xx means.
@@ -183,12 +190,11 @@ impl Client {
     async fn read(
         &self,
         mut response: Response,
-        tools: &[&str],
         watch: &Watch<'_>,
         received: &mut u64,
-    ) -> Result<Answer, Failure> {
+        assembler: &mut Assembler,
+    ) -> Result<(), Failure> {
         let mut body = Body::Unknown(Vec::new());
-        let mut assembler = Assembler::default();
         let mut ended = false;
         while !ended {
             // After its last word a server owes at most a count of tokens; some keep the connection open.
@@ -207,12 +213,12 @@ impl Client {
             }
             body.push(&chunk);
             if let Body::Stream(events) = &mut body {
-                ended = feed(events.take(), &mut assembler)?;
+                ended = feed(events.take(), assembler)?;
             }
         }
         match body {
             Body::Stream(mut events) => {
-                feed(events.finish(), &mut assembler)?;
+                feed(events.finish(), assembler)?;
                 if !ended && !assembler.finished() {
                     return Err(Failure::new(Trouble::Connection, "the stream ended in the middle of the answer"));
                 }
@@ -221,6 +227,10 @@ impl Client {
                 let text = String::from_utf8_lossy(&bytes);
                 let text = text.trim().trim_start_matches('\u{feff}');
                 let parsed = serde_json::from_str(text).or_else(|_| serde_json::from_str::<Value>(&mend(text)));
+                if parsed.is_err() && !text.starts_with('{') {
+                    // Half of a completion would begin as one.
+                    *received = 0;
+                }
                 let document = parsed.map_err(|e| match text.is_empty() {
                     true => Failure::new(Trouble::NotJson, "the server answered with nothing at all"),
                     false if e.is_eof() => {
@@ -235,12 +245,13 @@ impl Client {
             }
         }
         if !assembler.seen() {
+            *received = 0;
             return Err(Failure::new(
                 Trouble::NotJson,
                 "the server's answer has no `choices`: it is no chat completion",
             ));
         }
-        Ok(assembler.answer(tools, &self.redactor))
+        Ok(())
     }
 }
 

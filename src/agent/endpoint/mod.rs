@@ -84,7 +84,7 @@ pub struct ToolSpec {
     pub schema: Value,
 }
 
-/// Tokens that the server says it counted.
+/// Tokens that the server says it counted; 0 where it counted none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     pub prompt: u64,
@@ -110,6 +110,8 @@ pub struct Answer {
     /// The server stopped at the limit of tokens.
     pub cut: bool,
     pub usage: Option<Usage>,
+    /// Bytes that the model wrote, what could not be read among them: what is paid for where nobody counts.
+    pub said: u64,
     /// Of the answer as it came.
     pub bytes: u64,
 }
@@ -155,13 +157,16 @@ pub struct Failure {
     pub what: String,
     /// The server asked to be left alone for so long.
     pub after: Option<Duration>,
-    /// Bytes of an answer that had come: a model was at work, and somebody pays for it.
+    /// Bytes of an answer that had come: a model was at work, and somebody pays for it. A complaint or a page of HTML is
+    /// no answer.
     pub received: u64,
+    /// What the server had counted by then.
+    pub usage: Option<Usage>,
 }
 
 impl Failure {
     fn new(trouble: Trouble, what: impl Into<String>) -> Failure {
-        Failure { trouble, what: what.into(), after: None, received: 0 }
+        Failure { trouble, what: what.into(), after: None, received: 0, usage: None }
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{BEAT, Run};
 use crate::agent::budget::Reserved;
-use crate::agent::endpoint::{Answer, Failure, Request, Trouble, retry};
+use crate::agent::endpoint::{Answer, Failure, Request, Trouble, Usage, retry};
 use crate::agent::events::{Event, NodeEnd, RunEnd};
 use crate::agent::{desk, tools};
 use crate::error::Result;
@@ -61,13 +61,14 @@ impl Run<'_> {
     }
 
     fn replied(&mut self, answer: Answer, reserved: Reserved, (bytes, estimate): (u64, u64)) -> Result<()> {
-        let estimated = answer.usage.is_none();
-        let said =
-            answer.content.len() + answer.reasoning.len() + answer.calls.iter().map(tools::call_bytes).sum::<usize>();
-        let (prompt, completion) = match answer.usage {
-            Some(usage) => (usage.prompt, usage.completion),
-            // Nobody counted: the prompt is as it was estimated.
-            None => (estimate.min(reserved.prompt), uncounted(said as u64, reserved.completion)),
+        let usage = answer.usage.unwrap_or(Usage { prompt: 0, completion: 0 });
+        // An answer that says something has tokens, and so has every prompt: who counts none has not counted.
+        let (no_prompt, no_completion) = (usage.prompt == 0, usage.completion == 0 && answer.said > 0);
+        let estimated = no_prompt || no_completion;
+        let prompt = if no_prompt { estimate.min(reserved.prompt) } else { usage.prompt };
+        let completion = match no_completion {
+            true => uncounted(answer.said, reserved.completion),
+            false => usage.completion,
         };
         let cost = self.client.settings().price.map_or(0, |p| p.of(prompt, completion));
         self.emit(Event::Replied {
@@ -94,8 +95,11 @@ impl Run<'_> {
         // Where a model was, or may have been, at work, somebody pays for it.
         let (prompt, completion) = match failure.trouble {
             Trouble::Timeout | Trouble::TooLarge | Trouble::Stopped => (reserved.prompt, reserved.completion),
-            _ if failure.received > 0 && failure.trouble == Trouble::Connection => {
-                (reserved.prompt, failure.received.div_ceil(3).min(reserved.completion))
+            _ if failure.received > 0 || failure.usage.is_some() => {
+                let counted = failure.usage.unwrap_or(Usage { prompt: 0, completion: 0 });
+                let prompt = if counted.prompt > 0 { counted.prompt } else { reserved.prompt };
+                let come = failure.received.div_ceil(3).min(reserved.completion);
+                (prompt, counted.completion.max(come))
             }
             _ => (0, 0),
         };

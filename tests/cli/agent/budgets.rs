@@ -5,7 +5,7 @@ use std::time::Duration;
 use assay::agent::budget::Limits;
 use assay::agent::endpoint::Price;
 use assay::agent::events::{Approve, RunEnd};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::fake::{Fake, limits, run_with};
 use super::server::{Reply, Server, answer};
@@ -85,4 +85,80 @@ fn what_is_set_aside_for_a_prompt_is_the_most_that_it_can_be() {
         assert!(out.end == RunEnd::Budget && out.state.spent.tokens() <= tokens, "{}", out.state.spent.tokens());
         assert!(!out.has("Overcounted"), "{:?}", out.log);
     }
+}
+
+/// A model was at work on what a server then breaks off, however it breaks it off: each try is paid for. What is no answer at
+/// all costs nothing.
+#[test]
+fn an_answer_that_ends_in_an_error_or_in_nonsense_is_paid_for() {
+    let long = || {
+        let text = "x".repeat(500);
+        let piece = json!({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": null}]});
+        vec![format!("data: {piece}\n\n").repeat(100).into_bytes()]
+    };
+    let ends: [&[u8]; 4] = [
+        b"data: {\"error\": {\"message\": \"oops\"}}\n\n",
+        b"data: no JSON\n\n",
+        b"data: {\"choices\": [\n\n",
+        b"<html>\n\n",
+    ];
+    for end in ends {
+        let server = Server::start(move |_, _| Reply::Stream([long(), vec![end.to_vec()]].concat()));
+        let out = run_with(&server, &Fake::default(), Approve::NeverAsk, limits(), |s| {
+            (s.tries, s.answer_tokens) = (3, 2_000);
+        });
+        let said = String::from_utf8_lossy(end).into_owned();
+        assert_eq!((out.end, server.seen().len()), (RunEnd::Endpoint, 3), "{said}");
+        assert_eq!(out.state.spent.completion, 3 * 2_000, "{said}");
+        assert!(out.state.spent.prompt > 0 && out.state.spent.estimated, "{said}");
+    }
+    // The server's own count stands where it gave one.
+    let server = Server::start(|_, _| {
+        let counted = json!({"choices": [{"index": 0, "delta": {"content": "x"}}], "usage": {"prompt_tokens": 70, "completion_tokens": 300}});
+        let error = json!({"error": "oops"});
+        Reply::Stream(vec![format!("data: {counted}\n\ndata: {error}\n\n").into_bytes()])
+    });
+    let out = run_with(&server, &Fake::default(), Approve::NeverAsk, limits(), |s| s.tries = 2);
+    assert_eq!((out.state.spent.prompt, out.state.spent.completion), (140, 600));
+    for reply in [
+        (|| Reply::Status(200, "", "<html>busy</html>".into())) as fn() -> Reply,
+        || Reply::Json(json!({"error": {"message": "overloaded"}})),
+        || Reply::Stream(vec![b"data: {\"error\": \"overloaded\"}\n\n".to_vec()]),
+        || Reply::Json(json!({"hello": 1})),
+        || Reply::Status(500, "", "oops".repeat(1000)),
+    ] {
+        let out = run_with(&Server::with(vec![reply]), &Fake::default(), Approve::NeverAsk, limits(), |s| s.tries = 2);
+        assert_eq!((out.end, out.state.spent.tokens()), (RunEnd::Endpoint, 0), "{:?}", out.log);
+    }
+}
+
+/// What is not counted, or counted as nothing, is estimated from what was said, and not taken for free.
+#[test]
+fn a_count_that_is_missing_or_zero_is_no_count() {
+    let spent = |usage: Value, text: &str| {
+        let mut reply = answer("", &[], (1, 1));
+        reply["choices"][0]["message"]["content"] = text.into();
+        reply["usage"] = usage;
+        let server = Server::start(move |_, _| Reply::Json(reply.clone()));
+        let limits = Limits { steps: 1, ..limits() };
+        run_with(&server, &Fake::default(), Approve::NeverAsk, limits, |_| {}).state.spent
+    };
+    let long = "x".repeat(3_000);
+    for usage in [json!({"prompt_tokens": 10}), json!({"prompt_tokens": 10, "completion_tokens": 0})] {
+        let spent = spent(usage, &long);
+        assert_eq!((spent.prompt, spent.completion, spent.estimated), (10, 1_000, true));
+    }
+    let total = spent(json!({"prompt_tokens": 10, "total_tokens": 410}), &long);
+    assert_eq!((total.prompt, total.completion, total.estimated), (10, 400, false));
+    let only = spent(json!({"completion_tokens": 77}), &long);
+    assert!(only.prompt > 0 && only.completion == 77 && only.estimated);
+    let empty = spent(json!({"prompt_tokens": 10, "completion_tokens": 0}), "");
+    assert_eq!((empty.prompt, empty.completion, empty.estimated), (10, 0, false));
+    // Arguments that nobody could read were written all the same.
+    let server = Server::start(|_, _| {
+        let call = json!({"id": "x", "function": {"name": "verify", "arguments": format!("{{\"a\": \"{}", "x".repeat(3_000))}});
+        Reply::Json(json!({"choices": [{"message": {"tool_calls": [call]}}]}))
+    });
+    let out = run_with(&server, &Fake::default(), Approve::NeverAsk, Limits { steps: 1, ..limits() }, |_| {});
+    assert!(out.state.spent.completion > 1_000, "{:?}", out.state.spent);
 }

@@ -81,7 +81,9 @@ fn a_mixed_run_of_two_hundred_steps_keeps_its_memory_and_its_transcript() {
         pid.store(child.id(), Ordering::Relaxed);
         child.wait_with_output().unwrap()
     };
-    let first = run(&["agent", "--approve", "never-ask", "--max-steps", "230", "--json"]);
+    // A stream that breaks off costs what its prompt can have had: the usual budget would end before the kills.
+    let budgets = ["--max-steps", "230", "--max-tokens", "20000000"];
+    let first = run(&[&["agent", "--approve", "never-ask", "--json"][..], &budgets].concat());
     let said = String::from_utf8_lossy(&first.stderr).into_owned();
     if said.contains("emulator-no-compiler") {
         println!("could not run: no C++ compiler");
