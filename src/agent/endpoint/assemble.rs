@@ -4,7 +4,8 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
-use super::{Answer, Call, Failure, MOST_CALLS, Trouble, UNKNOWN, Usage, plain};
+use super::plain::{self, UNREADABLE};
+use super::{Answer, Call, Failure, MOST_CALLS, Trouble, UNKNOWN, Usage};
 use crate::agent::redact::Redactor;
 
 /// What marks the complaint that a conversation is too long, in the words of the servers there are.
@@ -149,9 +150,9 @@ impl Assembler {
         }
         let mut written = false;
         if calls.is_empty() {
-            let found = plain::calls(&self.content, tools);
+            let found = plain::calls(&self.content, tools, cut);
             written = !found.is_empty();
-            calls.extend(found.into_iter().map(|(name, arguments)| (String::new(), name, Ok(arguments))));
+            calls.extend(found.into_iter().map(|(name, arguments)| (String::new(), name, arguments)));
         }
         let mut ids = HashSet::new();
         let calls = calls.into_iter().take(MOST_CALLS).enumerate().map(|(i, (id, name, arguments))| {
@@ -165,7 +166,7 @@ impl Assembler {
                 Ok(map) => (redacted(map, redactor), None),
                 Err(why) => (Map::new(), Some(redactor.text(&why))),
             };
-            let known = tools.contains(&name.as_str());
+            let known = tools.contains(&name.as_str()) || written && flaw.is_some() && name == UNREADABLE;
             if !known {
                 let shown: String = name.chars().take(40).collect();
                 flaw = Some(format!("there is no tool {shown:?}; there are: {}", tools.join(", ")));
@@ -225,16 +226,17 @@ fn objects(text: &str, cut: bool) -> Vec<Result<Map<String, Value>, String>> {
         match value {
             Ok(Value::Object(map)) => out.push(Ok(map)),
             Ok(_) => return vec![Err("the arguments are no JSON object".into())],
-            Err(_) if cut => {
-                return vec![Err("the answer was cut off at its limit of tokens, in the middle of the arguments; \
-                    write something shorter"
-                    .into())];
-            }
+            Err(_) if cut => return vec![Err(cut_off())],
             // serde_json's message says where and what was expected, and quotes nothing.
             Err(e) => return vec![Err(format!("the arguments are not valid JSON ({e})"))],
         }
     }
     out
+}
+
+/// What is said of a call whose end did not come.
+pub fn cut_off() -> String {
+    "the answer was cut off at its limit of tokens, in the middle of the arguments; write something shorter".into()
 }
 
 /// A count that is not there is one of zero: whoever reports zero tokens for what has some has not counted.

@@ -174,5 +174,7 @@ impl Failure {
 const MOST_BYTES: u64 = 8 << 20;
 /// What a call of a tool that there is not is named, so that nothing that a model makes up is sent back as a name.
 pub const UNKNOWN: &str = "unknown";
-/// The most calls of one message that are looked at.
+/// The most calls of one message that are carried out.
 const MOST_CALLS: usize = 16;
+/// The most that are answered at all.
+const MOST_ANSWERED: usize = 4 * MOST_CALLS;

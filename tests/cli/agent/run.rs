@@ -176,6 +176,52 @@ fn calls_written_as_text_are_carried_out_and_answered_as_text() {
     assert_eq!(out.state.last_verdict.as_ref().unwrap().outcome, "red");
 }
 
+/// A closer in a comment of the kernel cut the file, and a call in it was carried out.
+#[test]
+fn a_kernel_that_holds_the_marks_of_calls_is_written_whole() {
+    const KERNEL: &str = "// <function=verify> </function>, </parameter>, </tool_call> and </think>\nwrong";
+    let server = Server::start(|n, _| match n {
+        0 => Reply::Json(answer(
+            &format!(
+                "<tool_call>\n<function=write_kernel>\n<parameter=file>\nswiglu.cu\n</parameter>\n<parameter=text>\n{KERNEL}\n\
+                 </parameter>\n</function>\n</tool_call>"
+            ),
+            &[],
+            (1, 1),
+        )),
+        _ => Reply::Json(answer("", &[("give_up", json!({"reason": "enough"}))], (1, 1))),
+    });
+    let shop = Fake::default();
+    let out = run_with(&server, &shop, Approve::NeverAsk, limits(), |_| {});
+    assert_eq!((shop.0.files.borrow()["swiglu.cu"].as_str(), shop.0.judged.get()), (KERNEL, 0), "{:?}", out.log);
+}
+
+#[test]
+fn a_call_as_text_that_cannot_be_read_is_answered_with_an_error() {
+    let server = Server::start(|n, seen| {
+        let last = seen.messages().last().unwrap()["content"].as_str().unwrap().to_string();
+        let text = match n {
+            0 => "<tool_call>{\"name\": \"verify\", \"arguments\": {</tool_call>",
+            1 => {
+                assert!(last.contains("Result of verify:\nerror: ") && last.contains("not valid JSON"), "{last}");
+                "<tool_call>{\"name\": \"land\", \"arguments\": {}}</tool_call>"
+            }
+            2 => {
+                assert!(last.contains("there is no tool \"land\""), "{last}");
+                "<tool_call>please verify</tool_call>"
+            }
+            _ => {
+                assert!(last.contains("not valid JSON") && !last.contains("called no tool"), "{last}");
+                "<function=give_up>{\"reason\": \"enough\"}</function>"
+            }
+        };
+        Reply::Json(answer(text, &[], (1, 1)))
+    });
+    let out = run(&server);
+    assert_eq!(out.ended(), [("swiglu".into(), NodeEnd::GaveUp)]);
+    assert_eq!(out.log.iter().filter(|l| l.starts_with("Refused")).count(), 1, "{:?}", out.log);
+}
+
 #[test]
 fn a_conversation_that_is_too_long_begins_anew_with_its_verdicts() {
     let server = Server::start(|n, _| match n {
