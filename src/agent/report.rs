@@ -1,6 +1,6 @@
 //! What a run came to, node by node, from its events and the ledger's rows and nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -9,9 +9,9 @@ use serde::Serialize;
 use super::budget::money;
 use super::events::{Event, Judged, Record, RunEnd};
 use super::state::State;
-use super::{runs, transcript};
+use super::{kept, runs, transcript};
 use crate::error::Result;
-use crate::ledger::{Ledger, Outcome};
+use crate::ledger::{Digest, Ledger, Outcome, Row};
 use crate::ops::Node;
 use crate::words::count;
 
@@ -42,6 +42,8 @@ pub struct Report {
     pub budget_stops: Vec<String>,
     /// Rows that the ledger does not hold, or that say otherwise than the transcript.
     pub disagreements: Vec<String>,
+    /// Rows made since the run began that name a line of a transcript, and none of this workbench has it.
+    pub unclaimed: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -85,11 +87,13 @@ impl Report {
         let mut state = State::default();
         let mut judging = String::new();
         let mut checks = Vec::new();
+        let mut lines = HashSet::new();
         let mut priced = false;
         transcript::read(&dir.join(transcript::FILE), |record: Record| {
             state.apply(&record);
             report.events += 1;
             report.transcript = record.digest.to_string();
+            lines.insert(record.digest);
             match &record.event {
                 Event::Started { model, llm, host, place, price, .. } => {
                     (report.model, report.llm) = (model.clone(), llm.clone());
@@ -114,6 +118,7 @@ impl Report {
             (report.over, report.why) = (Some(how), why);
         }
         if let Some(ledger) = ledger {
+            report.unclaimed = unclaimed(ledger, dir, &report.started, lines);
             report.disagreements = checks.iter().filter_map(|(digest, judged)| check(ledger, digest, judged)).collect();
         }
         Ok(report)
@@ -232,6 +237,7 @@ impl Report {
             ("Refused", &self.refused),
             ("Budgets that ended", &self.budget_stops),
             ("The ledger disagrees", &self.disagreements),
+            ("Rows whose transcript is not here", &self.unclaimed),
         ] {
             if !lines.is_empty() {
                 let _ = writeln!(w, "\n## {title}\n");
@@ -259,6 +265,41 @@ fn check(ledger: &Ledger, transcript: &str, judged: &Judged) -> Option<String> {
     };
     (verdict.informative.transcript != transcript || outcome != judged.outcome)
         .then(|| format!("row {seq} is of another run, or says {outcome} where the transcript says {}", judged.outcome))
+}
+
+/// Rows since `started` whose line no transcript has: not this run's (`lines`), not another one's, no outside agent's.
+fn unclaimed(ledger: &Ledger, dir: &Path, started: &str, mut lines: HashSet<Digest>) -> Vec<String> {
+    let named = |row: &&Row| {
+        let from = row.statement().informative().filter(|i| i.time.as_str() >= started);
+        from.is_some_and(|i| !i.transcript.is_empty())
+    };
+    let line = |row: &Row| row.statement().informative().and_then(|i| i.transcript.parse().ok());
+    let mut rows: Vec<&Row> = ledger.rows().iter().filter(named).collect();
+    let open = |rows: &mut Vec<&Row>, lines: &HashSet<Digest>| {
+        rows.retain(|row| line(row).is_none_or(|d| !lines.contains(&d)))
+    };
+    open(&mut rows, &lines);
+    if rows.is_empty() {
+        return Vec::new();
+    }
+    let mut out = Vec::new();
+    let runs = dir.parent().unwrap_or(dir);
+    let agents = runs.parent().unwrap_or(runs).join("mcp");
+    for folder in [runs, &agents].into_iter().flat_map(|folder| kept::list(folder).unwrap_or_default()) {
+        let read = transcript::read(&folder.join(transcript::FILE), |r: transcript::Record<serde_json::Value>| {
+            lines.insert(r.digest);
+        });
+        if let Err(e) = read {
+            out.push(format!("the transcript {} cannot be looked at: {}", runs::id(&folder), e.what()));
+        }
+    }
+    open(&mut rows, &lines);
+    let node = |row: &Row| row.statement().target().map_or(String::new(), |t| format!(" of {t}"));
+    let says = |row: &&Row| format!("row {}{} came of a line that no transcript here has", row.seq, node(row));
+    match rows.is_empty() {
+        true => Vec::new(),
+        false => rows.iter().map(says).chain(out).collect(),
+    }
 }
 
 fn serde_word(value: &impl Serialize) -> String {

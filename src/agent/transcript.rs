@@ -3,7 +3,9 @@
 //!
 //! A line is written with one write and synced before anything acts on it, so that a process killed at any moment leaves
 //! a transcript that says all that it did. What a kill can leave beside that is an unterminated last line: it is moved
-//! aside and the run goes on. Any other damage is refused.
+//! aside and the run goes on. Any other damage is refused, at the end too: [`head`] says where that is.
+
+mod head;
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
@@ -12,6 +14,8 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use head::Head;
 
 use super::codes::TRANSCRIPT;
 use super::redact::Redactor;
@@ -52,16 +56,19 @@ pub struct Transcript {
     redactor: Redactor,
     seq: u64,
     head: Digest,
+    end: head::Writer,
 }
 
 impl Transcript {
     pub fn create(dir: &Path, redactor: Redactor) -> Result<Transcript> {
         let path = dir.join(FILE);
+        // First, so that there is none without it.
+        let end = head::Writer::create(dir)?;
         let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path);
         let file = file.map_err(|e| Error::io(&path, e))?;
         let synced = File::open(dir).and_then(|d| d.sync_all());
         synced.map_err(|e| Error::io(dir, e))?;
-        Ok(Transcript { file, path, redactor, seq: 0, head: Digest::ZERO })
+        Ok(Transcript { file, path, redactor, seq: 0, head: Digest::ZERO, end })
     }
 
     /// Opens one to go on with it; each event there is given to `each`. Says what was moved aside, if anything was.
@@ -90,7 +97,10 @@ impl Transcript {
             file.set_len(whole).and_then(|()| file.sync_all()).map_err(|e| Error::io(&path, e))?;
             note = Some(format!("an unfinished last line of {} bytes was moved to {}", torn.len(), aside.display()));
         }
-        Ok((Transcript { file, path, redactor, seq: last.0, head: last.1 }, note))
+        let (lines, digest) = last;
+        let end = head::Writer::open(dir)?;
+        end.write(Head { lines, digest })?;
+        Ok((Transcript { file, path, redactor, seq: lines, head: digest, end }, note))
     }
 
     /// Writes an event; it is on the disk when this returns. The event comes back as it was written: redacted.
@@ -106,6 +116,7 @@ impl Transcript {
         let record =
             Record { seq: self.seq, time, ms, event: serde_json::from_value(value).map_err(internal)?, digest };
         (self.seq, self.head) = (self.seq + 1, digest);
+        self.end.write(Head { lines: self.seq, digest })?;
         Ok(record)
     }
 
@@ -114,11 +125,14 @@ impl Transcript {
     }
 }
 
-/// Reads and checks a transcript, line by line. Gives the bytes of its whole lines; an unterminated last one is left out.
+/// Reads and checks a transcript, line by line, to where its head says that it ends. Gives the bytes of its whole lines; an
+/// unterminated last one is left out.
 pub fn read<E: DeserializeOwned>(path: &Path, mut each: impl FnMut(Record<E>)) -> Result<u64> {
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(libc::O_NOFOLLOW);
     let mut reader = BufReader::new(options.open(path).map_err(|e| Error::io(path, e))?);
+    let dir = path.parent().unwrap_or(Path::new("."));
+    let end = head::read(dir)?;
     let (mut seq, mut head, mut whole) = (0, Digest::ZERO, 0);
     loop {
         let mut bytes = Vec::new();
@@ -131,7 +145,14 @@ pub fn read<E: DeserializeOwned>(path: &Path, mut each: impl FnMut(Record<E>)) -
             return Err(damaged("longer than any event"));
         }
         if bytes.pop() != Some(b'\n') {
-            return Ok(whole);
+            if seq < end.lines {
+                return Err(damaged("it and what followed it are missing").expected(end.lines).found(seq));
+            }
+            // One line may be ahead of its head, and a process may have written more since that was looked at.
+            return match head::read(dir)?.lines {
+                lines if seq <= lines + 1 => Ok(whole),
+                lines => Err(damaged("there are lines behind the last one").expected(lines).found(seq)),
+            };
         }
         let line: Line<E> = serde_json::from_slice(&bytes).map_err(|e| damaged(&format!("no event ({e})")))?;
         if line.seq != seq {
@@ -141,6 +162,9 @@ pub fn read<E: DeserializeOwned>(path: &Path, mut each: impl FnMut(Record<E>)) -
             return Err(damaged("the line before it is not the one that it followed").expected(line.prev).found(head));
         }
         head = Digest::of(&bytes);
+        if seq + 1 == end.lines && head != end.digest {
+            return Err(damaged("the last one that was written said something else").expected(end.digest).found(head));
+        }
         whole += read as u64;
         each(Record { seq, time: line.time, ms: line.ms, event: line.event, digest: head });
         seq += 1;
@@ -199,10 +223,30 @@ mod tests {
             [lines[0], lines[0], lines[1]].concat(),
             format!("{text}\n"),
             format!("{text}{{}}\n"),
+            // At the end a chain holds together.
+            text.replace("event 3", "event 7"),
+            lines[..3].concat(),
+            lines[..1].concat(),
+            String::new(),
         ] {
             std::fs::write(&path, &damaged).unwrap();
             assert_eq!(texts(&path).unwrap_err().code().id, "transcript-damaged", "{damaged}");
         }
+        // A kill between a line and its head leaves it one line ahead, and no more.
+        let head = dir.path().join("head");
+        let whole = std::fs::read(&head).unwrap();
+        let at = |n: u64| Head { lines: n, digest: Digest::of(lines[n as usize - 1].trim_end().as_bytes()) };
+        let writer = head::Writer::open(dir.path()).unwrap();
+        std::fs::write(&path, &text).unwrap();
+        writer.write(at(3)).unwrap();
+        assert_eq!(texts(&path).unwrap().len(), 4);
+        writer.write(at(2)).unwrap();
+        assert_eq!(texts(&path).unwrap_err().code().id, "transcript-damaged");
+        std::fs::write(&head, "nonsense").unwrap();
+        assert_eq!(texts(&path).unwrap_err().code().id, "transcript-damaged");
+        std::fs::remove_file(&head).unwrap();
+        assert_eq!(texts(&path).unwrap_err().code().id, "transcript-damaged");
+        std::fs::write(&head, &whole).unwrap();
         std::fs::write(&path, format!("{text}{}", &lines[3][..20])).unwrap();
         let mut seen = 0;
         let (mut transcript, note) =

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use assay::ledger::Digest;
 use serde_json::{Value, json};
 
 use super::server::{Reply, Server, answer, streamed};
@@ -182,6 +183,52 @@ fn a_model_ports_a_kernel_and_nothing_is_green_without_a_device() {
     let over = home.run(&["agent", "resume"]);
     assert_eq!(over.code, 1, "{}", over.stderr);
     assert!(over.stderr.contains("agent-run-over"), "{}", over.stderr);
+
+    // Of who rewrites a transcript with all that holds it together, the rows tell.
+    assert_eq!(home.json(&["report", "--agent", "--json"])["unclaimed"], json!([]));
+    let folder = PathBuf::from(home.json(&["agent", "status", "--json"])["folder"].as_str().unwrap());
+    let text = std::fs::read_to_string(folder.join("transcript.jsonl")).unwrap();
+    let first = text.lines().next().unwrap();
+    std::fs::write(folder.join("transcript.jsonl"), format!("{first}\n")).unwrap();
+    std::fs::write(folder.join("head"), format!("{:020} {}\n", 1, Digest::of(first.as_bytes()))).unwrap();
+    let report = home.json(&["report", "--agent", "--json"]);
+    assert!(report["unclaimed"].as_array().unwrap().len() == 2, "{report}");
+    assert!(home.run(&["report", "--agent"]).stdout.contains(&format!("row {row} of swiglu")));
+}
+
+/// The last line is held by no line after it: one that said something else, and a transcript without its end, were taken
+/// for whole, and the attempts of the lines that were gone were given back.
+#[test]
+fn a_transcript_whose_end_was_edited_or_removed_is_refused() {
+    let give_up = || Reply::Json(answer("", &[("give_up", json!({"reason": "seen enough"}))], (100, 10)));
+    let home = Home::new(Server::with(vec![give_up]));
+    let out = home.run(&["agent", "swiglu"]);
+    if no_compiler(&out) {
+        return;
+    }
+    assert_eq!(home.run(&["report", "--agent"]).code, 0);
+    let folder = PathBuf::from(home.json(&["agent", "status", "--json"])["folder"].as_str().unwrap());
+    let path = folder.join("transcript.jsonl");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines: Vec<&str> = text.split_inclusive('\n').collect();
+    let edited = text.replace("no node is left", "EVERYTHING IS GREEN AND LANDED, no node is left");
+    assert!(edited != text && text.lines().last().unwrap().contains("no node is left"), "{text}");
+    for damaged in [edited, lines[..lines.len() - 1].concat(), lines[..3].concat(), String::new()] {
+        std::fs::write(&path, &damaged).unwrap();
+        for args in [&["report", "--agent"][..], &["agent", "resume"], &["agent", "status"], &["agent", "export"]] {
+            let out = home.run(args);
+            assert!(
+                out.code == 4 && out.stderr.contains("transcript-damaged"),
+                "{args:?}: {}{}",
+                out.stdout,
+                out.stderr
+            );
+        }
+    }
+    std::fs::write(&path, &text).unwrap();
+    assert_eq!(home.run(&["report", "--agent"]).code, 0);
+    std::fs::remove_file(folder.join("head")).unwrap();
+    assert_eq!(home.run(&["report", "--agent"]).code, 4);
 }
 
 /// kill -9 while the model is at work; then another terminal looks, and the run goes on.

@@ -1,0 +1,92 @@
+//! Where a transcript ends: its number of lines and the digest of the last one, in a small file beside it. A chain alone
+//! cannot tell that lines at its end are missing, or that the last one says something else.
+//!
+//! It is written after the line, so that a process killed in between leaves a transcript that is one line ahead.
+
+use std::fs::{File, OpenOptions};
+use std::io::Read as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use crate::agent::codes::TRANSCRIPT;
+use crate::error::{Error, Result};
+use crate::ledger::Digest;
+
+const FILE: &str = "head";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    pub lines: u64,
+    pub digest: Digest,
+}
+
+/// Always as long, so that one write in its place replaces it whole.
+fn text(head: Head) -> String {
+    format!("{:020} {}\n", head.lines, head.digest)
+}
+
+fn parse(text: &str) -> Option<Head> {
+    let (lines, digest) = text.strip_suffix('\n')?.split_once(' ')?;
+    Some(Head { lines: lines.parse().ok()?, digest: digest.parse().ok()? })
+}
+
+/// What the transcript in `dir` is to end with.
+pub fn read(dir: &Path) -> Result<Head> {
+    let path = dir.join(FILE);
+    let mut last = once(&path)?;
+    // A process may be writing it: two looks that agree were at a whole one.
+    for _ in 0..100 {
+        let again = once(&path)?;
+        if again == last {
+            break;
+        }
+        last = again;
+    }
+    parse(&last).ok_or_else(|| damaged(format!("{} does not say where the transcript ends", path.display())))
+}
+
+fn once(path: &Path) -> Result<String> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
+    let file = file.map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => {
+            damaged(format!("{} is missing: nothing says where the transcript ends", path.display()))
+        }
+        _ => Error::io(path, e),
+    })?;
+    let mut bytes = Vec::new();
+    file.take(256).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn damaged(what: String) -> Error {
+    Error::new(&TRANSCRIPT, what)
+        .expected("the number of its lines and the digest of the last one, as every transcript has beside it")
+        .hint("the run cannot be resumed; begin a new one with assay agent")
+}
+
+pub struct Writer {
+    file: File,
+    path: PathBuf,
+}
+
+impl Writer {
+    pub fn create(dir: &Path) -> Result<Writer> {
+        let path = dir.join(FILE);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let writer = Writer { file: file.map_err(|e| Error::io(&path, e))?, path };
+        writer.write(Head { lines: 0, digest: Digest::ZERO })?;
+        Ok(writer)
+    }
+
+    pub fn open(dir: &Path) -> Result<Writer> {
+        let path = dir.join(FILE);
+        let file = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path);
+        Ok(Writer { file: file.map_err(|e| Error::io(&path, e))?, path })
+    }
+
+    /// It is on the disk when this returns.
+    pub fn write(&self, head: Head) -> Result<()> {
+        let written = self.file.write_all_at(text(head).as_bytes(), 0).and_then(|()| self.file.sync_data());
+        written.map_err(|e| Error::io(&self.path, e))
+    }
+}
