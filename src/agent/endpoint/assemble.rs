@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde_json::{Map, Value};
 
 use super::plain::{self, UNREADABLE};
-use super::{Answer, Call, Failure, MOST_CALLS, Trouble, UNKNOWN, Usage};
+use super::{Answer, Call, Failure, MOST_ANSWERED, MOST_CALLS, Trouble, UNKNOWN, Usage};
 use crate::agent::redact::Redactor;
 
 /// What marks the complaint that a conversation is too long, in the words of the servers there are.
@@ -122,7 +122,8 @@ impl Assembler {
                 && (id.is_empty() || d.id != id)
         });
         match known.filter(|_| !whole && !another) {
-            None if self.drafts.len() > 4 * MOST_CALLS => {}
+            // One more than are answered, so that it is seen that there were more.
+            None if self.drafts.len() > MOST_ANSWERED => {}
             None => self.drafts.push(Draft { index, id, name, arguments }),
             Some(at) => {
                 let draft = &mut self.drafts[at];
@@ -155,14 +156,15 @@ impl Assembler {
             calls.extend(found.into_iter().map(|(name, arguments)| (String::new(), name, arguments)));
         }
         let mut ids = HashSet::new();
-        let calls = calls.into_iter().take(MOST_CALLS).enumerate().map(|(i, (id, name, arguments))| {
+        let more = calls.len() > MOST_ANSWERED;
+        let calls = calls.into_iter().take(MOST_ANSWERED).enumerate().map(|(i, (id, name, arguments))| {
             let (id, name) = (redactor.text(&id), redactor.text(&name));
             let usable = (1..=64).contains(&id.len())
                 && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
                 && ids.insert(id.clone());
             // Nine letters and digits: the one form that every server takes back.
             let id = if usable { id } else { format!("call{:05}", i + 1) };
-            let (arguments, mut flaw) = match arguments {
+            let (mut arguments, mut flaw) = match arguments {
                 Ok(map) => (redacted(map, redactor), None),
                 Err(why) => (Map::new(), Some(redactor.text(&why))),
             };
@@ -170,6 +172,11 @@ impl Assembler {
             if !known {
                 let shown: String = name.chars().take(40).collect();
                 flaw = Some(format!("there is no tool {shown:?}; there are: {}", tools.join(", ")));
+            } else if i >= MOST_CALLS {
+                let rest =
+                    if more && i + 1 == MOST_ANSWERED { ", and none of those after it was looked at" } else { "" };
+                let why = format!("not carried out: at most {MOST_CALLS} calls of one answer are{rest}");
+                (flaw, arguments) = (Some(why), Map::new());
             }
             Call { id, name: if known { name } else { UNKNOWN.into() }, arguments, flaw }
         });
@@ -229,6 +236,9 @@ fn objects(text: &str, cut: bool) -> Vec<Result<Map<String, Value>, String>> {
             Err(_) if cut => return vec![Err(cut_off())],
             // serde_json's message says where and what was expected, and quotes nothing.
             Err(e) => return vec![Err(format!("the arguments are not valid JSON ({e})"))],
+        }
+        if out.len() > MOST_ANSWERED {
+            break;
         }
     }
     out

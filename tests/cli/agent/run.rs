@@ -176,6 +176,28 @@ fn calls_written_as_text_are_carried_out_and_answered_as_text() {
     assert_eq!(out.state.last_verdict.as_ref().unwrap().outcome, "red");
 }
 
+/// Calls past the sixteenth were neither carried out nor answered, and no word was said of it.
+#[test]
+fn calls_past_the_most_that_are_carried_out_are_answered() {
+    let server = Server::start(|n, _| match n {
+        0 => Reply::Json(answer("", &vec![write("wrong"); 20], (1, 1))),
+        1 => Reply::Json(answer(&"<tool_call>{\"name\": \"read\"}</tool_call>".repeat(70), &[], (1, 1))),
+        2 => Reply::Json(answer("", &vec![("land", json!({})); 20], (1, 1))),
+        _ => Reply::Json(answer("", &[("give_up", json!({"reason": "enough"}))], (1, 1))),
+    });
+    let out = run(&server);
+    let seen = server.seen();
+    let told = seen[1].messages().iter().filter(|m| m["role"] == "tool");
+    let told: Vec<&str> = told.map(|m| m["content"].as_str().unwrap()).collect();
+    let not = told.iter().filter(|t| t.contains("not carried out: at most 16 calls")).count();
+    assert_eq!((told.len(), not), (20, 4), "{told:?}");
+    let said = seen[2].messages().last().unwrap()["content"].as_str().unwrap().to_string();
+    assert_eq!((said.matches("Result of read").count(), said.matches("not carried out").count()), (64, 48), "{said}");
+    assert_eq!(said.matches("none of those after it").count(), 1, "{said}");
+    let results = out.log.iter().filter(|l| l.starts_with("Result") && l.contains("not carried out")).count();
+    assert_eq!((results, out.log.iter().filter(|l| l.starts_with("Refused")).count()), (52, 20));
+}
+
 /// A closer in a comment of the kernel cut the file, and a call in it was carried out.
 #[test]
 fn a_kernel_that_holds_the_marks_of_calls_is_written_whole() {
