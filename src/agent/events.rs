@@ -99,6 +99,14 @@ pub struct Place {
     pub device: bool,
 }
 
+/// A language model, the host that serves it, and what it costs there if that is known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Served {
+    pub llm: String,
+    pub host: String,
+    pub price: Option<Price>,
+}
+
 /// A judgement as the run keeps it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Judged {
@@ -155,6 +163,9 @@ pub enum Event {
         /// What kernels are judged on from here on, if not on what they were.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         place: Option<Place>,
+        /// Who is asked from here on, and for how much, if not who was.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        server: Option<Served>,
     },
     Chosen {
         node: Node,

@@ -20,10 +20,15 @@ pub fn atif(dir: &Path) -> Result<Value> {
     let mut steps: Vec<Value> = Vec::new();
     let mut state = State::default();
     let (mut version, mut digest) = (String::new(), String::new());
+    let mut models: Vec<String> = Vec::new();
     transcript::read(&dir.join(transcript::FILE), |record: Record| {
         state.apply(&record);
         digest = record.digest.to_string();
         let time = record.time.as_str();
+        let model = state.started.as_ref().map_or("", |s| s.llm.as_str());
+        if !model.is_empty() && !models.iter().any(|m| m == model) {
+            models.push(model.into());
+        }
         match &record.event {
             Event::Started { assay, .. } => version = assay.clone(),
             Event::Context { messages, .. } => {
@@ -39,6 +44,7 @@ pub fn atif(dir: &Path) -> Result<Value> {
             Event::Replied { prompt, completion, cost, estimated, content, reasoning, calls, cut, .. } => {
                 let mut step = json!({
                     "source": "agent",
+                    "model_name": model,
                     "message": content,
                     "metrics": {
                         "prompt_tokens": prompt, "completion_tokens": completion, "cost_usd": dollars(*cost),
@@ -87,7 +93,7 @@ pub fn atif(dir: &Path) -> Result<Value> {
         "agent": {
             "name": "assay",
             "version": version,
-            "model_name": start.map(|s| s.llm.clone()).unwrap_or_default(),
+            "model_name": models.join(", "),
         },
         "steps": steps,
         "final_metrics": {
@@ -96,7 +102,7 @@ pub fn atif(dir: &Path) -> Result<Value> {
             "total_cost_usd": dollars(state.spent.cost),
             "total_steps": steps.len(),
         },
-        "extra": { "transcript_sha256": digest, "gguf": start.map(|s| s.model.clone()) },
+        "extra": { "transcript_sha256": digest, "gguf": start.map(|s| s.model.clone()), "models": models },
     }))
 }
 

@@ -19,8 +19,11 @@ use crate::words::count;
 pub struct Report {
     pub run: String,
     pub started: String,
+    /// Who was asked last.
     pub llm: String,
     pub host: String,
+    /// Everybody who was, in order: a run may be resumed with another.
+    pub servers: Vec<Server>,
     pub model: String,
     pub place: String,
     /// Of its last line.
@@ -44,6 +47,14 @@ pub struct Report {
     pub disagreements: Vec<String>,
     /// Rows made since the run began that name a line of a transcript, and none of this workbench has it.
     pub unclaimed: Vec<String>,
+}
+
+#[derive(Debug, PartialEq, Serialize)]
+pub struct Server {
+    pub llm: String,
+    pub host: String,
+    /// What it costs was known; what is spent with others is in no sum of money.
+    pub priced: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -88,7 +99,6 @@ impl Report {
         let mut judging = String::new();
         let mut checks = Vec::new();
         let mut lines = HashSet::new();
-        let mut priced = false;
         transcript::read(&dir.join(transcript::FILE), |record: Record| {
             state.apply(&record);
             report.events += 1;
@@ -96,10 +106,12 @@ impl Report {
             lines.insert(record.digest);
             match &record.event {
                 Event::Started { model, llm, host, place, price, .. } => {
-                    (report.model, report.llm) = (model.clone(), llm.clone());
-                    (report.host, report.place) = (host.clone(), place.place.clone());
+                    (report.model, report.place) = (model.clone(), place.place.clone());
                     report.started = record.time.clone();
-                    priced = price.is_some();
+                    report.asked(llm, host, price.is_some());
+                }
+                Event::Resumed { server: Some(server), .. } => {
+                    report.asked(&server.llm, &server.host, server.price.is_some());
                 }
                 Event::Judging { .. } => judging = record.digest.to_string(),
                 Event::Verdict { judged, .. } => checks.push((judging.clone(), judged.clone())),
@@ -110,6 +122,7 @@ impl Report {
         let spent = &state.spent;
         (report.steps, report.prompt_tokens, report.completion_tokens) = (spent.steps, spent.prompt, spent.completion);
         (report.estimated, report.seconds) = (spent.estimated, state.ms / 1000);
+        let priced = report.servers.iter().any(|s| s.priced);
         report.cost = priced.then(|| money(spent.cost));
         for node in &mut report.nodes {
             node.cost = priced.then(|| money(node.costs));
@@ -122,6 +135,14 @@ impl Report {
             report.disagreements = checks.iter().filter_map(|(digest, judged)| check(ledger, digest, judged)).collect();
         }
         Ok(report)
+    }
+
+    fn asked(&mut self, llm: &str, host: &str, priced: bool) {
+        (self.llm, self.host) = (llm.into(), host.into());
+        let server = Server { llm: llm.into(), host: host.into(), priced };
+        if !self.servers.contains(&server) {
+            self.servers.push(server);
+        }
     }
 
     fn apply(&mut self, event: &Event, ms: u64) {
@@ -200,14 +221,23 @@ impl Report {
             Some(how) => format!("{}: {}", serde_word(&how), self.why),
         };
         let _ = writeln!(w, "# Run {}\n", self.run);
+        let asked: Vec<_> = self.servers.iter().map(|s| format!("{} on {}", s.llm, s.host)).collect();
         let _ = writeln!(
             w,
-            "{} on {}, from {}; kernels for {}, judged on {}.",
-            self.llm, self.host, self.started, self.model, self.place
+            "{}, from {}; kernels for {}, judged on {}.",
+            asked.join(", then "),
+            self.started,
+            self.model,
+            self.place
         );
         let _ = writeln!(w, "End: {end}.\n");
         let estimated = if self.estimated { " (in part estimated)" } else { "" };
-        let cost = self.cost.as_ref().map_or("no price is known".into(), |c| format!("{c} USD"));
+        let unpriced: Vec<_> = self.servers.iter().filter(|s| !s.priced).map(|s| s.llm.as_str()).collect();
+        let cost = match (&self.cost, unpriced.is_empty()) {
+            (None, _) => "no price is known".into(),
+            (Some(cost), true) => format!("{cost} USD"),
+            (Some(cost), false) => format!("{cost} USD without {}, whose price is not known", unpriced.join(", ")),
+        };
         let _ = writeln!(
             w,
             "{}, {} prompt and {} completion tokens{estimated}, {cost}, {} s.",
@@ -311,10 +341,11 @@ pub fn line(event: &Event) -> Option<String> {
     let short = |text: &str| super::desk::cap(super::desk::printable(text.lines().next().unwrap_or_default()), 200);
     Some(match event {
         Event::Started { llm, host, place, .. } => format!("{llm} on {host}; kernels are judged on {}", place.place),
-        Event::Resumed { note, place, .. } => {
+        Event::Resumed { note, place, server, .. } => {
+            let server = server.as_ref().map_or(String::new(), |s| format!("; {} on {} is asked now", s.llm, s.host));
             let place = place.as_ref().map_or(String::new(), |p| format!("; kernels are judged on {} now", p.place));
             let note = if note.is_empty() { String::new() } else { format!(": {note}") };
-            format!("resumed{note}{place}")
+            format!("resumed{note}{place}{server}")
         }
         Event::Chosen { node, why } => format!("{node}: {why}"),
         Event::Context { why, messages, .. } => {

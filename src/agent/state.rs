@@ -105,7 +105,7 @@ pub struct State {
     pub last_verdict: Option<Judged>,
 }
 
-/// What does not change over a run.
+/// What a run began with, and what has changed since: where kernels are judged, and who is asked.
 #[derive(Clone, Debug)]
 pub struct Start {
     pub model: String,
@@ -157,9 +157,12 @@ impl State {
                 let time = record.time.clone();
                 self.started = Some(Start { model, llm, host, price, nodes, place, key, wait_s, time });
             }
-            Event::Resumed { limits, approve, place, .. } => {
+            Event::Resumed { limits, approve, place, server, .. } => {
                 if let (Some(start), Some(place)) = (&mut self.started, place) {
                     start.place = place;
+                }
+                if let (Some(start), Some(server)) = (&mut self.started, server) {
+                    (start.llm, start.host, start.price) = (server.llm, server.host, server.price);
                 }
                 (self.limits, self.approve, self.over, self.failures) = (limits, approve, None, 0);
                 // The process that waited is gone: whoever resumes wants it to go on.

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::output;
 use crate::agent::budget::money;
 use crate::agent::codes::{ENDPOINT_FAILED, RUN_OVER, RUN_PAUSED, RUN_UNFINISHED};
-use crate::agent::events::{Approve, Event, NodeEnd, Place, RunEnd};
+use crate::agent::events::{Approve, Event, NodeEnd, Place, RunEnd, Served};
 use crate::agent::report::Report;
 use crate::agent::run::{Run, no_price};
 use crate::agent::runs::{self, Runs};
@@ -178,9 +178,14 @@ impl Resume {
         }
         let mut view = terminal.view(standing(&bench, shop.desk().model().path()));
         let place = Some(place(&shop)).filter(|place| start.is_some_and(|s| s.place != *place));
+        let settings = client.settings();
+        let server = Served { llm: settings.model.clone(), host: settings.host(), price: settings.price };
+        let asked = start.map(|s| Served { llm: s.llm.clone(), host: s.host.clone(), price: s.price });
+        let server = Some(server).filter(|server| asked.is_some_and(|asked| asked != *server));
         let resumed = |state: &RunState, note: Option<String>| {
             Ok(Event::Resumed {
                 place,
+                server,
                 limits: work.limits(Some(state)),
                 approve: work.approve.unwrap_or(state.approve),
                 note: note.unwrap_or_default(),

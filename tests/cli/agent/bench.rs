@@ -265,6 +265,38 @@ fn a_killed_run_is_resumed_by_another_process() {
     assert!(said.contains("mind the stride"), "{said}");
 }
 
+/// The report and the export told of the model that the run had begun with.
+#[test]
+fn a_run_that_is_resumed_with_another_model_says_so_everywhere() {
+    let server = Server::start(|n, _| match n {
+        0 => Reply::Json(answer("", &[("read", json!({"what": "contract"}))], (1_000, 10))),
+        _ => Reply::Json(answer("", &[("give_up", json!({"reason": "seen enough"}))], (100_000, 10))),
+    });
+    let home = Home::new(server);
+    let prices = "[[price]]\nmodel = \"other\"\ninput = 1.0\noutput = 1.0\n";
+    std::fs::write(home.config.path().join("agent.toml"), prices).unwrap();
+    let out = home.run(&["agent", "swiglu", "--max-steps", "1"]);
+    if no_compiler(&out) {
+        return;
+    }
+    let out = home.run(&["agent", "resume", "--llm", "other", "--max-steps", "9"]);
+    assert!(out.code == 1 && out.stderr.contains("other on http://127.0.0.1"), "{}", out.stderr);
+    assert_eq!(home.server.seen()[1].body["model"], "other");
+    let report = home.json(&["report", "--agent", "--json"]);
+    let named: Vec<_> = report["servers"].as_array().unwrap().iter().map(|s| (&s["llm"], &s["priced"])).collect();
+    assert_eq!(named, [(&json!("scripted"), &json!(false)), (&json!("other"), &json!(true))], "{report}");
+    assert_eq!((&report["llm"], &report["cost"]), (&json!("other"), &json!("0.1000")), "{report}");
+    let text = home.run(&["report", "--agent"]).stdout;
+    assert!(text.contains("scripted on http") && text.contains(", then other on http"), "{text}");
+    assert!(text.contains("0.1000 USD without scripted, whose price is not known"), "{text}");
+    let atif = home.json(&["agent", "export"]);
+    let steps = atif["steps"].as_array().unwrap().iter().filter(|s| s["source"] == "agent");
+    assert_eq!(steps.map(|s| &s["model_name"]).collect::<Vec<_>>(), ["scripted", "other"]);
+    assert_eq!(atif["extra"]["models"], json!(["scripted", "other"]));
+    let again = home.run(&["agent", "status"]).stdout;
+    assert!(again.contains("0.1000 USD"), "{again}");
+}
+
 #[test]
 fn ctrl_c_twice_stops_and_says_how_to_go_on() {
     let home = Home::new(Server::with(vec![|| Reply::Silence]));

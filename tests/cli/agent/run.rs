@@ -476,6 +476,7 @@ fn a_run_killed_at_any_event_goes_on_as_if_nothing_had_happened() {
                     approve: state.approve,
                     note: note.unwrap(),
                     place: None,
+                    server: None,
                 })
             };
             let mut run = Run::resume(dir.path(), &mut handle, &client, &signals, &mut view, resumed).unwrap();
