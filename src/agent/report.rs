@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::budget::money;
+use super::budget::{Spent, money};
 use super::events::{Event, Judged, Record, RunEnd};
 use super::state::State;
 use super::{kept, runs, transcript};
@@ -100,7 +100,15 @@ impl Report {
         let mut checks = Vec::new();
         let mut lines = HashSet::new();
         transcript::read(&dir.join(transcript::FILE), |record: Record| {
+            let before = state.spent.clone();
             state.apply(&record);
+            let spent = Spent {
+                steps: state.spent.steps.saturating_sub(before.steps),
+                prompt: state.spent.prompt.saturating_sub(before.prompt),
+                completion: state.spent.completion.saturating_sub(before.completion),
+                cost: state.spent.cost.saturating_sub(before.cost),
+                ..Spent::default()
+            };
             report.events += 1;
             report.transcript = record.digest.to_string();
             lines.insert(record.digest);
@@ -117,7 +125,7 @@ impl Report {
                 Event::Verdict { judged, .. } => checks.push((judging.clone(), judged.clone())),
                 _ => {}
             }
-            report.apply(&record.event, record.ms);
+            report.apply(&record.event, record.ms, &spent);
         })?;
         let spent = &state.spent;
         (report.steps, report.prompt_tokens, report.completion_tokens) = (spent.steps, spent.prompt, spent.completion);
@@ -145,7 +153,8 @@ impl Report {
         }
     }
 
-    fn apply(&mut self, event: &Event, ms: u64) {
+    /// `spent`: what the event added to what the run had spent.
+    fn apply(&mut self, event: &Event, ms: u64, spent: &Spent) {
         match event {
             Event::Chosen { node, why } => self.nodes.push(NodeReport {
                 node: node.clone(),
@@ -170,19 +179,11 @@ impl Report {
         }
         let Some(node) = self.nodes.last_mut().filter(|n| n.end.is_none()) else { return };
         node.seconds = ms.saturating_sub(node.from_ms) / 1000;
-        let spent = match event {
-            Event::Replied { prompt, completion, cost, .. } => {
-                node.steps += 1;
-                Some((prompt, completion, cost))
-            }
-            Event::Failed { prompt, completion, cost, .. } => Some((prompt, completion, cost)),
-            _ => None,
-        };
-        if let Some((prompt, completion, cost)) = spent {
-            node.prompt_tokens = node.prompt_tokens.saturating_add(*prompt);
-            node.completion_tokens = node.completion_tokens.saturating_add(*completion);
-            node.costs = node.costs.saturating_add(*cost);
-        }
+        // Also what no answer settled: of a call that was lost the next process, or the run's end, says what it counts as.
+        node.steps = node.steps.saturating_add(spent.steps);
+        node.prompt_tokens = node.prompt_tokens.saturating_add(spent.prompt);
+        node.completion_tokens = node.completion_tokens.saturating_add(spent.completion);
+        node.costs = node.costs.saturating_add(spent.cost);
         if let Event::Verdict { attempt, source, judged, .. } = event {
             let key = match judged.outcome.as_str() {
                 "red" => judged.stage.clone().unwrap_or_default(),

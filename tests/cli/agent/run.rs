@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use assay::agent::budget::Limits;
+use assay::agent::endpoint::Price;
 use assay::agent::events::{Approve, Event, NodeEnd, Record, RunEnd};
 use assay::agent::report::Report;
 use assay::agent::run::Run;
@@ -505,6 +506,51 @@ fn a_run_killed_at_any_event_goes_on_as_if_nothing_had_happened() {
         }
     }
     assert!(deaths > 50, "{deaths}");
+}
+
+/// What was set aside for a call that a kill or a second Ctrl-C cut short was in the run's sum and in no node's.
+#[test]
+fn the_nodes_of_a_report_have_all_that_the_run_spent() {
+    let stopped = Arc::new(Signals::default());
+    let hand = stopped.clone();
+    let server = Server::start(move |n, _| match n {
+        0 => Reply::Json(answer("", &[("read", json!({}))], (100, 50))),
+        1 => {
+            hand.came();
+            hand.came();
+            Reply::Silence
+        }
+        _ => Reply::Json(answer("", &[("give_up", json!({"reason": "enough"}))], (100, 50))),
+    });
+    let client =
+        client(&server, |s| (s.idle, s.price) = (Duration::from_secs(60), Some(Price { input: 3, output: 5 })));
+    let (dir, shop) = (tempfile::tempdir().unwrap(), Fake::default());
+    let event = started(&client, Approve::NeverAsk, limits(), &["swiglu"]);
+    // Killed behind the first reservation, stopped in the second call, and then left alone.
+    let mut dying = Watch { die_after: Some(4), ..Watch::default() };
+    let (signals, mut handle) = (Signals::default(), shop.clone());
+    let first = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        Run::begin(dir.path(), &mut handle, &client, &signals, &mut dying, event).unwrap().work().unwrap();
+    }));
+    assert!(first.is_err() && dying.log.last().unwrap().starts_with("Reserved"), "{:?}", dying.log);
+    for (signals, end) in [(&*stopped, RunEnd::Stopped), (&signals, RunEnd::Done)] {
+        let (mut view, mut handle) = (Watch::default(), shop.clone());
+        let resumed = |state: &State, _| {
+            let (limits, approve) = (state.limits.clone(), state.approve);
+            Ok(Event::Resumed { limits, approve, note: String::new(), place: None, server: None })
+        };
+        let mut run = Run::resume(dir.path(), &mut handle, &client, signals, &mut view, resumed).unwrap();
+        assert_eq!(run.work().unwrap(), end);
+    }
+    let (report, state) = (Report::of(dir.path(), None).unwrap(), runs::state(dir.path()).unwrap());
+    let node = &report.nodes[0];
+    assert_eq!(report.nodes.len(), 1);
+    assert_eq!(
+        (node.steps, node.prompt_tokens, node.completion_tokens, &node.cost),
+        (report.steps, report.prompt_tokens, report.completion_tokens, &report.cost)
+    );
+    assert_eq!(node.steps, 4);
+    assert!(node.prompt_tokens > 300 && state.spent.reserved.is_none(), "{:?}", state.spent);
 }
 
 #[test]
