@@ -18,6 +18,15 @@ pub fn agree<'a>(n: usize, one: &'a str, many: &'a str) -> &'a str {
     if n == 1 { one } else { many }
 }
 
+/// A word of a command line that is to be pasted into a shell.
+pub fn shell(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=@%+,".contains(c);
+    match !text.is_empty() && text.chars().all(plain) {
+        true => text.into(),
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
+}
+
 /// A page of text with other people's words in it, without what would move a terminal's cursor or turn the writing
 /// direction.
 pub fn harmless(text: &str) -> String {

@@ -102,6 +102,8 @@ pub struct State {
     /// Condensations since the model last answered.
     pub condensed: u32,
     pub over: Option<(RunEnd, String)>,
+    /// The budget that ended last: `steps`, `tokens`.
+    pub out_of: Option<String>,
     pub last_verdict: Option<Judged>,
 }
 
@@ -143,6 +145,7 @@ impl Default for State {
             failures: 0,
             condensed: 0,
             over: None,
+            out_of: None,
             last_verdict: None,
         }
     }
@@ -259,7 +262,8 @@ impl State {
                 self.lose_reservation();
                 self.over = Some((how, why));
             }
-            Event::Refused { .. } | Event::BudgetStop { .. } | Event::Landed { .. } | Event::Overcounted { .. } => {}
+            Event::BudgetStop { what, .. } => self.out_of = Some(what),
+            Event::Refused { .. } | Event::Landed { .. } | Event::Overcounted { .. } => {}
         }
     }
 

@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::desk;
-use super::endpoint::ToolSpec;
+use super::endpoint::{Call, ToolSpec};
 
 pub const VERIFY: &str = "verify";
 pub const ASK: &str = "ask_human";

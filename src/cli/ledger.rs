@@ -91,9 +91,10 @@ pub struct TrustArgs {
 }
 
 impl TrustArgs {
+    /// The file that was named.
     #[cfg(feature = "agent")]
-    pub fn is_given(&self) -> bool {
-        self.trust.is_some()
+    pub fn path(&self) -> Option<&Path> {
+        self.trust.as_deref()
     }
 
     pub fn load(&self, root: &Path) -> Result<Trust> {

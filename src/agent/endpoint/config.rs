@@ -32,6 +32,8 @@ pub struct Settings {
     pub url: reqwest::Url,
     pub model: String,
     pub key: Option<Secret>,
+    /// The variable that holds the key, or would.
+    pub key_name: String,
     pub stream: bool,
     /// Longest silence, and longest answer.
     pub idle: Duration,
@@ -126,10 +128,12 @@ impl Settings {
             };
             priced = Some(Price { input: micro(row.input)?, output: micro(row.output)? });
         }
+        let named = over.key.clone().or(endpoint.key);
         Ok(Settings {
             url: address(&url)?,
             model,
-            key: key(over.key.clone().or(endpoint.key))?,
+            key_name: named.clone().unwrap_or_else(|| KEY_VARIABLE.into()),
+            key: key(named)?,
             stream: over.stream.or(endpoint.stream).unwrap_or(true),
             idle: seconds(endpoint.idle_s, 300, "idle_s")?,
             total: seconds(endpoint.total_s, 1800, "total_s")?,

@@ -183,6 +183,15 @@ impl Client {
                 classify(status, if page { "" } else { &text }, if page { "a page of HTML" } else { text.trim() })
             }
         };
+        if matches!(status, 401 | 403) {
+            // Whose key that is, before what the server says at length.
+            let name = &self.settings.key_name;
+            let sent = match self.settings.key {
+                Some(_) => format!("to the key in the variable {name}"),
+                None => format!("to a request without a key, since the variable {name} is not set"),
+            };
+            failure.what = failure.what.replacen(&status.to_string(), &format!("{status} {sent}"), 1);
+        }
         failure.after = after;
         failure
     }

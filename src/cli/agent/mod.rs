@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::output;
 use crate::agent::budget::money;
-use crate::agent::codes::{ENDPOINT_FAILED, RUN_OVER, RUN_PAUSED, RUN_UNFINISHED};
+use crate::agent::codes::{ENDPOINT_FAILED, ENDPOINT_NONE, RUN_OVER, RUN_PAUSED, RUN_UNFINISHED};
 use crate::agent::events::{Approve, Event, NodeEnd, Place, RunEnd, Served};
 use crate::agent::report::Report;
 use crate::agent::run::{Run, no_price};
@@ -30,7 +30,7 @@ use crate::plan::schedule::canonical;
 use crate::plan::{Numerics, Plan};
 use crate::report::proof::State;
 use crate::report::standing as report_standing;
-use crate::words::count;
+use crate::words::{count, shell};
 use crate::workbench::Workbench;
 use view::Terminal;
 use work::Work;
@@ -161,7 +161,13 @@ impl Resume {
                 .hint("assay agent begins another"));
         }
         let start = before.started.as_ref();
-        let client = work.client_for(&bench, start.map(|s| s.llm.as_str()))?;
+        let client = work.client_for(&bench, start.map(|s| s.llm.as_str())).map_err(|e| match start {
+            Some(start) if e.code().id == ENDPOINT_NONE.id => {
+                let again = format!("assay agent resume --run {} --url {}/v1", runs::id(&dir), shell(&start.host));
+                e.found(format!("{}, where the run has left off", start.host)).hint(again)
+            }
+            _ => e,
+        })?;
         if work.limits(Some(&before)).cost.is_some() && client.settings().price.is_none() {
             return Err(no_price(&client));
         }
@@ -218,23 +224,15 @@ impl Work {
             output::println(summary(&report, passed, landed, device))?;
         }
         let why = || state.over.as_ref().map_or(String::new(), |(_, why)| why.clone());
-        let resume = format!("assay agent resume --run {}", runs::id(dir));
+        let resume = self.resume(&runs::id(dir), state);
         match end {
             RunEnd::Done if state.ended.iter().all(|(_, how, _)| how.passed()) => Ok(0),
+            RunEnd::Done => {
+                self.fail(Error::new(&RUN_UNFINISHED, "not every node passed").hint("assay report --agent"))
+            }
             RunEnd::Stopped => self.fail(Error::new(&RUN_PAUSED, why()).hint(resume)),
             RunEnd::Endpoint => self.fail(Error::new(&ENDPOINT_FAILED, why()).hint(resume)),
-            RunEnd::Done | RunEnd::Budget | RunEnd::Fault => {
-                let what = match end {
-                    RunEnd::Done => "not every node passed".to_string(),
-                    _ => why(),
-                };
-                let hint = if end == RunEnd::Done {
-                    "assay report --agent".to_string()
-                } else {
-                    format!("{resume} --max-…")
-                };
-                self.fail(Error::new(&RUN_UNFINISHED, what).hint(hint))
-            }
+            RunEnd::Budget | RunEnd::Fault => self.fail(Error::new(&RUN_UNFINISHED, why()).hint(resume)),
         }
     }
 

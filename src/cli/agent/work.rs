@@ -5,18 +5,22 @@ use std::time::Duration;
 
 use super::super::{ModelArg, ledger};
 use super::view::Terminal;
-use crate::agent::budget::{Limits, UNIT};
+use crate::agent::budget::{Limits, UNIT, money};
 use crate::agent::desk::away::Away;
 use crate::agent::desk::{Desk, Options, Recorder};
 use crate::agent::endpoint::{Client, Overrides, Settings};
-use crate::agent::events::Approve;
+use crate::agent::events::{Approve, RunEnd};
 use crate::agent::shop::DeskShop;
 use crate::agent::state::State;
 use crate::error::Result;
 use crate::history;
 use crate::ledger::Config;
 use crate::verify::remote::Runner;
+use crate::words::shell;
 use crate::workbench::Workbench;
+
+/// Seconds that a host may say nothing.
+const RUNNER_TIMEOUT: u64 = 120;
 
 /// How to work. What is not said when a run is resumed stays as it was.
 #[derive(clap::Args)]
@@ -67,7 +71,7 @@ pub(super) struct Work {
     #[arg(long, value_name = "PROGRAM", requires = "runner")]
     remote_assay: Option<String>,
     /// How long a host may say nothing
-    #[arg(long, value_name = "SECONDS", default_value_t = 120, requires = "runner", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, value_name = "SECONDS", default_value_t = RUNNER_TIMEOUT, requires = "runner", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     runner_timeout: u64,
     /// Let the model write shared headers too
     #[arg(long)]
@@ -157,6 +161,75 @@ impl Work {
             wall_ms: self.max_time.map_or(was.wall_ms, |t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX)),
             cost: self.max_cost.or(was.cost),
         }
+    }
+
+    /// The command that goes on with a run which was told this. What a resumed run does not know of itself, nor your
+    /// environment, is said again; so is the budget that ended, with room for more.
+    pub(super) fn resume(&self, run: &str, state: &State) -> String {
+        let mut out = format!("assay agent resume --run {run}");
+        let mut say = |flag: &str, value: &str| {
+            out += &format!(" {flag}");
+            if !value.is_empty() {
+                out += &format!(" {}", shell(value));
+            }
+        };
+        if let Some(model) = &self.model.model {
+            say("-m", &model.display().to_string());
+        }
+        let set = |variable: &str| std::env::var(variable).ok();
+        for (flag, value, variable) in
+            [("--url", &self.url, "ASSAY_AGENT_URL"), ("--key-name", &self.key_name, "ASSAY_AGENT_KEY_NAME")]
+        {
+            if let Some(value) = value.as_ref().filter(|value| set(variable).as_ref() != Some(value)) {
+                say(flag, value);
+            }
+        }
+        // The run knows its model; what the environment names goes before.
+        if let (Some(llm), Some(other)) = (&self.llm, set("ASSAY_AGENT_LLM"))
+            && *llm != other
+        {
+            say("--llm", llm);
+        }
+        for runner in &self.runner {
+            say("--runner", runner);
+        }
+        if let Some(model) = &self.remote_model {
+            say("--remote-model", &model.display().to_string());
+        }
+        if self.runner_timeout != RUNNER_TIMEOUT {
+            say("--runner-timeout", &self.runner_timeout.to_string());
+        }
+        if let Some(trust) = self.trust.path() {
+            say("--trust", &trust.display().to_string());
+        }
+        for (flag, value) in [("--remote-assay", &self.remote_assay), ("--key", &self.key)] {
+            if let Some(value) = value {
+                say(flag, value);
+            }
+        }
+        for (flag, given) in [("--no-stream", self.no_stream), ("--shared", self.shared)] {
+            if given {
+                say(flag, "");
+            }
+        }
+        if let Some((RunEnd::Budget, _)) = &state.over {
+            let (spent, limits) = (&state.spent, &state.limits);
+            // Twice as much, and more than the next call may take.
+            let room = |limit: u64, spent: u64, least: u64| {
+                limit.saturating_mul(2).max(spent.saturating_add(least)).to_string()
+            };
+            match state.out_of.as_deref() {
+                Some("steps") => say("--max-steps", &room(limits.steps, spent.steps, 10)),
+                Some("tokens") => say("--max-tokens", &room(limits.tokens, spent.tokens(), 200_000)),
+                Some("time") => say("--max-time", &(room(limits.wall_ms / 1000, state.ms / 1000, 600) + "s")),
+                Some("cost") => {
+                    let cost = limits.cost.unwrap_or(0).saturating_mul(2).max(spent.cost().saturating_add(UNIT));
+                    say("--max-cost", &money(cost));
+                }
+                _ => {}
+            }
+        }
+        out
     }
 
     /// The key that will sign rows; none where the user has none, and then nothing is recorded.

@@ -297,6 +297,54 @@ fn a_run_that_is_resumed_with_another_model_says_so_everywhere() {
     assert!(again.contains("0.1000 USD"), "{again}");
 }
 
+/// What is printed as the next command is typed as it stands: a run that had begun with --url could not be gone on with,
+/// and `--max-…` was no flag.
+#[test]
+fn the_command_that_a_run_prints_goes_on_with_it() {
+    let server = Server::start(|n, _| match n {
+        0 => Reply::Json(answer("", &[("read", json!({"what": "contract"}))], (10, 10))),
+        1 | 2 => Reply::Status(401, "", "who are you?".into()),
+        _ => Reply::Json(answer("", &[("give_up", json!({"reason": "seen enough"}))], (10, 10))),
+    });
+    let home = Home::new(server);
+    let own = [("ASSAY_CONFIG_DIR", home.config.path())];
+    let bare = |args: &[&str]| assay_with(&home.bench.path(""), args, &own);
+    let next = |out: &Output| -> Vec<String> {
+        let line =
+            out.stderr.lines().find_map(|l| l.trim().strip_prefix("next:")).unwrap_or_else(|| panic!("{}", out.stderr));
+        let words: Vec<_> = line.split_whitespace().map(|w| w.trim_matches('\'').to_string()).collect();
+        assert_eq!((words[0].as_str(), words[1].as_str()), ("assay", "agent"), "{line}");
+        words[1..].to_vec()
+    };
+    let follow = |out: &Output| bare(&next(out).iter().map(String::as_str).collect::<Vec<_>>());
+    let out = bare(&["agent", "swiglu", "--url", &home.server.url, "--llm", "m", "--max-steps", "1"]);
+    if no_compiler(&out) {
+        return;
+    }
+    assert_eq!(out.code, 1, "{}", out.stderr);
+    assert!(next(&out).join(" ").ends_with(&format!("--url {} --max-steps 11", home.server.url)), "{}", out.stderr);
+    // Who does not say where the server is, is told where it was.
+    let nowhere = bare(&["agent", "resume"]);
+    assert!(nowhere.code == 2 && nowhere.stderr.contains("endpoint-none"), "{}", nowhere.stderr);
+    let short = follow(&nowhere);
+    assert!(short.code == 1 && short.stderr.contains("the budget of steps ends the run"), "{}", short.stderr);
+    assert_eq!(home.server.seen().len(), 1);
+    let refused = follow(&short);
+    assert_eq!((refused.code, home.server.seen().len()), (3, 2), "{}", refused.stderr);
+    let said = "401 to a request without a key, since the variable ASSAY_AGENT_KEY is not set: who are you?";
+    assert!(refused.stderr.contains(said), "{}", refused.stderr);
+    let wrong = home.run(&next(&refused).iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(
+        wrong.code == 3 && wrong.stderr.contains("401 to the key in the variable ASSAY_AGENT_KEY"),
+        "{}",
+        wrong.stderr
+    );
+    let done = follow(&wrong);
+    assert!(done.code == 2, "it was in the environment: {}", done.stderr);
+    let done = home.run(&next(&wrong).iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(done.code == 1 && done.stderr.contains("not every node passed"), "{}", done.stderr);
+}
+
 #[test]
 fn ctrl_c_twice_stops_and_says_how_to_go_on() {
     let home = Home::new(Server::with(vec![|| Reply::Silence]));
