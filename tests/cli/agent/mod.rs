@@ -2,6 +2,7 @@
 
 mod bench;
 mod budgets;
+mod calls;
 mod endpoint;
 mod fake;
 mod incidents;
