@@ -50,12 +50,30 @@ pub(super) struct Entry {
     pub mode: i32,
 }
 
+/// The `.git` that `root` lies under.
+fn around(root: &Path) -> Option<PathBuf> {
+    let root = root.canonicalize().ok()?;
+    root.ancestors().map(|dir| dir.join(".git")).find(|git| git.symlink_metadata().is_ok())
+}
+
+/// A repository that does not hold the workbench is not the same as none: without one nobody would see a ledger go back.
+fn unusable(git: &Path, why: &str) -> Error {
+    Error::new(&GIT, format!("{} does not keep the history of this workbench: {why}", git.display()))
+        .expected("a repository whose work tree holds the workbench, or none")
+        .hint("git status")
+}
+
 impl Repo {
     /// The repository that `root` lies in, or `None` outside of git.
     pub fn find(root: &Path) -> Result<Option<Repo>> {
         let none: [&OsStr; 0] = [];
         let git = match Repository::open_ext(root, RepositoryOpenFlags::empty(), none) {
-            Err(e) if e.code() == ErrorCode::NotFound => return Ok(None),
+            Err(e) if e.code() == ErrorCode::NotFound => {
+                return match around(root) {
+                    None => Ok(None),
+                    Some(git) => Err(unusable(&git, "it names no repository").because(e)),
+                };
+            }
             Err(e) if e.code() == ErrorCode::Owner => {
                 let named = root.canonicalize().unwrap_or_else(|_| root.into());
                 return Err(Error::new(
@@ -68,10 +86,12 @@ impl Repo {
             }
             opened => opened.map_err(self::git)?,
         };
-        let Some(work) = git.workdir() else { return Ok(None) };
+        let Some(work) = git.workdir() else { return Err(unusable(git.path(), "it is bare, without a work tree")) };
         let work = work.canonicalize().map_err(|e| Error::io(work, e))?;
         let root = root.canonicalize().map_err(|e| Error::io(root, e))?;
-        let Ok(inside) = root.strip_prefix(&work) else { return Ok(None) };
+        let Ok(inside) = root.strip_prefix(&work) else {
+            return Err(unusable(git.path(), &format!("its work tree is {}", work.display())));
+        };
         let mut prefix = String::new();
         for part in inside.components() {
             let part =
