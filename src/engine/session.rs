@@ -122,7 +122,14 @@ impl<'m> Session<'m> {
         let modules: BTreeMap<String, Module> = stems
             .into_par_iter()
             .map(|stem| {
-                let source = seating.tree.source_of(stem)?;
+                // Of several nodes' kernel the first tells where in the model it is missed.
+                let source = seating.tree.source_of(stem).map_err(|e| {
+                    let mut choices = schedules.iter().flat_map(|s| s.choices.iter().zip(&plan.instances));
+                    match choices.find(|(c, _)| c.as_ref().is_some_and(|c| c.stem == stem)) {
+                        Some((_, i)) => e.about(format_args!("{}, {}", i.node, i.label)),
+                        None => e,
+                    }
+                })?;
                 Ok((stem.to_string(), build(&source, &entries(&schedules, stem))?))
             })
             .collect::<Result<_>>()?;

@@ -39,6 +39,24 @@ fn refused(out: &Output, code: i32, id: &str, parts: &[&str]) {
 }
 
 #[test]
+fn a_manifest_whose_source_is_gone_is_told_by_its_node_and_place() {
+    let Some(bench) = with_kernels() else { return };
+    std::fs::remove_file(bench.path("kernels/moe_down.q2_k.cu")).unwrap();
+    let out = bench.run(&["logits", "--backend", "emulator", "--tokens", "1,2", "--json"]);
+    refused(&out, 1, "[source-missing]", &["moe_down[q2_k]", "blk.0.ffn_down_exps", "moe_down.q2_k.cu"]);
+}
+
+/// A broken link to a repository was taken for no repository, and a ledger without its rows for a whole one.
+#[test]
+fn a_repository_that_cannot_be_opened_is_not_none() {
+    let bench = Bench::new();
+    bench.stdout(&["audit"]);
+    bench.write(".git", "gitdir: nowhere\n");
+    let out = bench.run(&["audit"]);
+    refused(&out, 3, "[git]", &["does not keep the history of this workbench", "it names no repository", "git status"]);
+}
+
+#[test]
 fn a_node_without_a_kernel_stops_at_load_unless_the_oracle_is_allowed() {
     let Some(bench) = with_kernels() else { return };
     for file in ["cu", "toml"] {

@@ -54,6 +54,28 @@ fn outcomes(doc: &Value, table: &str) -> Vec<String> {
     lines.map(|l| format!("{} {}", l["name"].as_str().unwrap(), l["outcome"].as_str().unwrap())).collect()
 }
 
+/// A device had passed it, by a judge of another day: "alone" was not so.
+#[test]
+fn what_a_device_said_once_is_told_beside_the_emulators_word() {
+    let mut r = Recorded::new();
+    r.verdict("swiglu", |v| {
+        v.class = Class::Device;
+        v.binding.schedule_slice = v.binding.closure;
+    });
+    r.verdict("swiglu", |v| {
+        v.class = Class::Emulated;
+        v.binding.arch = "emulator".into();
+    });
+    r.append();
+    let doc = reconcile(&r, r#"["swiglu"]"#, 1);
+    let said = doc.to_string();
+    assert!(
+        said.contains("stale on sm_90: schedule_slice changed since row 1; passes on the CPU emulator (row 2)"),
+        "{said}"
+    );
+    assert!(!said.contains("emulator alone"), "{said}");
+}
+
 /// POSTMORTEM.md §8.
 #[test]
 fn the_failed_ports_claims_come_out_as_the_rows_say() {

@@ -132,7 +132,7 @@ impl Work {
             ("--runner", !self.runner.is_empty()),
             ("--shared", self.shared),
             ("--key", self.key.is_some()),
-            ("--trust", self.trust.is_given()),
+            ("--trust", self.trust.path().is_some()),
         ];
         all.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect()
     }

@@ -112,9 +112,15 @@ impl<'a> Desk<'a> {
             return Some(red(row, verdict, Outcome::Refuted, ""));
         }
         if let Some(proof) = counting(Class::Emulated) {
-            let text =
-                format!("passes on the CPU emulator alone, which proves nothing of a device (row {})", proof.row);
-            return Some(Word::of(proof.row, Outcome::NoEvidence, text));
+            // What a device said counts for nothing here, which is not to say that none was asked.
+            let device = proofs.iter().find(|p| p.class == Class::Device && p.red.is_none());
+            let text = match device {
+                Some(device) => format!("{}; passes on the CPU emulator (row {})", device.describe(), proof.row),
+                None => {
+                    format!("passes on the CPU emulator alone, which proves nothing of a device (row {})", proof.row)
+                }
+            };
+            return Some(Word::of(device.unwrap_or(proof).row, Outcome::NoEvidence, text));
         }
         // The last word on other bytes than those at hand, or on a kernel that is gone: an attempt that failed was one.
         let decided = |(_, v): &(&Row, &Verdict)| !matches!(v.outcome, Judged::Indeterminate { .. });
