@@ -31,7 +31,7 @@ const fn router(name: &'static str, node: &'static str, from: &'static str, to: 
     edit(name, node, "common/router.cuh", from, to, Red("unit", "w is wrong"))
 }
 
-const WEIGHED: &str = "score(logits[sel[i]]) / sum * scale";
+const WEIGHED: &str = "score_of(i) / sum * scale";
 const NORMALISED: &str = "normalise ? fmaxf(warp_sum(sum), floor) : 1.0f";
 
 const fn q8_0(name: &'static str, node: &'static str, from: &'static str, to: &'static str) -> Exhibit {
@@ -73,6 +73,14 @@ pub const EDITS: &[Exhibit] = &[
         Red("unit", "o is wrong"),
     ),
     edit(
+        "merges_by_another_tile_than_was_split",
+        "attention_mixed",
+        "attention_mixed.cu",
+        "merge(a, attention::few::QUERIES);",
+        "merge(a, attention::QUERIES);",
+        Red("unit", "o is wrong"),
+    ),
+    edit(
         "sees_2048_compressed_rows",
         "attention_mixed",
         "attention_mixed.cu",
@@ -91,9 +99,9 @@ pub const EDITS: &[Exhibit] = &[
     edit(
         "scores_8192_rows",
         "indexer_scores",
-        "indexer_scores.cu",
-        "row0 + row < (pos0 + token + 1) / 4",
-        "row0 + row < min((pos0 + token + 1) / 4, 8192)",
+        "indexer_scores_mma.cuh",
+        "min((*a.pos0 + token + 1) / 4, a.C)",
+        "min(min((*a.pos0 + token + 1) / 4, a.C), 8192)",
         Red("unit", "s is wrong"),
     ),
     edit(
@@ -156,8 +164,8 @@ pub const EDITS: &[Exhibit] = &[
         "norms_4096_rows",
         "rms_norm",
         "rms_norm.cu",
-        "if (row >= *a.R) return;",
-        "if (row >= min(*a.R, 4096)) return;",
+        "row >= *a.R) return;",
+        "row >= min(*a.R, 4096)) return;",
         Red("unit", "never written"),
     ),
     edit(
@@ -181,8 +189,8 @@ pub const EDITS: &[Exhibit] = &[
         "window_at_16_bits",
         "attention_raw",
         "common/attention.cuh",
-        "ring + size_t(position % cap) * dim",
-        "ring + size_t((position & 0xffff) % cap) * dim",
+        "return {position % cap, position,",
+        "return {(position & 0xffff) % cap, position,",
         Red("unit", "o is wrong"),
     ),
     edit(
@@ -222,8 +230,8 @@ pub const EDITS: &[Exhibit] = &[
         "sinkhorn_without_maximum",
         "hc_split",
         "hc_split.cu",
-        "c = expf(c - top);",
-        "c = expf(c);",
+        "expf(row[n] - top)",
+        "expf(row[n])",
         Red("unit", "split is wrong"),
     ),
     edit(
@@ -262,8 +270,8 @@ pub const EDITS: &[Exhibit] = &[
         "streams_8192_rows",
         "matmul[q8_0]",
         "matmul.cuh",
-        "const { y[r] = total[0]; }",
-        "const { if (r < 8192) y[r] = total[0]; }",
+        "if (token < tokens) y[r]",
+        "if (token < tokens && r < 8192) y[r]",
         Red("unit", "never written"),
     ),
     edit(
@@ -302,8 +310,8 @@ pub const EDITS: &[Exhibit] = &[
         "shuffles_cross_groups",
         "hc_split",
         "hc_split.cu",
-        "c /= sum_over(c, 4, 8) + a.eps;\n  for",
-        "c /= sum_over(c, 4, 16) + a.eps;\n  for",
+        "v3 = __shfl_xor_sync(0xffffffffu, v, 3)",
+        "v3 = __shfl_xor_sync(0xffffffffu, v, 4)",
         Red("unit", "split is wrong"),
     ),
     edit(
@@ -378,7 +386,14 @@ pub const EDITS: &[Exhibit] = &[
     fp4("fp4_scale_an_ulp_late", "/ 6.0f)", "/ 6.0000005f)"),
     fp4("fp4_ties_upwards", "rintf(size / step)", "floorf(size / step + 0.5f)"),
     // Scalars of one file.
-    edit("pre_without_epsilon", "hc_split", "hc_split.cu", "gate + a.eps;", "gate;", Red("unit", "split is wrong")),
+    edit(
+        "pre_without_epsilon",
+        "hc_split",
+        "hc_split.cu",
+        "expf(-pre)) + a.eps;",
+        "expf(-pre));",
+        Red("unit", "split is wrong"),
+    ),
     edit(
         "head_weights_without_epsilon",
         "output_hc_weights",
@@ -400,8 +415,8 @@ pub const EDITS: &[Exhibit] = &[
         "norm_has_its_own_epsilon",
         "rms_norm",
         "rms_norm.cu",
-        "(a.D) + a.eps)",
-        "(a.D) + 1e-6f)",
+        "(dim) + eps)",
+        "(dim) + 1e-6f)",
         Red("unit", "y is wrong"),
     ),
     edit(
@@ -412,17 +427,17 @@ pub const EDITS: &[Exhibit] = &[
         "+ 1e-6f)",
         Red("unit", "x is wrong"),
     ),
-    router("topk_scales_by_one_and_a_half", "router_topk", WEIGHED, "score(logits[sel[i]]) / sum * 1.5f"),
-    router("hash_scales_by_one_and_a_half", "router_hash", WEIGHED, "score(logits[sel[i]]) / sum * 1.5f"),
+    router("topk_scales_by_one_and_a_half", "router_topk", WEIGHED, "score_of(i) / sum * 1.5f"),
+    router("hash_scales_by_one_and_a_half", "router_hash", WEIGHED, "score_of(i) / sum * 1.5f"),
     router("topk_always_normalises", "router_topk", NORMALISED, "fmaxf(warp_sum(sum), floor)"),
     router("hash_always_normalises", "router_hash", NORMALISED, "fmaxf(warp_sum(sum), floor)"),
     router("floor_of_one_numerics", "router_topk", NORMALISED, "normalise ? fmaxf(warp_sum(sum), 0x1p-14f) : 1.0f"),
     edit(
         "indexer_scale_of_its_sizes",
         "indexer_scores",
-        "indexer_scores.cu",
-        "a.iw[flat] * a.scale",
-        "a.iw[flat] / sqrtf(float(a.D * a.H))",
+        "indexer_scores_mma.cuh",
+        "a.iw[first + threadIdx.x] * a.scale",
+        "a.iw[first + threadIdx.x] / sqrtf(float(a.D * a.H))",
         Red("unit", "s is wrong"),
     ),
     // Rows of an odd number of blocks.
@@ -441,8 +456,8 @@ pub const EDITS: &[Exhibit] = &[
         "norm_of_16384_elements",
         "rms_norm",
         "rms_norm.cu",
-        "i < a.D; i += stride) sum += squares",
-        "i < min(a.D, 16384); i += stride) sum += squares",
+        "i < dim; i += step) sum += squares",
+        "i < min(dim, 16384); i += step) sum += squares",
         Red("unit", "y is wrong"),
     ),
     // Values that differ in their last bits, subnormal ones, ties, and exponentials that are no numbers on one side.
@@ -486,8 +501,8 @@ pub const EDITS: &[Exhibit] = &[
         "last_of_two_rows_a_warp",
         "matmul[f16]",
         "quant/plain_rows.cuh",
-        "plain_rows<W, 2, true>(y, w, x, k, n);",
-        "plain_rows<W, 2, true>(y, w, x, k, n - 1);",
+        "plain_rows<W, 2, true>(y, w, x, k, n, live);",
+        "plain_rows<W, 2, true>(y, w, x, k, n - 1, live);",
         Red("unit", "never written"),
     ),
 ];
