@@ -211,8 +211,8 @@ fn a_transcript_whose_end_was_edited_or_removed_is_refused() {
     let path = folder.join("transcript.jsonl");
     let text = std::fs::read_to_string(&path).unwrap();
     let lines: Vec<&str> = text.split_inclusive('\n').collect();
-    let edited = text.replace("no node is left", "EVERYTHING IS GREEN AND LANDED, no node is left");
-    assert!(edited != text && text.lines().last().unwrap().contains("no node is left"), "{text}");
+    let edited = text.replace("every node that was named", "EVERYTHING IS GREEN AND LANDED, every node that was named");
+    assert!(edited != text && text.lines().last().unwrap().contains("every node that was named"), "{text}");
     for damaged in [edited, lines[..lines.len() - 1].concat(), lines[..3].concat(), String::new()] {
         std::fs::write(&path, &damaged).unwrap();
         for args in [&["report", "--agent"][..], &["agent", "resume"], &["agent", "status"], &["agent", "export"]] {
