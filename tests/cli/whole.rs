@@ -125,7 +125,8 @@ fn the_whole_schedule_is_judged_on_the_emulator_and_never_claimed_there() {
 #[test]
 fn a_kernel_that_is_wrong_where_a_chunk_begins_passes_alone_and_fails_as_part_of_the_whole() {
     let whole = Whole::new();
-    whole.edit("kernels/attention_mixed.cu", "a.H, a.scale,", "a.H, *a.pos0 == 128 ? 0.5f * a.scale : a.scale,");
+    let scale = "Work{a}, a.scratch, a.scale)";
+    whole.edit("kernels/attention_mixed.cu", scale, "Work{a}, a.scratch, *a.pos0 == 128 ? 0.5f * a.scale : a.scale)");
     let alone = ["verify", "attention_mixed", "--backend", "emulator", "--seed", SEED, "--json"];
     let Some((code, doc)) = whole.judge(&[]) else { return };
     let red = stage(&doc, "prefill");
