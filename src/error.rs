@@ -168,6 +168,11 @@ impl Error {
         Self::new(&USAGE, what)
     }
 
+    /// Somebody stopped the work, and nothing is to be said of how far it came.
+    pub fn interrupted() -> Self {
+        Self::new(&INTERRUPTED, "interrupted")
+    }
+
     /// An I/O failure on `path`.
     pub fn io(path: impl AsRef<std::path::Path>, source: std::io::Error) -> Self {
         Self::new(&IO, format!("{}: {source}", path.as_ref().display())).because(source)

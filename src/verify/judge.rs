@@ -85,7 +85,7 @@ impl<'m> Judge<'_, 'm> {
     fn begin(&self, node: &Node, stage: Stage) -> Result<()> {
         self.progress.stage(node, stage);
         if self.stop.load(Ordering::Relaxed) {
-            return Err(Error::new(&crate::error::INTERRUPTED, "interrupted"));
+            return Err(Error::interrupted());
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::prefill::relative;
 use super::{Place, is_kernels_fault, source};
 use crate::backend::executor::Executor;
-use crate::error::{Error, INTERRUPTED, Result};
+use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::ops::cases::Draw;
 use crate::ops::{self, Node};
@@ -73,7 +73,7 @@ impl Prefill<'_, '_> {
             executor.set_tokens(&tokens);
             for i in 0..plan.instances.len() {
                 if self.stop.load(Ordering::Relaxed) {
-                    return Err(Error::new(&INTERRUPTED, "interrupted"));
+                    return Err(Error::interrupted());
                 }
                 executor.run_range(&step, i..i + 1)?;
             }

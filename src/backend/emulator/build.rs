@@ -18,7 +18,7 @@ use super::compiler::Compiler;
 use crate::backend::Module;
 use crate::backend::source::SourceSet;
 use crate::backend::worker::confine::{self, Policy, Sandbox};
-use crate::error::{Error, INTERRUPTED, Result};
+use crate::error::{Error, Result};
 
 /// The shim: written beside the kernel's own files for each compilation.
 const SHIM: [(&str, &str); 8] = [
@@ -227,7 +227,7 @@ fn run_limited(command: &mut Command, halt: &AtomicBool) -> Result<Option<bool>>
                 }
                 child.wait().map_err(|e| Error::io(command.get_program(), e))?;
                 return match halt.load(Ordering::Relaxed) {
-                    true => Err(Error::new(&INTERRUPTED, "interrupted")),
+                    true => Err(Error::interrupted()),
                     false => Ok(None),
                 };
             }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::protocol::{Reply, Request, receive, send};
 use super::window::Window;
 use super::{WorkerOptions, codes, wedge};
-use crate::error::{Error, INTERRUPTED, Result};
+use crate::error::{Error, Result};
 
 /// How often a wait looks whether it is to go on.
 const BEAT: Duration = Duration::from_millis(50);
@@ -88,7 +88,7 @@ impl Child {
                 wedge::record(self.process.id());
             }
             self.dead = Some("it was stopped".into());
-            return Error::new(&INTERRUPTED, "interrupted");
+            return Error::interrupted();
         }
         let timed_out = matches!(e.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock);
         // A process whose end of the socket closed is about to be a zombie; give its own status a moment to appear.

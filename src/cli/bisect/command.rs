@@ -138,7 +138,7 @@ impl Runs<'_> {
                     let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
                 }
                 let _ = child.wait();
-                return Err(Error::new(&INTERRUPTED, "interrupted"));
+                return Err(Error::interrupted());
             }
             std::thread::sleep(Duration::from_millis(3));
         }

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use super::{Ask, Bundle, DEADLINE, DIED, FAILED, Hello, Runner, SPEECH, Say};
-use crate::error::{Error, INTERRUPTED, Result};
+use crate::error::{Error, Result};
 use crate::ledger::{Evidence, Seed};
 
 /// Longest message.
@@ -143,7 +143,7 @@ fn receive(
     let quiet = Instant::now() + silence;
     loop {
         if stop.load(Ordering::Relaxed) {
-            return Err(Error::new(&INTERRUPTED, "interrupted"));
+            return Err(Error::interrupted());
         }
         match lines.recv_timeout(Duration::from_millis(20)) {
             Ok(text) => return Ok(text),

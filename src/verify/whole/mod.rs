@@ -196,7 +196,7 @@ impl<'m> Whole<'_, 'm> {
     fn say(&self, what: &str) -> Result<()> {
         (self.tick)(what);
         if self.stop.load(Ordering::Relaxed) {
-            return Err(Error::new(&crate::error::INTERRUPTED, "interrupted"));
+            return Err(Error::interrupted());
         }
         Ok(())
     }
