@@ -335,6 +335,13 @@ pub struct Sizes<'s> {
     pub real: Option<Real<'s>>,
 }
 
+impl<'s> Sizes<'s> {
+    /// Drawn, of usual size, not far, and for operands that are not rounded.
+    pub fn of(dims: &'s [i64], types: &'s [DType]) -> Sizes<'s> {
+        Sizes { dims, far: false, types, blocks: Blocks::Usual, rounding: Rounding::None, real: None }
+    }
+}
+
 pub struct Real<'s> {
     pub weights: Vec<Option<Weight<'s>>>,
     pub scalars: &'s [f64],
@@ -528,14 +535,7 @@ mod tests {
         for op in OPS {
             let c = op.contract();
             let types: Vec<_> = c.weights.iter().map(|w| w.types[0]).collect();
-            let sizes = Sizes {
-                dims: op.presets()[0],
-                types: &types,
-                blocks: Blocks::Usual,
-                far: false,
-                rounding: Rounding::None,
-                real: None,
-            };
+            let sizes = Sizes::of(op.presets()[0], &types);
             let mut draw = Draw::new(&[2; 32], c.op);
             let drawn: Vec<Vec<f64>> = (0..12)
                 .map(|i| draw_case(*op, &sizes, 3, &mut draw, format!("{} {i}", c.op)).unwrap().scalars)
@@ -584,14 +584,7 @@ mod tests {
                     if !fits(*op, dims, &types) {
                         continue;
                     }
-                    let sizes = Sizes {
-                        dims,
-                        types: &types,
-                        blocks: Blocks::Usual,
-                        far: false,
-                        rounding: Rounding::None,
-                        real: None,
-                    };
+                    let sizes = Sizes::of(dims, &types);
                     let case = draw_case(*op, &sizes, tokens, &mut Draw::new(&[1; 32], c.op), format!("{} {i}", c.op))
                         .unwrap();
                     let out = case.expected(Rounding::None).unwrap();

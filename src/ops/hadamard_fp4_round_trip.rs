@@ -1,6 +1,6 @@
 use super::contract::*;
 use super::fp8_kv_round_trip::{power_of_two, power_of_two_at_least};
-use super::{Call, Draft, Op};
+use super::{Call, Draft, Op, magnitudes};
 use crate::error::Result;
 
 static CONTRACT: Contract = Contract {
@@ -54,9 +54,7 @@ impl Op for HadamardFp4RoundTrip {
         for _ in 0..d.f32("x").len() / width {
             factors.push(d.draw.pick(&[1.0, 1.0, 3e-6, 1e-20, 1e-37, 1e-38, 0.1, 37.0, 6e4, 0.0]));
         }
-        for (row, factor) in d.f32("x").chunks_exact_mut(width).zip(factors) {
-            row.iter_mut().for_each(|v| *v *= factor);
-        }
+        magnitudes::scale_rows(d, "x", width, &factors);
         if width != POINTS {
             return;
         }
@@ -158,13 +156,13 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::ops::cases::{Blocks, Draw, Sizes, Values, draw_case};
+    use crate::ops::cases::{Draw, Sizes, Values, draw_case};
 
     /// The transform brings drawn vectors to values on both sides of 6·2^k and to ties, exactly.
     #[test]
     fn chosen_vectors_come_to_what_was_chosen() {
         let dims = &[64, 128];
-        let sizes = Sizes { dims, types: &[], blocks: Blocks::Usual, far: false, rounding: Rounding::None, real: None };
+        let sizes = Sizes::of(dims, &[]);
         let op = &HadamardFp4RoundTrip;
         let case = draw_case(op, &sizes, 40, &mut Draw::new(&[5; 32], "h"), "h".into()).unwrap();
         let Some(Values::F32(x)) = &case.args[0] else { panic!() };

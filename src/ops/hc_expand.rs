@@ -63,9 +63,7 @@ impl Op for HcExpand {
         // A token's streams and outputs go together: of what is a thousandth of the other nothing would be seen.
         let factors: Vec<f32> = (0..d.tokens).map(|_| d.draw.pick(&[1.0, 1.0, 1e-4, 300.0])).collect();
         for (name, each) in [("y", width), ("y2", width), ("h", s * width)] {
-            for (row, factor) in d.f32(name).chunks_exact_mut(each).zip(&factors) {
-                row.iter_mut().for_each(|v| *v *= factor);
-            }
+            magnitudes::scale_rows(d, name, each, &factors);
             magnitudes::outliers(d, name, width, 300.0);
         }
     }

@@ -62,9 +62,7 @@ impl Op for HcSplit {
     fn fill(&self, d: &mut Draft<'_>) {
         let width = d.f32("mix").len() / d.tokens.max(1);
         let factors: Vec<f32> = (0..d.tokens).map(|_| d.draw.pick(&[1.0, 1.0, 1.0, 60.0])).collect();
-        for (row, factor) in d.f32("mix").chunks_exact_mut(width.max(1)).zip(factors) {
-            row.iter_mut().for_each(|v| *v *= factor);
-        }
+        magnitudes::scale_rows(d, "mix", width, &factors);
         magnitudes::outliers(d, "mix", width, 60.0);
     }
 }

@@ -51,9 +51,7 @@ impl Op for HcWeightedSum {
         let (s, width) = (d.dim("S"), d.dim("D"));
         let rows = d.f32("h").len() / (s * width).max(1);
         let factors: Vec<f32> = (0..rows).map(|_| d.draw.pick(&[1.0, 1.0, 1e-4, 300.0])).collect();
-        for (row, factor) in d.f32("h").chunks_exact_mut(s * width).zip(&factors) {
-            row.iter_mut().for_each(|v| *v *= factor);
-        }
+        magnitudes::scale_rows(d, "h", s * width, &factors);
         magnitudes::outliers(d, "h", width, 300.0);
     }
 

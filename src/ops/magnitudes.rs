@@ -55,6 +55,13 @@ fn change_some(d: &mut Draft<'_>, name: &str, from: usize, k: usize, outlier: f3
     }
 }
 
+/// Gives each row of `width` elements a factor of its own.
+pub(super) fn scale_rows(d: &mut Draft<'_>, name: &str, width: usize, factors: &[f32]) {
+    for (row, factor) in d.f32(name).chunks_exact_mut(width.max(1)).zip(factors) {
+        row.iter_mut().for_each(|v| *v *= factor);
+    }
+}
+
 /// Rows for a norm: some small enough to feel the epsilon, some of an outlier and little else, some of zeros alone.
 pub(super) fn vary_rows(d: &mut Draft<'_>, name: &str, width: usize) {
     let width = width.max(1);
@@ -89,12 +96,12 @@ pub(super) fn outliers(d: &mut Draft<'_>, name: &str, width: usize, factor: f32)
 #[cfg(test)]
 mod tests {
     use crate::model::quant::DType;
-    use crate::ops::cases::{Blocks, Case, Draw, Sizes, Values, draw_case};
+    use crate::ops::cases::{Case, Draw, Sizes, Values, draw_case};
     use crate::ops::{Rounding, find};
 
     fn rows(rounding: Rounding) -> Vec<Vec<f32>> {
         let types = [DType::Q8_0];
-        let sizes = Sizes { dims: &[256, 24], types: &types, blocks: Blocks::Usual, far: false, rounding, real: None };
+        let sizes = Sizes { rounding, ..Sizes::of(&[256, 24], &types) };
         let case: Case =
             draw_case(find("matmul").unwrap(), &sizes, 300, &mut Draw::new(&[5; 32], "x"), "matmul".into()).unwrap();
         let Some(Values::F32(x)) = &case.args[0] else { panic!("no x") };

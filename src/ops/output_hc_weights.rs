@@ -1,5 +1,5 @@
 use super::contract::*;
-use super::{Call, Draft, Op, math};
+use super::{Call, Draft, Op, magnitudes, math};
 use crate::error::Result;
 
 static CONTRACT: Contract = Contract {
@@ -40,9 +40,7 @@ impl Op for OutputHcWeights {
         let s = d.dim("S");
         let rows = d.f32("p").len() / s.max(1);
         let factors: Vec<f32> = (0..rows).map(|_| d.draw.pick(&[1.0, 1.0, 1.0, 60.0])).collect();
-        for (row, factor) in d.f32("p").chunks_exact_mut(s.max(1)).zip(factors) {
-            row.iter_mut().for_each(|v| *v *= factor);
-        }
+        magnitudes::scale_rows(d, "p", s, &factors);
     }
 
     fn presets(&self) -> &'static [&'static [i64]] {

@@ -1,5 +1,5 @@
 use super::contract::*;
-use super::{Call, Draft, Op, math};
+use super::{Call, Draft, Op, magnitudes, math};
 use crate::error::Result;
 
 /// Small enough to act on noise, or as in published files, which have 10.
@@ -49,9 +49,7 @@ impl Op for Swiglu {
         // Of some tokens' gates the exponential is no number, on the side that has no clamp.
         let width = d.dim("F");
         let factors: Vec<f32> = (0..d.tokens).map(|_| d.draw.pick(&[6.0, 6.0, 6.0, 180.0])).collect();
-        for (row, factor) in d.f32("g").chunks_exact_mut(width).zip(factors) {
-            row.iter_mut().for_each(|v| *v *= factor);
-        }
+        magnitudes::scale_rows(d, "g", width, &factors);
         d.f32("u").iter_mut().for_each(|v| *v *= 6.0);
     }
 }

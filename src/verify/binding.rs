@@ -9,7 +9,7 @@ use super::{PROTOCOL, unit, weights, whole};
 use crate::error::{Error, Result};
 use crate::ledger::{Binding, ClosureSource, Closures, Digest, closure_of};
 use crate::model::Model;
-use crate::ops::cases::{Blocks, Draw, STEP_TOKENS, Sizes, draw_case, fits};
+use crate::ops::cases::{Draw, STEP_TOKENS, Sizes, draw_case, fits};
 use crate::ops::{self, Node, Rounding};
 use crate::plan::coverage::Written;
 use crate::plan::kernels::{KernelTree, digest_json};
@@ -177,7 +177,7 @@ fn oracle(node: &Node) -> Result<(Digest, Digest)> {
                 continue;
             }
             let label = format!("canonical {node} {dims:?} T={tokens}{}", if far { " far" } else { "" });
-            let sizes = Sizes { dims, far, types: &types, blocks: Blocks::Usual, rounding: Rounding::None, real: None };
+            let sizes = Sizes { far, ..Sizes::of(dims, &types) };
             let case = draw_case(op, &sizes, tokens, &mut Draw::new(&[0; 32], &label), label)?;
             asked.extend_from_slice(&Digest::of(case.label.as_bytes()).0);
             asked.extend(case.scalars.iter().flat_map(|s| s.to_le_bytes()));

@@ -331,12 +331,11 @@ fn coordinate(case: &Case, name: &str, shape: &[&str], len: usize, flat: usize) 
 mod tests {
     use super::*;
     use crate::ops;
-    use crate::ops::cases::{Blocks, Draw, Sizes, draw_case};
+    use crate::ops::cases::{Draw, Sizes, draw_case};
 
     fn case() -> Case {
         let op = ops::find("swiglu").unwrap();
-        let sizes =
-            Sizes { dims: &[256], types: &[], blocks: Blocks::Usual, far: false, rounding: Rounding::None, real: None };
+        let sizes = Sizes::of(&[256], &[]);
         draw_case(op, &sizes, 17, &mut Draw::new(&[3; 32], "t"), "swiglu T=17".into()).unwrap()
     }
 
@@ -358,8 +357,7 @@ mod tests {
     fn a_small_row_is_not_hidden_by_a_large_one() {
         let op = ops::find("matmul").unwrap();
         let types = [crate::model::quant::DType::Q8_0];
-        let rounding = Rounding::None;
-        let sizes = Sizes { dims: &[256, 24], types: &types, blocks: Blocks::Usual, far: false, rounding, real: None };
+        let sizes = Sizes::of(&[256, 24], &types);
         let mut case = draw_case(op, &sizes, 5, &mut Draw::new(&[3; 32], "m"), "matmul".into()).unwrap();
         if let Some(Values::F32(x)) = &mut case.args[0] {
             x.iter_mut().enumerate().for_each(|(i, v)| *v = ((i * 37 % 101) as f32 - 50.0) / 30.0);
@@ -403,14 +401,7 @@ mod tests {
     /// A state of which most rows are empty, its right answer, and where the one token's scores stand in it.
     fn state() -> (Case, Reference, std::ops::Range<usize>) {
         let op = ops::find("compressor_state").unwrap();
-        let sizes = Sizes {
-            dims: &[512, 1, 128],
-            types: &[],
-            blocks: Blocks::Usual,
-            far: false,
-            rounding: Rounding::None,
-            real: None,
-        };
+        let sizes = Sizes::of(&[512, 1, 128], &[]);
         let mut case = draw_case(op, &sizes, 1, &mut Draw::new(&[3; 32], "s"), "compressor_state".into()).unwrap();
         case.steps = vec![1, 256];
         let reference = Reference::of(&case, Rounding::None).unwrap();
@@ -458,14 +449,7 @@ mod tests {
     #[test]
     fn what_stays_as_it_was_excuses_nothing_that_changes() {
         let op = ops::find("rope_tail").unwrap();
-        let sizes = Sizes {
-            dims: &[1, 65_536, 64],
-            types: &[],
-            blocks: Blocks::Usual,
-            far: false,
-            rounding: Rounding::None,
-            real: None,
-        };
+        let sizes = Sizes::of(&[1, 65_536, 64], &[]);
         let mut case = draw_case(op, &sizes, 1, &mut Draw::new(&[3; 32], "r"), "rope_tail".into()).unwrap();
         case.steps = vec![1, 77];
         let reference = Reference::of(&case, Rounding::None).unwrap();

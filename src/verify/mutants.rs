@@ -287,7 +287,7 @@ pub fn teeth(cases: &[(Case, Reference)], rounding: Rounding, draw: &mut Draw) -
 mod tests {
     use super::*;
     use crate::ops::OPS;
-    use crate::ops::cases::{Blocks, Sizes, draw_case, fits};
+    use crate::ops::cases::{Sizes, draw_case, fits};
 
     /// Every op's cases kill every mutant that means something for it, whatever the weight type.
     #[test]
@@ -300,14 +300,7 @@ mod tests {
                 let mut cases = Vec::new();
                 for (i, dims) in op.presets().iter().enumerate() {
                     for tokens in [2, 3, 11] {
-                        let sizes = Sizes {
-                            dims,
-                            types: &types,
-                            blocks: Blocks::Usual,
-                            far: false,
-                            rounding: Rounding::None,
-                            real: None,
-                        };
+                        let sizes = Sizes::of(dims, &types);
                         if op.macs(dims, tokens) > 3_000_000 || !fits(*op, dims, &types) {
                             continue;
                         }

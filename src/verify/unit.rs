@@ -131,7 +131,7 @@ impl Request<'_, '_> {
                     1 if rounding == Rounding::None => Blocks::Large,
                     _ => Blocks::Usual,
                 };
-                let sizes = Sizes { dims, far: false, types: &self.types, blocks, rounding, real: None };
+                let sizes = Sizes { blocks, rounding, ..Sizes::of(dims, &self.types) };
                 let label = format!("{} T={tokens} {}", self.dims(dims), kind(blocks));
                 // Where a few tokens share blocks, what goes wrong hangs on the position; small cases are cheap.
                 let times = if taken == 1 && max <= 64 && tokens > 3 { 3 } else { 1 };
@@ -150,14 +150,7 @@ impl Request<'_, '_> {
                 }
                 let real =
                     Real { weights: shape.weights.clone(), scalars: &shape.scalars, absent: shape.absent.clone() };
-                let sizes = Sizes {
-                    dims: &shape.dims,
-                    far: false,
-                    types: &self.types,
-                    blocks: Blocks::Usual,
-                    rounding,
-                    real: Some(real),
-                };
+                let sizes = Sizes { rounding, real: Some(real), ..Sizes::of(&shape.dims, &self.types) };
                 self.push(&mut out, &sizes, tokens, (min, max), &mut draw, format!("{} T={tokens}", shape.label))?;
             }
         }
@@ -170,7 +163,7 @@ impl Request<'_, '_> {
                 if again || self.op.macs(dims, tokens) > self.limit(tokens) {
                     continue;
                 }
-                let sizes = Sizes { dims, far: true, types: &self.types, blocks: Blocks::Usual, rounding, real: None };
+                let sizes = Sizes { far: true, rounding, ..Sizes::of(dims, &self.types) };
                 let label = format!("{} T={tokens} far", self.dims(dims));
                 self.push(&mut out, &sizes, tokens, (min, max), &mut draw, label)?;
             }
@@ -178,7 +171,7 @@ impl Request<'_, '_> {
         for (dims, low, high) in self.op.spans() {
             let tokens = draw.between(*low, *high).clamp(min, max);
             if fits(self.op, dims, &self.types) && self.op.macs(dims, tokens) <= self.limit(tokens) {
-                let sizes = Sizes { dims, far: false, types: &self.types, blocks: Blocks::Usual, rounding, real: None };
+                let sizes = Sizes { rounding, ..Sizes::of(dims, &self.types) };
                 let label = format!("{} T={tokens}", self.dims(dims));
                 self.push(&mut out, &sizes, tokens, (min, max), &mut draw, label)?;
             }
@@ -260,7 +253,7 @@ pub fn judge(
     for (i, p) in planned.iter().enumerate() {
         tick(i, planned.len());
         if stop.load(Ordering::Relaxed) {
-            return Err(Error::new(&crate::error::INTERRUPTED, "interrupted"));
+            return Err(Error::interrupted());
         }
         asked.update(p.case.label.as_bytes());
         p.case.scalars.iter().for_each(|s| asked.update(s.to_le_bytes()));
