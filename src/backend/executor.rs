@@ -12,6 +12,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
 use crate::backend::{BufferId, Device, Field, Launch, Module, ModuleId, Placement, Span, Traced};
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -186,37 +188,40 @@ impl<'m> Executor<'m> {
         &mut self,
         device: Box<dyn Device>,
         schedule: Schedule,
-        module: impl FnMut(&str, &[String]) -> Result<Module>,
+        module: impl Fn(&str, &[String]) -> Result<Module> + Sync,
         place: impl Fn(usize) -> bool,
     ) -> Result<()> {
         self.attach_all(device, vec![schedule], module, place)
     }
 
     /// The same with a schedule for each of several lengths of a step. An instance that a step's schedule has no variant
-    /// for is computed by the oracle in that step, and the trace says so.
+    /// for is computed by the oracle in that step, and the trace says so. Modules are asked for side by side: compiled
+    /// one by one, those of a whole model take a minute.
     pub fn attach_all(
         &mut self,
         mut device: Box<dyn Device>,
         mut schedules: Vec<Schedule>,
-        mut module: impl FnMut(&str, &[String]) -> Result<Module>,
+        module: impl Fn(&str, &[String]) -> Result<Module> + Sync,
         place: impl Fn(usize) -> bool,
     ) -> Result<()> {
         schedules.sort_by_key(|s| s.tokens);
         if schedules.is_empty() {
             return Err(Error::internal("a device was attached without a schedule"));
         }
-        let mut modules = HashMap::new();
+        let mut stems: BTreeSet<&str> = BTreeSet::new();
         for i in 0..self.placed.len() {
             self.placed[i] = place(i) && schedules.iter().any(|s| s.choices[i].is_some());
-            if !self.placed[i] {
-                continue;
+            if self.placed[i] {
+                stems.extend(schedules.iter().filter_map(|s| s.choices[i].as_ref()).map(|c| c.stem.as_str()));
             }
-            for choice in schedules.iter().filter_map(|s| s.choices[i].as_ref()) {
-                if !modules.contains_key(&choice.stem) {
-                    let entries = entries(&schedules, &choice.stem);
-                    modules.insert(choice.stem.clone(), device.load(&module(&choice.stem, &entries)?)?);
-                }
-            }
+        }
+        let built: Vec<(&str, Module)> = stems
+            .into_par_iter()
+            .map(|stem| Ok((stem, module(stem, &entries(&schedules, stem))?)))
+            .collect::<Result<_>>()?;
+        let mut modules = HashMap::new();
+        for (stem, module) in built {
+            modules.insert(stem.to_string(), device.load(&module)?);
         }
         let step = device.alloc((STEP_FIELDS * 4) as u64)?;
         self.side = Some(DeviceSide {

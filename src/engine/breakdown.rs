@@ -9,7 +9,6 @@ use super::bench::{Test, arbitrary, weight_bytes, work_of};
 use crate::backend::executor::Timed;
 use crate::error::Result;
 use crate::ops::Node;
-use crate::plan::Instance;
 
 /// Replays of the step that a breakdown adds up to.
 const STEPS: usize = 5;
@@ -114,7 +113,7 @@ pub fn per_node(session: &mut Session<'_>, test: Test) -> Result<Breakdown> {
         share.flops += flops;
         let weights = weight_bytes(session, instance, n)?;
         if n == 1 && weights >= LARGE {
-            let name = place(instance);
+            let name = instance.place().to_string();
             let entry = large.entry((name.clone(), node, weights as u64)).or_insert_with(|| Large {
                 name,
                 node: node.clone(),
@@ -132,10 +131,4 @@ pub fn per_node(session: &mut Session<'_>, test: Test) -> Result<Breakdown> {
     large.sort_by(|a, b| b.ms.total_cmp(&a.ms));
     large.iter_mut().for_each(|l| l.ms /= l.instances as f64);
     Ok(Breakdown { test, step_ms, clock_ms, shares, large, launches })
-}
-
-/// An instance's label without its layer.
-fn place(instance: &Instance) -> String {
-    let layer = instance.layer.map(|layer| format!("blk.{layer}."));
-    layer.and_then(|l| instance.label.strip_prefix(&l)).unwrap_or(&instance.label).to_string()
 }

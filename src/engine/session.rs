@@ -1,10 +1,8 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use rayon::prelude::*;
-
 use super::{Seating, Tally, fit};
-use crate::backend::executor::{self, Executor, Loaded, Timed, entries};
+use crate::backend::executor::{self, Executor, Loaded, Timed};
 use crate::backend::{Device, Module};
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -117,24 +115,16 @@ impl<'m> Session<'m> {
         let info = device.info().clone();
         let name = fit::title(info.placement, &info.name);
         seating.check_memory(self.model, &plan, &schedules, free, name)?;
-        let choices = schedules.iter().flat_map(|s| s.choices.iter().flatten());
-        let stems: BTreeSet<&str> = choices.map(|c| c.stem.as_str()).collect();
-        let modules: BTreeMap<String, Module> = stems
-            .into_par_iter()
-            .map(|stem| {
-                // Of several nodes' kernel the first tells where in the model it is missed.
-                let source = seating.tree.source_of(stem).map_err(|e| {
-                    let mut choices = schedules.iter().flat_map(|s| s.choices.iter().zip(&plan.instances));
-                    match choices.find(|(c, _)| c.as_ref().is_some_and(|c| c.stem == stem)) {
-                        Some((_, i)) => e.about(format_args!("{}, {}", i.node, i.label)),
-                        None => e,
-                    }
-                })?;
-                Ok((stem.to_string(), build(&source, &entries(&schedules, stem))?))
-            })
-            .collect::<Result<_>>()?;
-        let module = |stem: &str, _: &[String]| {
-            modules.get(stem).cloned().ok_or_else(|| Error::internal(format!("kernel {stem} was not built")))
+        // Of several nodes' kernel the first tells where in the model it is missed.
+        let mut homes: BTreeMap<String, String> = BTreeMap::new();
+        for (choice, i) in schedules.iter().flat_map(|s| s.choices.iter().zip(&plan.instances)) {
+            if let Some(choice) = choice {
+                homes.entry(choice.stem.clone()).or_insert_with(|| format!("{}, {}", i.node, i.label));
+            }
+        }
+        let module = |stem: &str, entries: &[String]| {
+            let source = seating.tree.source_of(stem);
+            build(&source.map_err(|e| e.about(homes.get(stem).map_or(stem, String::as_str)))?, entries)
         };
         self.executor.attach_all(device, schedules, module, |_| true)?;
         self.tally.arch = Some(seating.arch.to_string());

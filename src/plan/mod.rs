@@ -111,6 +111,12 @@ impl Instance {
         self.op.contract()
     }
 
+    /// Its label without the layer: what instances of several layers have in common.
+    pub fn place(&self) -> &str {
+        let layer = self.layer.map(|layer| format!("blk.{layer}."));
+        layer.and_then(|layer| self.label.strip_prefix(&layer)).unwrap_or(&self.label)
+    }
+
     /// Value of a contract symbol in this instance: a dim, or a step value under `step`.
     pub fn symbol(&self, name: &str, step: &StepState) -> Option<i64> {
         let contract = self.contract();

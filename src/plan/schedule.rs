@@ -14,7 +14,7 @@ use super::{Extent, Instance, Numerics, Plan, PlanOptions, StepField};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::ops::expr::Expr;
-use crate::ops::{Access, Contract, Node};
+use crate::ops::{Access, Contract, Node, Rounding};
 
 /// The kernel and variant that compute a node.
 #[derive(Debug)]
@@ -41,6 +41,11 @@ pub struct Geometry {
 }
 
 impl Schedule {
+    /// What the variant of an instance rounds its operands to.
+    pub fn rounding(&self, instance: usize) -> Rounding {
+        self.choices[instance].as_ref().map_or(Rounding::None, |c| c.variant.rounding)
+    }
+
     /// Chooses a variant for every instance. A broken manifest is an error here; `assay verify` reports it per node.
     pub fn lower(plan: &Plan, tree: &KernelTree, arch: &str, tokens: usize) -> Result<Schedule> {
         Schedule::lower_for(plan, tree, arch, tokens, |_| true)

@@ -1,20 +1,19 @@
 //! Stages 6 and 7 of a node in a file that the oracle cannot follow: the whole schedule runs on the device, and the
 //! node's instances are compared where they stand.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use rayon::prelude::*;
 use serde_json::json;
 
 use super::compare::Pool;
 use super::insitu::{Check, Tokens};
 use super::is_kernels_fault;
 use super::prefill::{EXACT_LIMIT, Prefill, Request, relative};
-use crate::backend::executor::{Executor, entries};
+use crate::backend::executor::Executor;
 use crate::error::{Error, Result};
+use crate::ops::Node;
 use crate::ops::cases::Draw;
-use crate::ops::{Node, Rounding};
 use crate::plan::coverage::Written;
 use crate::plan::schedule::Schedule;
 use crate::plan::{Instance, Numerics, Plan, PlanOptions, StepField, StepState};
@@ -88,12 +87,6 @@ fn through(
         steps.push((plan.step(*n, pos0, 1)?, &ids[pos0..pos0 + n]));
     }
 
-    // All kernels of the schedule at once: one by one they take a minute to compile.
-    let stems: BTreeSet<&String> = schedules.iter().flat_map(|s| s.choices.iter().flatten()).map(|c| &c.stem).collect();
-    stems.par_iter().try_for_each(|stem| {
-        let source = request.tree.source_of(stem)?;
-        request.place.build(&source, &entries(&schedules, stem)).map(drop)
-    })?;
     let mut executor = Executor::new(request.model, plan.clone());
     let build = |stem: &str, entries: &[String]| (request.build)(stem, entries);
     // The device reads the file itself: through this process 81 GB would pass once for every node and numerics.
@@ -130,8 +123,7 @@ fn through(
             }
             checks += 1;
             let schedule = &schedules[usize::from(!decode)];
-            let rounding = schedule.choices[i].as_ref().map_or(Rounding::None, |c| c.variant.rounding);
-            if let Some(bad) = check.after(&mut executor, rounding, &mut pool)? {
+            if let Some(bad) = check.after(&mut executor, schedule.rounding(i), &mut pool)? {
                 out.red = Some((format!("{} is wrong in a prefill ({name})", instance.label), Some(bad)));
                 return Ok(());
             }

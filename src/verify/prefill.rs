@@ -138,7 +138,7 @@ pub struct Request<'r, 'm> {
     /// Nodes already proved here, which run on the device beside it.
     pub proved: &'r [Node],
     pub thorough: bool,
-    pub build: &'r dyn Fn(&str, &[String]) -> Result<Module>,
+    pub build: &'r (dyn Fn(&str, &[String]) -> Result<Module> + Sync),
 }
 
 impl Request<'_, '_> {
@@ -289,8 +289,7 @@ impl Request<'_, '_> {
         let mut executor = Executor::new(self.model, plan.clone());
         let on_device =
             |i: usize| plan.instances[i].node == *self.node || self.proved.contains(&plan.instances[i].node);
-        let roundings: Vec<Rounding> =
-            schedule.choices.iter().map(|c| c.as_ref().map_or(Rounding::None, |c| c.variant.rounding)).collect();
+        let roundings: Vec<Rounding> = (0..plan.instances.len()).map(|i| schedule.rounding(i)).collect();
         let device_here = match device.take() {
             Some(device) => device,
             None => self.place.start()?,

@@ -166,12 +166,12 @@ impl<'w, 'm> Rig<'w, 'm> {
 
     fn rounding(&self, i: usize, step: &StepState) -> Rounding {
         let schedule = &self.schedules[usize::from(step.get(StepField::NTokens) > 1)];
-        schedule.choices[i].as_ref().map_or(Rounding::None, |c| c.variant.rounding)
+        schedule.rounding(i)
     }
 
     fn go_on(&self) -> Result<()> {
         match self.whole.stop.load(Ordering::Relaxed) {
-            true => Err(Error::new(&crate::error::INTERRUPTED, "interrupted")),
+            true => Err(Error::interrupted()),
             false => Ok(()),
         }
     }
@@ -184,7 +184,7 @@ impl<'w, 'm> Rig<'w, 'm> {
         for n in &script.lengths[..script.eager] {
             self.go_on()?;
             let step = self.step(*n, pos0)?;
-            let ids: Vec<i32> = tokens[pos0..pos0 + n].iter().map(|t| *t as i32).collect();
+            let ids = ids(tokens, pos0, *n);
             let kind = kind(&self.plan(), &step);
             let saved = match *n <= script.replayed && self.replayed.insert(kind) {
                 true => Some(self.session.save()?),
@@ -234,7 +234,7 @@ impl<'w, 'm> Rig<'w, 'm> {
         for n in &script.lengths {
             self.go_on()?;
             let step = self.step(*n, pos0)?;
-            let ids: Vec<i32> = tokens[pos0..pos0 + n].iter().map(|t| *t as i32).collect();
+            let ids = ids(tokens, pos0, *n);
             self.session.executor.run(&step, &ids)?;
             let mut ran = self.session.executor.take_trace();
             for (of, times) in self.session.executor.take_replays() {
@@ -265,7 +265,7 @@ impl<'w, 'm> Rig<'w, 'm> {
             for n in lengths {
                 self.go_on()?;
                 let step = self.step(*n, pos0)?;
-                let ids: Vec<i32> = tokens[pos0..pos0 + n].iter().map(|t| *t as i32).collect();
+                let ids = ids(tokens, pos0, *n);
                 let executor = &mut self.session.executor;
                 executor.set_tokens(&ids);
                 executor.run_range(&step, 0..1)?;
@@ -317,13 +317,9 @@ impl<'w, 'm> Rig<'w, 'm> {
         let config = &self.whole.model.config;
         let plan = self.plan();
         let end = (step.get(StepField::Pos0) + step.get(StepField::NTokens)) as usize;
-        let leaf = match instance.layer {
-            Some(layer) => instance.label.strip_prefix(&format!("blk.{layer}.")).unwrap_or(&instance.label),
-            None => &instance.label,
-        };
         let class = Class {
             chunk: self.session.chunk(),
-            leaf: leaf.into(),
+            leaf: instance.place().into(),
             node: instance.node.clone(),
             ratio: instance.layer.map(|l| config.ratios[l]),
             hash: instance.layer.is_some_and(|l| config.is_hash(l)),
@@ -428,6 +424,11 @@ impl<'w, 'm> Rig<'w, 'm> {
         }
         Ok(self.checks)
     }
+}
+
+/// The tokens of a step of `n` at `pos0`.
+fn ids(tokens: &[u32], pos0: usize, n: usize) -> Vec<i32> {
+    tokens[pos0..pos0 + n].iter().map(|t| *t as i32).collect()
 }
 
 fn place_name(placement: Placement) -> &'static str {
