@@ -166,6 +166,12 @@ pub trait Device {
     /// Repeats the 32-bit `pattern` over the whole buffer (rounded down to 4 bytes).
     fn fill(&mut self, buffer: BufferId, pattern: u32) -> Result<()>;
 
+    /// A buffer that launches only read until it is next written from here. The emulator refuses the first write of a
+    /// kernel, even of one that puts back what was there; on CUDA nothing watches, and what stands there afterwards tells.
+    fn seal(&mut self, _buffer: BufferId) -> Result<()> {
+        Ok(())
+    }
+
     fn load(&mut self, module: &Module) -> Result<ModuleId>;
 
     /// In which order threads and blocks take their turns from now on. A device that has its own keeps it.

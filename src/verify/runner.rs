@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::compare::{self, FirstBad};
 use super::is_kernels_fault;
-use crate::backend::emulator::ThreadOrder;
+use crate::backend::emulator::{self, ThreadOrder};
 use crate::backend::executor::POISON;
 use crate::backend::{BufferId, Device, Field, Launch, ModuleId, Placement, Traced};
 use crate::error::{Error, Result};
@@ -20,6 +20,8 @@ const BAND: u64 = 1024;
 /// to be told from a slow one, on a machine with other things to do.
 const EMULATOR_LAUNCH: Duration = Duration::from_secs(10);
 const MACS_PER_SECOND: u64 = 1_000_000;
+/// Tokens up to which a case is launched twice there.
+const TWICE_TOKENS: usize = 64;
 /// Most bytes of scratch memory in a case. They are filled from this process's own memory.
 const EMULATOR_SCRATCH: u64 = 2 << 30;
 const DEVICE_SCRATCH: u64 = 16 << 30;
@@ -179,7 +181,10 @@ impl Runner<'_> {
         let frame = self.frame(case, steps, bytes, worst, shift, ground)?;
         let outcome = self.go(case, &launches, &frame, ground)?;
         let outcome = match (outcome, &frame.scratch) {
-            (Ok(out), Some(scratch)) => self.go_again(case, &launches, &frame, scratch, out, ground)?,
+            // A long case takes the emulator seconds, and what a kernel remembers it remembers of a short one too.
+            (Ok(out), Some(scratch)) if !self.emulates() || case.tokens() <= TWICE_TOKENS => {
+                self.go_again(case, &launches, &frame, scratch, out, ground)?
+            }
             (outcome, _) => outcome,
         };
         // Of a failed case nothing is run any more.
@@ -218,6 +223,9 @@ impl Runner<'_> {
             let extra = self.rows_to_spare(case, arg.shape, value.len(), worst);
             let poisoned = arg.access == Access::Write;
             let buffer = self.buffer(value.bytes(), poisoned, extra * Elem::BYTES, ground)?;
+            if arg.access == Access::Read {
+                self.device.seal(buffer.id)?;
+            }
             fields.push(Field::Pointer { buffer: buffer.id, offset: BAND });
             args.push(Some(buffer));
         }
@@ -228,11 +236,13 @@ impl Runner<'_> {
                 continue;
             };
             let buffer = self.buffer(&weight.bytes, false, 0, ground)?;
+            self.device.seal(buffer.id)?;
             fields.push(Field::Pointer { buffer: buffer.id, offset: BAND });
             weights.push(Some(buffer));
         }
         let steps: Vec<u8> = steps.iter().flat_map(|s| s.to_le_bytes()).collect();
         let step = self.buffer(&steps, false, 0, ground)?;
+        self.device.seal(step.id)?;
         for i in 0..case.steps.len() {
             fields.push(Field::Pointer { buffer: step.id, offset: BAND + 4 * i as u64 });
         }
@@ -271,7 +281,12 @@ impl Runner<'_> {
         let c = case.contract();
         let failed = |what: String| Ok(Err(Failure::of(case, what)));
         match self.launch(case, launches, &frame.fields) {
-            Err(e) if is_kernels_fault(&e) => return Ok(Err(Failure::of(case, e))),
+            Err(e) if is_kernels_fault(&e) => {
+                return Ok(Err(match emulator::written_argument(&e).and_then(|i| read_only(case, i)) {
+                    Some(what) => Failure::of(case, format!("{what} was modified: {}", e.what())),
+                    None => Failure::of(case, e),
+                }));
+            }
             outcome => {
                 if let Err(failure) = outcome? {
                     return Ok(Err(failure));
@@ -438,8 +453,22 @@ impl Runner<'_> {
     }
 }
 
+/// Argument `i` of a launch, as far as a kernel may only read it.
+fn read_only(case: &Case, i: usize) -> Option<String> {
+    let c = case.contract();
+    let weights = c.args.len();
+    match i {
+        _ if i < weights => Some(format!("the input `{}`", c.args[i].name)),
+        _ if i < weights + c.weights.len() => Some(format!("the weight `{}`", c.weights[i - weights].name)),
+        _ => c.steps.get(i - weights - c.weights.len()).map(|s| format!("the step's count `{s}`")),
+    }
+}
+
 /// What a buffer of `len` bytes holds before a run: `contents`, or nothing but the ground's word.
 fn image(contents: &[u8], poisoned: bool, len: usize, ground: Ground) -> Vec<u8> {
+    if !poisoned && len == contents.len() {
+        return contents.to_vec();
+    }
     let mut image = vec![0u8; len];
     for word in image.chunks_mut(4) {
         word.copy_from_slice(&ground.outputs.to_le_bytes()[..word.len()]);

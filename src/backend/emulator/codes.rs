@@ -26,6 +26,8 @@ crate::codes! {
     OUT_OF_BOUNDS: "kernel-out-of-bounds", No, "A kernel touched memory outside every buffer. Each buffer ends at an \
         inaccessible page; the few bytes between its last one and that page, and those before its first, are checked \
         after the launch.";
+    READ_ONLY: "kernel-wrote-input", No, "A kernel wrote what it may only read: an input, a weight or the step's counts. \
+        Others read them at the same time, so putting the old value back is no excuse.";
     ARRAY_BOUNDS: "kernel-array-bounds", No, "A kernel indexed an array of known size outside its bounds.";
     MISALIGNED: "kernel-misaligned", No, "A kernel accessed memory at an address that its type's alignment rules out: \
         float4 and uint4 need 16 bytes, float2 8, float 4. A device reports this as `misaligned address`.";

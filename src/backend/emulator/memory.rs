@@ -22,6 +22,7 @@ pub struct Guarded {
     map_len: usize,
     base: *mut u8,
     len: usize,
+    sealed: bool,
 }
 
 // SAFETY: plain memory; whoever holds the buffer decides about access.
@@ -48,12 +49,9 @@ impl Guarded {
         // SAFETY: the body lies inside the mapping made above.
         let guarded = unsafe {
             let base = map.add(page + body - padded);
-            Guarded { map, map_len, base, len }
+            Guarded { map, map_len, base, len, sealed: false }
         };
-        // SAFETY: as above.
-        if unsafe { libc::mprotect(map.add(page).cast(), body, libc::PROT_READ | libc::PROT_WRITE) } != 0 {
-            return Err(std::io::Error::last_os_error());
-        }
+        guarded.allow(libc::PROT_READ | libc::PROT_WRITE)?;
         for slack in guarded.slack() {
             // SAFETY: the slack lies inside the accessible body.
             unsafe { ptr::write_bytes(slack.start as *mut u8, POISON, slack.len()) };
@@ -80,6 +78,31 @@ impl Guarded {
         [self.map as usize + page..base, base + self.len..self.map as usize + self.map_len - page]
     }
 
+    /// What may be done with the accessible body.
+    fn allow(&self, access: libc::c_int) -> std::io::Result<()> {
+        let page = page_size();
+        // SAFETY: the body lies inside the mapping, which is ours.
+        match unsafe { libc::mprotect(self.map.add(page).cast(), self.map_len - 2 * page, access) } {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    }
+
+    /// Whether writing is a fault from now on.
+    pub fn seal(&mut self, sealed: bool) -> std::io::Result<()> {
+        if self.sealed != sealed {
+            self.allow(if sealed { libc::PROT_READ } else { libc::PROT_READ | libc::PROT_WRITE })?;
+            self.sealed = sealed;
+        }
+        Ok(())
+    }
+
+    /// Whether an address is one of a sealed body's.
+    pub fn is_sealed(&self, address: usize) -> bool {
+        let page = page_size();
+        self.sealed && (self.map as usize + page..self.map as usize + self.map_len - page).contains(&address)
+    }
+
     /// Offset from the base of the first slack byte that no longer holds the pattern.
     pub fn damage(&self) -> Option<i64> {
         self.slack().into_iter().flatten().find_map(|address| {
@@ -89,6 +112,12 @@ impl Guarded {
         })
     }
 
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: base and len lie inside the accessible body; no launch runs while the host reads.
+        unsafe { std::slice::from_raw_parts(self.base, self.len) }
+    }
+
+    /// Not of a sealed one.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: base and len lie inside the accessible body, and the borrow is unique.
         unsafe { std::slice::from_raw_parts_mut(self.base, self.len) }
@@ -136,6 +165,18 @@ impl Memory {
 
     pub fn get_mut(&mut self, id: BufferId) -> Result<&mut Guarded> {
         self.buffers.get_mut(id.0 as usize).and_then(Option::as_mut).ok_or_else(|| unknown(id))
+    }
+
+    /// A buffer that may be written.
+    pub fn open(&mut self, id: BufferId) -> Result<&mut Guarded> {
+        self.seal(id, false)?;
+        self.get_mut(id)
+    }
+
+    pub fn seal(&mut self, id: BufferId, sealed: bool) -> Result<()> {
+        let refuse =
+            |e: std::io::Error| Error::new(&codes::MEMORY, format!("access to buffer {}: {e}", id.0)).because(e);
+        self.get_mut(id)?.seal(sealed).map_err(refuse)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (BufferId, &Guarded)> {

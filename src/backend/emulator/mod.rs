@@ -31,6 +31,7 @@ use std::time::{Duration, Instant};
 
 pub use build::Builder;
 pub use codes::CODES;
+pub use report::written_argument;
 
 use self::memory::Memory;
 use self::module::Loaded;
@@ -227,24 +228,28 @@ impl Device for Emulator {
     }
 
     fn write(&mut self, buffer: BufferId, offset: u64, bytes: &[u8]) -> Result<()> {
-        let all = self.memory.get_mut(buffer)?.bytes_mut();
+        let all = self.memory.open(buffer)?.bytes_mut();
         let range = report::range(buffer, all.len(), offset, bytes.len())?;
         all[range].copy_from_slice(bytes);
         Ok(())
     }
 
     fn read(&mut self, buffer: BufferId, offset: u64, bytes: &mut [u8]) -> Result<()> {
-        let all = self.memory.get_mut(buffer)?.bytes_mut();
+        let all = self.memory.get(buffer)?.bytes();
         let range = report::range(buffer, all.len(), offset, bytes.len())?;
         bytes.copy_from_slice(&all[range]);
         Ok(())
     }
 
     fn fill(&mut self, buffer: BufferId, pattern: u32) -> Result<()> {
-        for word in self.memory.get_mut(buffer)?.bytes_mut().chunks_exact_mut(4) {
+        for word in self.memory.open(buffer)?.bytes_mut().chunks_exact_mut(4) {
             word.copy_from_slice(&pattern.to_ne_bytes());
         }
         Ok(())
+    }
+
+    fn seal(&mut self, buffer: BufferId) -> Result<()> {
+        self.memory.seal(buffer, true)
     }
 
     fn set_thread_order(&mut self, order: ThreadOrder) -> Result<()> {

@@ -54,11 +54,23 @@ pub fn check_damage(launch: &Launch, memory: &Memory) -> Result<()> {
     .found(format!("a changed byte at offset {offset}")))
 }
 
+/// What the number of an argument stands behind in a [`codes::READ_ONLY`]'s finding.
+const ARGUMENT: &str = "argument ";
+
+/// The argument that a kernel wrote and may only read, counted from 0 in the struct's order.
+pub fn written_argument(e: &Error) -> Option<usize> {
+    let found = e.found_text().filter(|_| e.code().id == codes::READ_ONLY.id)?;
+    found.strip_prefix(ARGUMENT)?.parse().ok()
+}
+
+fn argument(launch: &Launch, id: BufferId) -> Option<usize> {
+    launch.args.iter().position(|f| matches!(f, Field::Pointer { buffer, .. } if *buffer == id))
+}
+
 /// `argument 2 (buffer 5)`, counted from 0 in the struct's order.
 fn name(launch: &Launch, id: BufferId) -> String {
-    let argument = launch.args.iter().position(|f| matches!(f, Field::Pointer { buffer, .. } if *buffer == id));
-    match argument {
-        Some(i) => format!("argument {i} (buffer {})", id.0),
+    match argument(launch, id) {
+        Some(i) => format!("{ARGUMENT}{i} (buffer {})", id.0),
         None => format!("buffer {}, which is not an argument of it", id.0),
     }
 }
@@ -95,6 +107,15 @@ pub fn failure(launch: &Launch, failed: Failed, memory: &Memory, limit: Duration
             &codes::STACK,
             format!("{who}: its frames and local arrays need more than a thread's stack"),
         );
+    }
+    if let Some((id, buffer)) = memory.iter().find(|(_, b)| b.is_sealed(fault.address)) {
+        let offset = fault.address as i64 - buffer.base() as i64;
+        let what = format!("{who}: {did} offset {offset} of {}, which is only to be read", name(launch, id));
+        let error = Error::new(&codes::READ_ONLY, what);
+        return match argument(launch, id) {
+            Some(i) => error.found(format!("{ARGUMENT}{i}")),
+            None => error,
+        };
     }
     let (dynamic, base) = &context.dynamic;
     let what = if dynamic.contains(&fault.address) {

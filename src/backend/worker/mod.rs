@@ -193,6 +193,10 @@ impl Device for WorkerDevice {
         self.done(&Request::Fill { buffer, pattern })
     }
 
+    fn seal(&mut self, buffer: BufferId) -> Result<()> {
+        self.done(&Request::Seal { buffer })
+    }
+
     fn set_thread_order(&mut self, order: ThreadOrder) -> Result<()> {
         self.done(&Request::SetOrder(order))
     }

@@ -50,6 +50,9 @@ pub enum Request {
         buffer: BufferId,
         pattern: u32,
     },
+    Seal {
+        buffer: BufferId,
+    },
     Load {
         module: Module,
     },

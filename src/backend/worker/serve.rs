@@ -111,6 +111,7 @@ fn answer(device: &mut dyn Device, request: Request, input: &[u8], output: &mut 
         }
         Request::ReadFile { source, parts } => done(device.read_file(&source, &parts))?,
         Request::Fill { buffer, pattern } => done(device.fill(buffer, pattern))?,
+        Request::Seal { buffer } => done(device.seal(buffer))?,
         Request::Load { module } => Reply::Module(device.load(&module)?),
         Request::Launch(launch) => done(device.launch(&launch))?,
         Request::Sync => done(device.sync())?,
