@@ -59,7 +59,8 @@ impl Draw {
         (self.u32() >> 8) as f32 / (1 << 24) as f32
     }
 
-    /// Nearly normal with variance 1: a sum of uniforms, since a logarithm's last bit differs between machines.
+    /// Nearly normal with variance 1: a sum of uniforms, since a logarithm's last bit differs between machines. One value
+    /// in 32 is smaller by a power of two, down to 2^-32, so that what takes small for nothing shows.
     pub fn fill_noise(&mut self, out: &mut [f32]) {
         let mut bytes = [0u8; 4096];
         for chunk in out.chunks_mut(512) {
@@ -67,7 +68,10 @@ impl Draw {
             for (v, b) in chunk.iter_mut().zip(bytes.chunks_exact(8)) {
                 // Eight bytes: mean 8·127.5, variance 8·(256² − 1)/12.
                 let sum: i32 = b.iter().map(|x| i32::from(*x)).sum();
-                *v = (sum - 1020) as f32 * (1.0 / 209.022);
+                *v = (sum - 1020) as f32 * (1.0 / 205.73);
+                if b[0].is_multiple_of(32) {
+                    *v *= 1.0 / (1u64 << (1 + b[1] % 32)) as f32;
+                }
             }
         }
     }
@@ -331,6 +335,8 @@ pub struct Sizes<'s> {
     pub blocks: Blocks,
     /// What the variant may take: values stay within it.
     pub rounding: Rounding,
+    /// Which of [`turns`] flags and optional inputs take; drawn when `None`.
+    pub turn: Option<usize>,
     /// The model's own tensors and scalars instead.
     pub real: Option<Real<'s>>,
 }
@@ -338,8 +344,19 @@ pub struct Sizes<'s> {
 impl<'s> Sizes<'s> {
     /// Drawn, of usual size, not far, and for operands that are not rounded.
     pub fn of(dims: &'s [i64], types: &'s [DType]) -> Sizes<'s> {
-        Sizes { dims, far: false, types, blocks: Blocks::Usual, rounding: Rounding::None, real: None }
+        Sizes { dims, far: false, types, blocks: Blocks::Usual, rounding: Rounding::None, turn: None, real: None }
     }
+}
+
+/// In how many ways an op is called: its flag up or down, its optional inputs there or not.
+pub fn turns(op: &dyn Op) -> usize {
+    let (flag, optional) = choices(op.contract());
+    (1 + usize::from(flag)) * (1 + usize::from(optional))
+}
+
+fn choices(c: &Contract) -> (bool, bool) {
+    let flag = c.scalars.iter().any(|s| s.is_flag());
+    (flag, c.args.iter().any(|a| a.optional) || c.weights.iter().any(|w| w.optional))
 }
 
 pub struct Real<'s> {
@@ -359,6 +376,9 @@ pub fn draw_case(
 ) -> Result<Case> {
     let c = op.contract();
     let bug = |what: &str| Error::internal(format!("case {label}: {what}"));
+    let flagged = choices(c).0;
+    let flag = sizes.turn.map(|turn| turn % 2).filter(|_| flagged);
+    let without = sizes.turn.map(|turn| if flagged { turn / 2 } else { turn } % 2 == 1);
     let case = Case {
         label: label.clone(),
         op,
@@ -366,7 +386,12 @@ pub fn draw_case(
         steps: c.steps.iter().map(|s| if matches!(*s, "T" | "R") { tokens as i32 } else { 0 }).collect(),
         scalars: match &sizes.real {
             Some(r) => r.scalars.to_vec(),
-            None => c.scalars.iter().map(|s| drawn_scalar(s.span, draw)).collect(),
+            None => (c.scalars.iter())
+                .map(|s| match flag.filter(|_| s.is_flag()) {
+                    Some(flag) => flag as f64,
+                    None => drawn_scalar(s.span, draw),
+                })
+                .collect(),
         },
         args: vec![Some(Values::F32(vec![])); c.args.len()],
         weights: vec![None; c.weights.len()],
@@ -391,7 +416,7 @@ pub fn draw_case(
             });
             continue;
         }
-        if slot.optional && draft.draw.below(4) == 0 {
+        if slot.optional && without.unwrap_or_else(|| draft.draw.below(4) == 0) {
             continue;
         }
         let dims: Vec<usize> = slot.dims.iter().map(|d| eval(d, &draft.case)).collect::<Result<_>>()?;
@@ -408,7 +433,10 @@ pub fn draw_case(
         let absent = match &sizes.real {
             Some(real) => real.absent[i],
             // A long case is rare, and what is wrong past some token may lie in what an optional argument is read for.
-            None => arg.optional && !(LONG_STEP..LONG_STEP + 1000).contains(&tokens) && draft.draw.below(2) == 0,
+            None if !arg.optional => false,
+            None => {
+                without.unwrap_or_else(|| !(LONG_STEP..LONG_STEP + 1000).contains(&tokens) && draft.draw.below(2) == 0)
+            }
         };
         draft.case.args[i] = if given && !absent { Some(noise(arg, &draft.case, draft.draw)?) } else { None };
     }
@@ -449,6 +477,7 @@ fn noise(arg: &Arg, case: &Case, draw: &mut Draw) -> Result<Values> {
 fn drawn_scalar(span: Span, draw: &mut Draw) -> f64 {
     let value = match span {
         Span::Of(values) => values[draw.below(values.len())],
+        Span::Flag => draw.below(2) as f64,
         Span::Between(low, high) => low + (high - low) * f64::from(draw.unit()),
         Span::Powers(low, high) => low * libm::pow(high / low, f64::from(draw.unit())),
         Span::Sized => 0.0,

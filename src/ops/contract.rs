@@ -74,10 +74,18 @@ pub struct Scalar {
     pub span: Span,
 }
 
+impl Scalar {
+    pub fn is_flag(&self) -> bool {
+        matches!(self.span, Span::Flag)
+    }
+}
+
 /// The values that synthetic cases give to a scalar. Files differ in theirs, so a kernel that knows only one file's is
 /// wrong.
 #[derive(Clone, Copy, Debug)]
 pub enum Span {
+    /// Yes or no, 1 or 0.
+    Flag,
     /// One of these.
     Of(&'static [f64]),
     /// Between these.
@@ -90,8 +98,7 @@ pub enum Span {
 
 /// What is added so that a division by a small norm does no harm: any number above 0, 1e-6 in published files.
 pub(crate) const EPSILON: Span = Span::Powers(1e-6, 1e-2);
-/// Yes or no.
-pub(crate) const FLAG: Span = Span::Of(&[0.0, 1.0]);
+pub(crate) const FLAG: Span = Span::Flag;
 
 /// A rounding of operands that an implementation may take in `ds4` numerics. The honest implementation takes the same,
 /// and the tolerance is measured by it.

@@ -80,6 +80,17 @@ pub(super) fn vary_rows(d: &mut Draft<'_>, name: &str, width: usize) {
     }
 }
 
+/// Puts what is at the ends of f32's range in the place of one value in sixteen: a copy keeps it.
+pub(super) fn extremes(d: &mut Draft<'_>, name: &str) {
+    let ends = [0.0, -0.0, f32::MAX, f32::MIN, f32::MIN_POSITIVE, f32::from_bits(1), -f32::from_bits(0x7f_ffff), 1e-30];
+    for i in 0..d.f32(name).len() {
+        if d.draw.below(16) == 0 {
+            let end = d.draw.pick(&ends);
+            d.f32(name)[i] = end;
+        }
+    }
+}
+
 /// A towering element in every fourth row of `width`, in half of the cases.
 pub(super) fn outliers(d: &mut Draft<'_>, name: &str, width: usize, factor: f32) {
     if width == 0 || d.draw.below(2) == 0 {

@@ -62,7 +62,7 @@ impl Op for RouterTopk {
         // are the same for all experts, or for those a warp apart.
         let e = d.dim("E");
         if let Some(mut bias) = d.weight("bias") {
-            let same = d.draw.pick(&[1, 32, e]).min(e);
+            let same = if d.tokens > 64 { d.draw.pick(&[1, 32]) } else { d.draw.pick(&[1, 32, e]) }.min(e);
             (0..e).for_each(|i| bias[i] = bias[i % same]);
             d.set_weight("bias", &bias);
         }

@@ -50,7 +50,12 @@ impl Op for Swiglu {
         let width = d.dim("F");
         let factors: Vec<f32> = (0..d.tokens).map(|_| d.draw.pick(&[6.0, 6.0, 6.0, 180.0])).collect();
         magnitudes::scale_rows(d, "g", width, &factors);
-        d.f32("u").iter_mut().for_each(|v| *v *= 6.0);
+        let factors: Vec<f32> = (0..d.tokens).map(|_| d.draw.pick(&[6.0, 6.0, 1e-4, 1e6])).collect();
+        magnitudes::scale_rows(d, "u", width, &factors);
+    }
+
+    fn rows_apart(&self) -> bool {
+        true
     }
 }
 

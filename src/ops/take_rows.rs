@@ -1,6 +1,6 @@
-use super::cases::STEP_TOKENS;
+use super::cases::{LONG_STEP, STEP_TOKENS};
 use super::contract::*;
-use super::{Call, Draft, Op};
+use super::{Call, Draft, Op, magnitudes};
 use crate::error::Result;
 
 static CONTRACT: Contract = Contract {
@@ -37,15 +37,18 @@ impl Op for TakeRows {
     }
 
     fn size(&self, d: &mut Draft<'_>) {
-        // Nearly all of the longest step's; one row is what a prefill and a decode step ask for.
-        let rows = if d.tokens >= STEP_TOKENS / 2 {
-            d.draw.between(STEP_TOKENS / 2 - 1, d.tokens)
-        } else if d.draw.below(2) == 0 {
-            1
-        } else {
-            d.draw.between(1, d.tokens)
+        // Nearly all of the longest step's; one row is what a prefill and a decode step ask for, and of a long step always.
+        let rows = match d.tokens {
+            n if n >= STEP_TOKENS / 2 => d.draw.between(STEP_TOKENS / 2 - 1, n),
+            n if n > LONG_STEP => 1,
+            n if d.draw.below(2) == 0 => d.draw.between(1, n),
+            _ => 1,
         };
         d.set_step("R", rows);
+    }
+
+    fn fill(&self, d: &mut Draft<'_>) {
+        magnitudes::extremes(d, "x");
     }
 
     fn tokenwise(&self) -> bool {

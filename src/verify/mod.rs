@@ -39,7 +39,7 @@ use crate::plan::source::{SourceSet, hex};
 use compare::FirstBad;
 
 /// The protocol that verdicts are made by: raised when comparison, tolerance or cases change their meaning.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 pub type Figures = serde_json::Map<String, serde_json::Value>;
 

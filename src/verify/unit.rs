@@ -12,7 +12,7 @@ use super::runner::{Failure, Ground, Runner};
 use crate::backend::Placement;
 use crate::error::{Error, Result};
 use crate::model::quant::DType;
-use crate::ops::cases::{Blocks, Case, Draw, LONG_STEP, Real, STEP_TOKENS, Sizes, Values, draw_case, fits};
+use crate::ops::cases::{Blocks, Case, Draw, LONG_STEP, Real, STEP_TOKENS, Sizes, Values, draw_case, fits, turns};
 use crate::ops::{Access, Node, Op, Rounding};
 use crate::plan::manifest::Variant;
 
@@ -28,6 +28,11 @@ const EMULATOR_MACS_LONGEST: u64 = 9_000_000;
 const DEVICE_MACS: u64 = 4_000_000_000;
 /// Tokens past which a device's outputs are compared in a sample.
 const SAMPLED_FROM: usize = 64;
+/// Token counts that are always asked: where tiles and windows end, and right behind.
+const EVEN: [usize; 2] = [128, 129];
+const EVEN_LONG: usize = 2048;
+/// Bytes of weights past which a model's own are taken for one case of a variant.
+const HEAVY: usize = 64 << 20;
 /// Of how many sizes one is asked at each token count.
 const TURNS: usize = 3;
 /// Outputs that a pool or a sample has at least.
@@ -92,10 +97,11 @@ impl Request<'_, '_> {
         let longest = STEP_TOKENS - draw.pick(&[0, 1, 2, 3, 61]);
         let mut counts: Vec<usize> = vec![1, 2, 3, long];
         counts.extend(ragged);
+        counts.extend(EVEN);
         if self.thorough || self.placement == Placement::Device {
-            counts.extend([draw.between(64, 130), draw.between(250, 520), longest]);
+            counts.extend([draw.between(64, 130), draw.between(250, 520), EVEN_LONG, longest]);
         } else if self.op.macs(self.op.long(), longest) <= EMULATOR_MACS_LONGEST {
-            counts.push(longest);
+            counts.extend([EVEN_LONG, longest]);
         }
         // A variant for few tokens is met where its tiles are not all full as well.
         if max <= 64 {
@@ -109,6 +115,15 @@ impl Request<'_, '_> {
         let presets: Vec<&'static [i64]> = self.op.presets().iter().filter(fit).copied().collect();
         let (first_turn, mut met) = (draw.below(TURNS), vec![false; presets.len()]);
         let last_narrow = counts.iter().rposition(|t| *t <= LONG_STEP);
+        let last = counts.len() - 1;
+        // Of a model's heavy weights, the count at which they are taken.
+        let mut heavy: Vec<Option<usize>> = (self.shapes.iter())
+            .map(|shape| {
+                let bytes: usize = shape.weights.iter().flatten().map(|w| w.bytes.len()).sum();
+                let fit = counts.iter().filter(|t| **t <= 512 && self.op.macs(&shape.dims, **t) <= self.limit(**t));
+                (bytes > HEAVY).then(|| draw.below(fit.count().max(1)))
+            })
+            .collect();
         for (k, tokens) in counts.into_iter().enumerate() {
             // The cheapest size at every token count, the others in turn: every size meets some count, and weights of
             // tens of megabytes are not drawn for all of them.
@@ -117,7 +132,8 @@ impl Request<'_, '_> {
             let wide = tokens > LONG_STEP && self.placement == Placement::Emulator;
             let long = if wide && !self.thorough { vec![self.op.long()] } else { presets.clone() };
             for (i, dims) in long.into_iter().enumerate() {
-                let due = i % TURNS == turn || (last_narrow == Some(k) && !met[i]);
+                // Every size of a single token, as decoding has it.
+                let due = i % TURNS == turn || k == 0 || (last_narrow == Some(k) && !met[i]);
                 let mine = self.thorough || taken == 0 || due;
                 if self.op.macs(dims, tokens) > self.limit(tokens) || !mine {
                     continue;
@@ -133,9 +149,16 @@ impl Request<'_, '_> {
                 };
                 let sizes = Sizes { blocks, rounding, ..Sizes::of(dims, &self.types) };
                 let label = format!("{} T={tokens} {}", self.dims(dims), kind(blocks));
-                // Where a few tokens share blocks, what goes wrong hangs on the position; small cases are cheap.
-                let times = if taken == 1 && max <= 64 && tokens > 3 { 3 } else { 1 };
-                for _ in 0..times {
+                // Where a few tokens share blocks, what goes wrong hangs on the position; small cases are cheap. The
+                // shortest and the longest step meet every way in which the op is called.
+                let every = k == 0 || (k == last && taken == 1);
+                let times = match turns(self.op) {
+                    ways if ways > 1 && every => (0..ways).map(Some).collect(),
+                    _ if taken == 1 && max <= 64 && tokens > 3 => vec![None; 3],
+                    _ => vec![None],
+                };
+                for turn in times {
+                    let sizes = Sizes { turn, real: None, ..sizes };
                     self.push(&mut out, &sizes, tokens, (min, max), &mut draw, label.clone())?;
                 }
             }
@@ -144,8 +167,14 @@ impl Request<'_, '_> {
             }
             let turn = draw.below(TURNS);
             for (i, shape) in self.shapes.iter().enumerate() {
-                let mine = self.thorough || self.shapes.len() <= TURNS || i % TURNS == turn;
-                if !mine || self.op.macs(&shape.dims, tokens) > self.limit(tokens) {
+                if self.op.macs(&shape.dims, tokens) > self.limit(tokens) {
+                    continue;
+                }
+                let mine = match &mut heavy[i] {
+                    Some(left) => std::mem::replace(left, left.wrapping_sub(1)) == 0,
+                    None => self.shapes.len() <= TURNS || i % TURNS == turn,
+                };
+                if !mine && !self.thorough {
                     continue;
                 }
                 let real =
