@@ -117,6 +117,21 @@ impl Book {
         }
     }
 
+    /// Compares with the oracle, which came late, what was first at each position.
+    pub fn against(&mut self, oracle: &Rows) {
+        for (tokens, right) in &oracle.0 {
+            if let Some((script, row)) = self.first.get(tokens) {
+                self.with_oracle.push(Compared {
+                    tokens: *tokens,
+                    script: script.clone(),
+                    with: "the oracle".into(),
+                    distance: relative(row, right),
+                    same_choice: same_choice(row, right),
+                });
+            }
+        }
+    }
+
     /// Takes the logits of steps whose embeddings were moved by as much as the numerics round.
     pub fn moved(&mut self, runs: &[Rows]) {
         for (tokens, row) in runs.iter().flat_map(|rows| &rows.0) {

@@ -13,6 +13,7 @@ mod rig;
 mod script;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -37,7 +38,7 @@ use rig::{Checks, Rig};
 use script::{Other, Script, Scripts};
 
 /// What the prompts and comparisons of this module are: part of what a verdict binds.
-pub const RULES: &str = "whole schedule 2";
+pub const RULES: &str = "whole schedule 3";
 
 /// Told what is being run.
 pub type Tick<'t> = &'t dyn Fn(&str);
@@ -281,31 +282,32 @@ impl<'m> Whole<'_, 'm> {
         if scripts.oracle.is_none() {
             found.left_out.push(format!("{name}: logits against the oracle's, whose prefill of this file is slow"));
         }
-        if let Some(n) = scripts.oracle {
-            self.say(&format!("{name}: oracle, {n} tokens"))?;
-            book.oracle = Some(self.oracle(numerics, &tokens[..n])?);
-        }
-
-        let checks = Checks::new(Draw::new(&self.seed, &format!("whole {name} in situ")));
-        let mut rig = Rig::new(self, numerics, scripts.chunk, scripts.context, false, checks)?;
-        let plan = rig.plan();
-        for script in &scripts.list {
-            if let Some(fault) = self.script(&mut rig, script, &tokens, &mut book, &mut told)? {
-                return Ok(Some(fault));
+        let plan = Arc::new(Plan::build(self.model, canonical(numerics))?);
+        let (model, stop, enough) = (self.model, self.stop, AtomicBool::new(false));
+        let ran = std::thread::scope(|scope| {
+            let (tokens, enough) = (&tokens[..], &enough);
+            let go_on = move || !stop.load(Ordering::Relaxed) && !enough.load(Ordering::Relaxed);
+            let compute = |n: usize| scope.spawn(move || oracle(model, numerics, &tokens[..n], large, &go_on));
+            let mut oracle = scripts.oracle.map(compute);
+            // Of a large file it takes minutes, in which the device has enough to do.
+            if let Some(oracle) = oracle.take_if(|_| !large) {
+                self.say(&format!("{name}: oracle"))?;
+                book.oracle = Some(joined(oracle)?);
             }
-        }
-        if let Some(lengths) = &scripts.perturbed {
-            self.say(&format!("{name}: how far rounding alone moves the logits"))?;
-            book.moved(&rig.perturbed(lengths, &tokens)?);
-        }
-        let mut checks = rig.end(found, name)?;
-        for Other { script, chunk, all_logits } in &scripts.others {
-            let mut rig = Rig::new(self, numerics, *chunk, scripts.context, *all_logits, checks)?;
-            if let Some(fault) = self.script(&mut rig, script, &tokens, &mut book, &mut told)? {
-                return Ok(Some(fault));
+            let ran = self.scripts(&scripts, numerics, tokens, found, &mut book, &mut told);
+            match (oracle, &ran) {
+                (Some(oracle), Ok(Ok(_))) => {
+                    self.say(&format!("{name}: oracle"))?;
+                    book.against(&joined(oracle)?);
+                }
+                _ => enough.store(true, Ordering::Relaxed),
             }
-            checks = rig.end(found, name)?;
-        }
+            ran
+        })?;
+        let checks = match ran {
+            Ok(checks) => checks,
+            Err(fault) => return Ok(Some(fault)),
+        };
         let in_situ = checks.judge(&plan, numerics);
         if !in_situ.missing.is_empty() {
             found.weak.push(format!("{name}: no in-situ check of {}", in_situ.missing.join(", ")));
@@ -317,6 +319,39 @@ impl<'m> Whole<'_, 'm> {
         digests.insert(name.into(), json!({ "cases": hex(&asked.finalize()), "outputs": hex(&told.finalize()) }));
         let logits = reason.map(|reason| Fault::new(Stage::Prefill, format!("{name}: {reason}")));
         Ok(in_situ.fault.or(logits))
+    }
+
+    /// All scripts, in their sessions; the checks in place that they had.
+    fn scripts(
+        &self,
+        scripts: &Scripts,
+        numerics: Numerics,
+        tokens: &[u32],
+        found: &mut Found,
+        book: &mut Book,
+        told: &mut Sha256,
+    ) -> Result<std::result::Result<Checks, Fault>> {
+        let name = numerics.name();
+        let checks = Checks::new(Draw::new(&self.seed, &format!("whole {name} in situ")));
+        let mut rig = Rig::new(self, numerics, scripts.chunk, scripts.context, false, checks)?;
+        for script in &scripts.list {
+            if let Some(fault) = self.script(&mut rig, script, tokens, book, told)? {
+                return Ok(Err(fault));
+            }
+        }
+        if let Some(lengths) = &scripts.perturbed {
+            self.say(&format!("{name}: how far rounding alone moves the logits"))?;
+            book.moved(&rig.perturbed(lengths, tokens)?);
+        }
+        let mut checks = rig.end(found, name)?;
+        for Other { script, chunk, all_logits } in &scripts.others {
+            let mut rig = Rig::new(self, numerics, *chunk, scripts.context, *all_logits, checks)?;
+            if let Some(fault) = self.script(&mut rig, script, tokens, book, told)? {
+                return Ok(Err(fault));
+            }
+            checks = rig.end(found, name)?;
+        }
+        Ok(Ok(checks))
     }
 
     /// One script, launch by launch or as graphs or both.
@@ -372,18 +407,41 @@ impl<'m> Whole<'_, 'm> {
         }
         Ok(bounds.into_iter().filter(|b| (2..script::CHUNK).contains(b)).collect())
     }
+}
 
-    /// The oracle's logits of every position.
-    fn oracle(&self, numerics: Numerics, tokens: &[u32]) -> Result<Rows> {
-        let n = tokens.len();
-        let options = PlanOptions { numerics, max_tokens: n, max_outputs: n, context: n };
-        let plan = std::sync::Arc::new(Plan::build(self.model, options)?);
+/// The oracle's logits of every position; of a large file on three of four processors, for as long as `go_on` says.
+fn oracle(
+    model: &Model,
+    numerics: Numerics,
+    tokens: &[u32],
+    large: bool,
+    go_on: &(dyn Fn() -> bool + Sync),
+) -> Result<Rows> {
+    let n = tokens.len();
+    let options = PlanOptions { numerics, max_tokens: n, max_outputs: n, context: n };
+    let run = || {
+        let plan = Arc::new(Plan::build(model, options)?);
         let step = plan.step(n, 0, n)?;
         let ids: Vec<i32> = tokens.iter().map(|t| *t as i32).collect();
-        let mut executor = Executor::new(self.model, plan);
-        executor.run(&step, &ids)?;
-        let vocab = self.model.config.vocab;
-        let all = executor.logits(&step)?;
-        Ok(Rows::new(all.chunks_exact(vocab).enumerate().map(|(i, row)| (i + 1, row.to_vec())).collect()))
+        let mut executor = Executor::new(model, plan.clone());
+        executor.set_tokens(&ids);
+        for i in 0..plan.instances.len() {
+            if !go_on() {
+                return Err(Error::interrupted());
+            }
+            executor.run_range(&step, i..i + 1)?;
+        }
+        let all = executor.logits(&step)?.chunks_exact(model.config.vocab).enumerate();
+        Ok(Rows::new(all.map(|(i, row)| (i + 1, row.to_vec())).collect()))
+    };
+    if !large {
+        return run();
     }
+    let threads = std::thread::available_parallelism().map_or(1, |n| (n.get() * 3 / 4).max(1));
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    pool.map_err(|e| Error::internal("the oracle's threads").because(e))?.install(run)
+}
+
+fn joined(oracle: std::thread::ScopedJoinHandle<'_, Result<Rows>>) -> Result<Rows> {
+    oracle.join().unwrap_or_else(|_| Err(Error::internal("the oracle's thread ended early")))
 }

@@ -24,7 +24,7 @@ use crate::verify::{Figures, Stage};
 const TOKENS: usize = 4;
 /// Of the instances that nothing demands one in so many is checked.
 const ODDS: usize = 16;
-const ODDS_LARGE: usize = 32;
+const ODDS_LARGE: usize = 96;
 /// Prefills whose embeddings are moved.
 const MOVED: usize = 3;
 /// By how much of each value: as f32 rounds, a few times over; and as f16 does, which operands may in `ds4`.

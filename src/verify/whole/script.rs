@@ -14,6 +14,8 @@ const DECODED: usize = 6;
 /// In a large file: launch by launch with checks, and as graphs, which cost as little as in `run`.
 const DECODED_LARGE: usize = 16;
 const REPLAYED_LARGE: usize = 128;
+/// Short chunks of a large file that run launch by launch.
+const SHORT_LARGE: usize = 8;
 /// On the emulator a step of up to so many tokens is also replayed.
 const EMULATED_REPLAY: usize = 8;
 
@@ -224,7 +226,11 @@ fn big(numerics: Numerics, bounds: &[usize], thorough: bool, draw: &mut Draw) ->
         chunk,
         all_logits: false,
     }];
-    others.extend(bounds.iter().map(|b| short(*b, 128 + 3 * b + 2, context, draw)));
+    others.extend(bounds.iter().map(|b| {
+        let mut other = short(*b, 128 + 3 * b + 2, context, draw);
+        other.script.eager = other.script.eager.min(SHORT_LARGE);
+        other
+    }));
     let oracle = thorough.then_some(192);
     if oracle.is_some() {
         list.extend([64, 192].map(|n| as_graphs(format!("prefill of {n}"), vec![n])));
