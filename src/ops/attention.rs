@@ -2,24 +2,25 @@
 //! (docs/model.md §12).
 
 use super::cases::POSITIONS;
-use super::{Draft, math};
+use super::{Draft, Rounding, math};
 
 /// Output of one head: `o[d] = Σ_j exp(s_j − m)·kv_j / (exp(sink − m) + Σ_j exp(s_j − m))`, s_j = q·kv_j·scale.
 ///
-/// Keys are the values too. The sink takes part in the maximum and the sum, and has no value.
+/// Keys are the values too. The sink takes part in the maximum and the sum, and has no value. Where operands are rounded
+/// the weights are as well, which are multiplied with the values; what is divided by is their sum, not that of others.
 pub(super) fn head<'r>(
     q: &[f32],
     rows: impl Iterator<Item = &'r [f32]> + Clone,
     sink: f32,
     scale: f32,
+    rounding: Rounding,
     out: &mut [f32],
 ) {
     let scores: Vec<f32> = rows.clone().map(|kv| math::dot(q, kv) * scale).collect();
     let max = scores.iter().copied().fold(sink, f32::max);
     let mut denominator = libm::exp(f64::from(sink - max));
     out.fill(0.0);
-    for (s, kv) in scores.iter().zip(rows) {
-        let weight = libm::expf(s - max);
+    for (weight, kv) in weights(&scores, max, rounding).into_iter().zip(rows) {
         denominator += f64::from(weight);
         for (o, v) in out.iter_mut().zip(kv) {
             *o += weight * v;
@@ -27,6 +28,18 @@ pub(super) fn head<'r>(
     }
     let inverse = (1.0 / denominator) as f32;
     out.iter_mut().for_each(|o| *o *= inverse);
+}
+
+/// exp(s − max), rounded as numbers up to 1: a sink far above all scores must not make them too small for f16.
+fn weights(scores: &[f32], max: f32, rounding: Rounding) -> Vec<f32> {
+    let weigh = |max: f32| -> Vec<f32> { scores.iter().map(|s| libm::expf(s - max)).collect() };
+    if rounding == Rounding::None {
+        return weigh(max);
+    }
+    let best = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut rounded = math::round_rows(&weigh(best), scores.len(), rounding);
+    rounded.iter_mut().for_each(|w| *w *= libm::expf(best - max));
+    rounded
 }
 
 /// Window rows of the token at `position`: ring rows of positions max(0, position − window + 1) ..= position.
@@ -62,11 +75,11 @@ pub(super) fn size(d: &mut Draft<'_>) {
     d.set_scalar("scale", scale);
 }
 
-/// In most cases of several tokens, a position inside the first window from which the number of rows that they
+/// In most cases of several tokens, and in all of few, a position inside the first window from which the number of rows that they
 /// see passes a multiple of 16 or 32: kernels share rows out in such numbers, and what one token's share is must not be
 /// taken for its neighbour's.
 fn straddling(d: &mut Draft<'_>, most: usize, window: usize) -> Option<usize> {
-    if d.far || d.tokens < 2 || d.draw.below(4) == 0 {
+    if d.far || d.tokens < 2 || (d.tokens > 8 && d.draw.below(4) == 0) {
         return None;
     }
     let unit = if window < 32 { 16 } else { d.draw.pick(&[16, 32]) };
@@ -130,4 +143,26 @@ pub(super) fn move_scores(d: &mut Draft<'_>) {
 fn scale(d: &Draft<'_>) -> f32 {
     let at = d.case.contract().scalars.iter().position(|s| s.name == "scale");
     at.map_or(1.0, |i| d.case.scalars[i] as f32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In a trained model rows and queries may all be f16 numbers already. What is left of the honest implementation's
+    /// error is then that of the weights, and without it a right kernel was refused.
+    #[test]
+    fn weights_are_operands_too() {
+        let (q, rows) = ([1.0f32, 0.0], [[0.0f32, 8.0], [-0.1, -8.0]]);
+        let out = |rounding, sink| {
+            let mut o = [0.0f32; 2];
+            head(&q, rows.iter().map(|r| &r[..]), sink, 1.0, rounding, &mut o);
+            o
+        };
+        for sink in [-3.0, 14.0] {
+            let (exact, f16) = (out(Rounding::None, sink), out(Rounding::F16, sink));
+            let off = ((exact[1] - f16[1]) / exact[1]).abs();
+            assert!((1e-5..5e-3).contains(&off), "sink {sink}: {exact:?} {f16:?}");
+        }
+    }
 }

@@ -36,12 +36,12 @@ impl Op for AttentionIndexed {
         let (t, pos0) = (call.step("T")?, call.step("pos0")?);
         let (h, d, cap, c, k) = (call.dim("H")?, call.dim("D")?, call.dim("cap")?, call.dim("C")?, call.dim("k")?);
         let (window, ratio) = (call.dim("window")?, call.dim("ratio")?);
-        let scale = call.scalar("scale")? as f32;
+        let (scale, rounding) = (call.scalar("scale")? as f32, call.rounding);
         let sinks = call.weight("sinks")?.to_vec();
-        let q = math::round_rows(&call.f32("q")?[..t * h * d], d, call.rounding);
-        let ring = math::round_rows(call.f32("ring")?, d, call.rounding);
+        let q = math::round_rows(&call.f32("q")?[..t * h * d], d, rounding);
+        let ring = math::round_rows(call.f32("ring")?, d, rounding);
         let rows_most = ((pos0 + t) / ratio).min(c);
-        let comp = math::round_rows(&call.f32("comp")?[..rows_most * d], d, call.rounding);
+        let comp = math::round_rows(&call.f32("comp")?[..rows_most * d], d, rounding);
         let ids = call.i32("ids")?;
         let o = call.f32_mut("o")?;
         o[..t * h * d].par_chunks_exact_mut(d).enumerate().for_each(|(i, o)| {
@@ -50,7 +50,7 @@ impl Op for AttentionIndexed {
             let chosen =
                 ids[token * k..][..k].iter().filter_map(|id| usize::try_from(*id).ok()).filter(|w| *w < visible);
             let rows = attention::window(&ring, cap, d, position, window).chain(chosen.map(|w| &comp[w * d..][..d]));
-            attention::head(&q[i * d..][..d], rows, sinks[i % h], scale, o);
+            attention::head(&q[i * d..][..d], rows, sinks[i % h], scale, rounding, o);
         });
         Ok(())
     }

@@ -40,18 +40,18 @@ impl Op for AttentionMixed {
         let (t, pos0) = (call.step("T")?, call.step("pos0")?);
         let (h, d, cap, c) = (call.dim("H")?, call.dim("D")?, call.dim("cap")?, call.dim("C")?);
         let (window, ratio) = (call.dim("window")?, call.dim("ratio")?);
-        let scale = call.scalar("scale")? as f32;
+        let (scale, rounding) = (call.scalar("scale")? as f32, call.rounding);
         let sinks = call.weight("sinks")?.to_vec();
-        let q = math::round_rows(&call.f32("q")?[..t * h * d], d, call.rounding);
-        let ring = math::round_rows(call.f32("ring")?, d, call.rounding);
+        let q = math::round_rows(&call.f32("q")?[..t * h * d], d, rounding);
+        let ring = math::round_rows(call.f32("ring")?, d, rounding);
         let rows_most = ((pos0 + t) / ratio).min(c);
-        let comp = math::round_rows(&call.f32("comp")?[..rows_most * d], d, call.rounding);
+        let comp = math::round_rows(&call.f32("comp")?[..rows_most * d], d, rounding);
         let o = call.f32_mut("o")?;
         o[..t * h * d].par_chunks_exact_mut(d).enumerate().for_each(|(i, o)| {
             let position = pos0 + i / h;
             let visible = ((position + 1) / ratio).min(c);
             let rows = attention::window(&ring, cap, d, position, window).chain(comp[..visible * d].chunks_exact(d));
-            attention::head(&q[i * d..][..d], rows, sinks[i % h], scale, o);
+            attention::head(&q[i * d..][..d], rows, sinks[i % h], scale, rounding, o);
         });
         Ok(())
     }

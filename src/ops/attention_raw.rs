@@ -33,14 +33,14 @@ impl Op for AttentionRaw {
     fn oracle(&self, call: &mut Call<'_>) -> Result<()> {
         let (t, pos0) = (call.step("T")?, call.step("pos0")?);
         let (h, d, cap, window) = (call.dim("H")?, call.dim("D")?, call.dim("cap")?, call.dim("window")?);
-        let scale = call.scalar("scale")? as f32;
+        let (scale, rounding) = (call.scalar("scale")? as f32, call.rounding);
         let sinks = call.weight("sinks")?.to_vec();
-        let q = math::round_rows(&call.f32("q")?[..t * h * d], d, call.rounding);
-        let ring = math::round_rows(call.f32("ring")?, d, call.rounding);
+        let q = math::round_rows(&call.f32("q")?[..t * h * d], d, rounding);
+        let ring = math::round_rows(call.f32("ring")?, d, rounding);
         let o = call.f32_mut("o")?;
         o[..t * h * d].par_chunks_exact_mut(d).enumerate().for_each(|(i, o)| {
             let rows = attention::window(&ring, cap, d, pos0 + i / h, window);
-            attention::head(&q[i * d..][..d], rows, sinks[i % h], scale, o);
+            attention::head(&q[i * d..][..d], rows, sinks[i % h], scale, rounding, o);
         });
         Ok(())
     }

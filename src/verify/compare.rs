@@ -20,6 +20,11 @@ const FLOOR_MAX: f64 = 1e-4;
 const SLACK: f64 = 1.3;
 /// Of the honest implementation's largest error.
 const SLACK_MAX: f64 = 4.0;
+/// What that error comes to in units of its RMS over all cases so far, at least: of a few tokens the honest
+/// implementation may be luckier than any other. Another that rounds the same operands, but weights against another
+/// maximum, was beyond four times its largest error in 2 of 6,600 tokens of the bundled model, with up to 17 times the
+/// RMS (2026-11-22).
+const CREST: f64 = 6.0;
 /// Elements of a row whose own honest error says little.
 const SHORT: usize = 64;
 /// From this magnitude on an output is no quantity but a mark: no op computes anything as large.
@@ -211,9 +216,18 @@ impl Pool {
         // A few outputs may all be luckier than the honest implementation's are as a rule: short rows share what it makes
         // of the worst of them.
         let shared = sizes.iter().filter(|(rms, _)| *rms > 0.0).map(|(rms, most)| most / rms).fold(0.0, f64::max);
+        let kept = |at: usize| before.is_some_and(|b| b[at].to_bits() == expected[at].to_bits());
         let mut first = None;
         let mut kinds = [false, true].map(|kept| self.kinds.remove(&(name, kept)).unwrap_or_default());
         self.outputs += expected.len() as u64;
+        for (at, e) in expected.iter().enumerate().filter(|(_, e)| !is_mark(**e)) {
+            let (rms, _) = sizes[at / row];
+            let unit = if rms > 0.0 { rms } else { least };
+            let kind = &mut kinds[usize::from(kept(at))];
+            kind.count += 1;
+            kind.honest_squares += honest.map_or(0.0, |h| (distance(h[at], *e) / unit).powi(2));
+        }
+        let crests = [0, 1].map(|k| CREST * kinds[k].honest_rms());
         for (at, (e, f)) in expected.iter().zip(found).enumerate() {
             if is_mark(*e) {
                 if e != f {
@@ -224,18 +238,16 @@ impl Pool {
             let (rms, honest_max) = sizes[at / row];
             let unit = if rms > 0.0 { rms } else { least };
             let honest_max = if row < SHORT { honest_max.max(shared * unit) } else { honest_max };
-            let allowed = SLACK_MAX * honest_max + FLOOR_MAX * unit;
+            let kind = usize::from(kept(at));
+            let allowed = SLACK_MAX * honest_max.max(crests[kind] * unit) + FLOOR_MAX * unit;
             let error = distance(*e, *f);
             if error.is_nan() || error > allowed {
                 first = first.or(Some((at, f64::from(*e), f64::from(*f))));
             }
             // A wrong output is part of the figures too: a Red without its error would say nothing.
             let error = if error.is_nan() { f64::INFINITY } else { error };
-            let kept = before.is_some_and(|b| b[at].to_bits() == e.to_bits());
-            let kind = &mut kinds[usize::from(kept)];
-            kind.count += 1;
+            let kind = &mut kinds[kind];
             kind.squares += (error / unit).powi(2);
-            kind.honest_squares += honest.map_or(0.0, |h| (distance(h[at], *e) / unit).powi(2));
             self.max_abs = self.max_abs.max(error);
             self.max_relative = self.max_relative.max(error / unit);
             if kind.worst.as_ref().is_none_or(|(most, _)| error / unit > *most) {
@@ -446,6 +458,28 @@ mod tests {
     }
 
     /// Of a cache one row changes: the thousands that are as they were do not dilute its error.
+    /// A right kernel was refused for one element of a token of which the honest implementation happened to round
+    /// everything well.
+    #[test]
+    fn one_lucky_token_of_the_honest_implementation_refuses_nobody() {
+        let case = case();
+        let len = case.args[2].as_ref().unwrap().len();
+        let off = |by: f32| -> Vec<Option<Values>> {
+            let values = (0..len).map(|i| if i % 500 == 7 { 1.0 + by } else { 1.0 + by / 20.0 }).collect();
+            vec![None, None, Some(Values::F32(values))]
+        };
+        let reference =
+            |by: f32| Reference { outputs: off(0.0), honest: Some(off(by)), comparison: Comparison::Tolerance };
+        let mut pool = Pool::default();
+        for _ in 0..50 {
+            assert_eq!(pool.add(&case, &reference(2e-3), &off(-2e-3)), None);
+        }
+        assert_eq!(pool.add(&case, &reference(2e-4), &off(2e-3)), None);
+        assert!(pool.check().is_none());
+        assert!(pool.add(&case, &reference(2e-4), &off(2e-2)).is_some());
+        assert!(Pool::default().add(&case, &reference(2e-4), &off(2e-3)).is_some());
+    }
+
     #[test]
     fn what_stays_as_it_was_excuses_nothing_that_changes() {
         let op = ops::find("rope_tail").unwrap();
