@@ -6,6 +6,7 @@ use std::path::Path;
 use git2::Oid;
 
 use super::extend::{self, LEDGER_PATH, extends_parent, line_hashes};
+use super::landings::{self, Recompute, Unchecked};
 use super::repo::{Commit, Repo};
 use super::{DISAGREES, LOST_EVIDENCE, NO_REPLAY, SHALLOW};
 use crate::error::{Error, Kind, Result};
@@ -21,6 +22,8 @@ pub struct Options<'a> {
     pub judge: Option<&'a dyn Judge>,
     /// A checkpoint that was kept elsewhere.
     pub from: Option<&'a Path>,
+    /// What computes the closures of landed kernels anew; without one, commits are not asked for what they hold.
+    pub closures: Option<&'a dyn Recompute>,
     pub trust: &'a Trust,
 }
 
@@ -50,6 +53,11 @@ pub struct Report {
     pub commits: usize,
     /// Ends at the boundary of a shallow clone.
     pub shallow: bool,
+    /// Nodes that commits say they landed and whose files, as the commit has them, come to the closure that was judged.
+    pub landed: usize,
+    /// Rows of which that cannot be found out here. They are neither good nor bad.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unchecked: Vec<Unchecked>,
     pub signers: Vec<Signer>,
     pub notes: Vec<String>,
     /// Rows that were judged again and came out alike.
@@ -92,7 +100,10 @@ pub fn audit(root: &Path, options: &Options<'_>) -> Result<Report> {
             ledgers: HashMap::new(),
             beside: HashSet::new(),
         };
-        history.walk(&head, &mut report)?;
+        let commits = history.walk(&head, &mut report)?;
+        if let Some(closures) = options.closures {
+            landings::check(&repo, &commits, ledger.chain(), closures, &mut report)?;
+        }
         report.notes.extend(changed_reference(root, &repo, &head)?);
     }
     if options.replay > 0 {
@@ -176,7 +187,8 @@ struct Committed {
 }
 
 impl History<'_> {
-    fn walk(&mut self, head: &Commit, report: &mut Report) -> Result<()> {
+    /// Every commit, with its ledger found to be in order.
+    fn walk(&mut self, head: &Commit, report: &mut Report) -> Result<Vec<Commit>> {
         let (commits, shallow) = self.repo.ancestry(head.id)?;
         (report.commits, report.shallow) = (commits.len(), shallow);
         if shallow {
@@ -188,7 +200,7 @@ impl History<'_> {
         for commit in &commits {
             self.check(commit, report)?;
         }
-        Ok(())
+        Ok(commits)
     }
 
     /// Reads and verifies the ledger of `commit`, and what stands beside it.
