@@ -7,13 +7,14 @@ use git2::Oid;
 
 use super::extend::{self, LEDGER_PATH, extends_parent, line_hashes};
 use super::landings::{self, Recompute, Unchecked};
-use super::repo::{Commit, Repo};
+use super::repo::{Commit, Repo, plain};
 use super::{DISAGREES, LOST_EVIDENCE, NO_REPLAY, SHALLOW};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::{
     Chain, Checkpoint, Class, Digest, Ended, Judge, KeyId, KeyRing, Ledger, Outcome, SANDBOX, Trust, Verdict, figure,
     proposed_keys,
 };
+use crate::plan::kernels::{KERNELS_LINK, linked};
 
 /// What to audit beyond integrity.
 pub struct Options<'a> {
@@ -86,6 +87,9 @@ pub fn audit(root: &Path, options: &Options<'_>) -> Result<Report> {
             report.findings.push(format!("row {} counts for nothing [{}]: {why}", row.seq, SANDBOX.id));
         }
     }
+    if let Some(why) = linked(&root.join("kernels")) {
+        report.findings.push(format!("{why} [{}]: what it leads to is in no commit", KERNELS_LINK.id));
+    }
     report.signers = signers(&ledger, options.trust);
     for (row, why) in ledger.chain().roll.idle() {
         report.notes.push(format!("row {row} rotates or revokes a key and has no force: {why}"));
@@ -103,6 +107,9 @@ pub fn audit(root: &Path, options: &Options<'_>) -> Result<Report> {
         let commits = history.walk(&head, &mut report)?;
         if let Some(closures) = options.closures {
             landings::check(&repo, &commits, ledger.chain(), closures, &mut report)?;
+        }
+        for file in repo.files(head.tree, "kernels")? {
+            plain(&format!("kernels/{}", file.path), file.mode)?;
         }
         report.notes.extend(changed_reference(root, &repo, &head)?);
     }

@@ -280,3 +280,42 @@ fn this_repositorys_own_landings_hold_what_was_judged() {
     let json: serde_json::Value = serde_json::from_slice(&out.stdout).unwrap();
     assert!(json["shallow"] == true || json["landed"].as_u64().is_some_and(|n| n >= 100), "{json}");
 }
+
+/// A link was followed: what it led to was judged, and no commit could hold it.
+#[test]
+fn a_link_in_the_place_of_kernels_is_refused() {
+    let landed = Landed::new();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let kernels = landed.bench.root().join("kernels");
+    let moved = elsewhere.path().join("kernels");
+    copy(&kernels, &moved);
+    fs::remove_dir_all(&kernels).unwrap();
+    std::os::unix::fs::symlink(&moved, &kernels).unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("reference/tiny/model.gguf");
+    fs::write(landed.bench.root().join("assay.toml"), format!("model = {model:?}\n")).unwrap();
+    let run = |args: &[&str]| assay(landed.bench.root(), landed.home.path(), args);
+    for args in [&["verify", "swiglu", "--backend", "emulator"][..], &["verify"], &["status"], &["next"]] {
+        let said = says(&run(args), 1, "[kernels-link]");
+        assert!(said.contains(&format!("kernels is a symlink to {}", moved.display())), "{said}");
+    }
+    landed.audit(1, "[kernels-link]: what it leads to is in no commit");
+    // Staged, and committed: git has a link there, and the files are gone.
+    commit(&landed.git, "a link", &[landed.commits[2]]);
+    says(&run(&["land", "swiglu"]), 4, "`kernels` is no folder in git");
+    landed.audit(4, "[git-link]");
+}
+
+#[test]
+fn a_linked_kernel_file_is_refused() {
+    let landed = Landed::new();
+    let source = landed.bench.root().join(SOURCE);
+    fs::rename(&source, landed.bench.root().join("kernels/same.cu")).unwrap();
+    std::os::unix::fs::symlink("same.cu", &source).unwrap();
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("reference/tiny/model.gguf");
+    fs::write(landed.bench.root().join("assay.toml"), format!("model = {model:?}\n")).unwrap();
+    let run = |args: &[&str]| assay(landed.bench.root(), landed.home.path(), args);
+    says(&run(&["verify", "swiglu", "--backend", "emulator"]), 1, "swiglu.cu, a link to another file of kernels/");
+    commit(&landed.git, "a link", &[landed.commits[2]]);
+    says(&run(&["land", "swiglu"]), 4, "[git-link]");
+    landed.audit(4, "`kernels/swiglu.cu` is no plain file in git");
+}
