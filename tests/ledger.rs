@@ -17,6 +17,8 @@ mod fixture;
 mod git;
 #[path = "ledger/land.rs"]
 mod land;
+#[path = "ledger/landings.rs"]
+mod landings;
 #[path = "ledger/odd.rs"]
 mod odd;
 #[path = "ledger/schema.rs"]

@@ -12,7 +12,7 @@ use crate::history::{self, AuditOptions, Report};
 use crate::ledger::Judge;
 use crate::words::{agree, count};
 
-/// Check ledger, checkpoint, progress and every commit's ledger
+/// Check ledger, checkpoint, progress, every commit's ledger and the kernels that it landed
 ///
 /// Integrity is judged under the keys that the tree proposes; whose word you do not take is said and no failure.
 #[derive(clap::Args)]
@@ -34,7 +34,9 @@ impl Audit {
     /// `judge` is what `--replay` judges with.
     pub fn run(&self, root: &Path, judge: Option<&dyn Judge>) -> Result<u8> {
         let trust = self.trust.load(root)?;
-        let options = AuditOptions { replay: self.replay, judge, from: self.from.as_deref(), trust: &trust };
+        let from = self.from.as_deref();
+        let options =
+            AuditOptions { replay: self.replay, judge, from, closures: Some(&history::Contracts), trust: &trust };
         let report = history::audit(root, &options)?;
         let code = match () {
             () if !report.findings.is_empty() => Kind::No.exit_code(),
@@ -58,6 +60,17 @@ impl Audit {
             (n, true) => format!("{}, as far as the shallow clone goes", count(n, "commit")),
         };
         output::println(format_args!("the ledger holds together: {}, {history}", count(report.rows, "row")))?;
+        if report.landed > 0 {
+            let n = report.landed;
+            output::println(format_args!(
+                "{} computed anew from {} commits: the files are those that were judged",
+                count(n, "landed kernel"),
+                agree(n, "its", "their")
+            ))?;
+        }
+        for unchecked in &report.unchecked {
+            output::println(format_args!("files not checked: {}, {}", ranges(unchecked.rows.clone()), unchecked.why))?;
+        }
         for note in &report.notes {
             output::println(format_args!("note: {note}"))?;
         }

@@ -6,13 +6,15 @@ use std::path::Path;
 use git2::Oid;
 
 use super::extend::{self, LEDGER_PATH, extends_parent, line_hashes};
-use super::repo::{Commit, Repo};
+use super::landings::{self, Recompute, Unchecked};
+use super::repo::{Commit, Repo, plain};
 use super::{DISAGREES, LOST_EVIDENCE, NO_REPLAY, SHALLOW};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::{
     Chain, Checkpoint, Class, Digest, Ended, Judge, KeyId, KeyRing, Ledger, Outcome, SANDBOX, Trust, Verdict, figure,
     proposed_keys,
 };
+use crate::plan::kernels::{KERNELS_LINK, linked};
 
 /// What to audit beyond integrity.
 pub struct Options<'a> {
@@ -21,6 +23,8 @@ pub struct Options<'a> {
     pub judge: Option<&'a dyn Judge>,
     /// A checkpoint that was kept elsewhere.
     pub from: Option<&'a Path>,
+    /// What computes the closures of landed kernels anew; without one, commits are not asked for what they hold.
+    pub closures: Option<&'a dyn Recompute>,
     pub trust: &'a Trust,
 }
 
@@ -50,6 +54,11 @@ pub struct Report {
     pub commits: usize,
     /// Ends at the boundary of a shallow clone.
     pub shallow: bool,
+    /// Nodes that commits say they landed and whose files, as the commit has them, come to the closure that was judged.
+    pub landed: usize,
+    /// Rows of which that cannot be found out here. They are neither good nor bad.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unchecked: Vec<Unchecked>,
     pub signers: Vec<Signer>,
     pub notes: Vec<String>,
     /// Rows that were judged again and came out alike.
@@ -78,6 +87,9 @@ pub fn audit(root: &Path, options: &Options<'_>) -> Result<Report> {
             report.findings.push(format!("row {} counts for nothing [{}]: {why}", row.seq, SANDBOX.id));
         }
     }
+    if let Some(why) = linked(&root.join("kernels")) {
+        report.findings.push(format!("{why} [{}]: what it leads to is in no commit", KERNELS_LINK.id));
+    }
     report.signers = signers(&ledger, options.trust);
     for (row, why) in ledger.chain().roll.idle() {
         report.notes.push(format!("row {row} rotates or revokes a key and has no force: {why}"));
@@ -92,7 +104,13 @@ pub fn audit(root: &Path, options: &Options<'_>) -> Result<Report> {
             ledgers: HashMap::new(),
             beside: HashSet::new(),
         };
-        history.walk(&head, &mut report)?;
+        let commits = history.walk(&head, &mut report)?;
+        if let Some(closures) = options.closures {
+            landings::check(&repo, &commits, ledger.chain(), closures, &mut report)?;
+        }
+        for file in repo.files(head.tree, "kernels")? {
+            plain(&format!("kernels/{}", file.path), file.mode)?;
+        }
         report.notes.extend(changed_reference(root, &repo, &head)?);
     }
     if options.replay > 0 {
@@ -176,7 +194,8 @@ struct Committed {
 }
 
 impl History<'_> {
-    fn walk(&mut self, head: &Commit, report: &mut Report) -> Result<()> {
+    /// Every commit, with its ledger found to be in order.
+    fn walk(&mut self, head: &Commit, report: &mut Report) -> Result<Vec<Commit>> {
         let (commits, shallow) = self.repo.ancestry(head.id)?;
         (report.commits, report.shallow) = (commits.len(), shallow);
         if shallow {
@@ -188,7 +207,7 @@ impl History<'_> {
         for commit in &commits {
             self.check(commit, report)?;
         }
-        Ok(())
+        Ok(commits)
     }
 
     /// Reads and verifies the ledger of `commit`, and what stands beside it.

@@ -9,7 +9,7 @@ use git2::build::TreeUpdateBuilder;
 use git2::{FileMode, IndexEntry, IndexTime, Oid, RepositoryState, Signature};
 
 use super::message::message;
-use super::repo::{Commit, Entry, Repo, git, plain};
+use super::repo::{Commit, Entry, Repo, git, no_folder, plain};
 use super::{AUTHOR, NOTHING, OUTSIDE, UNCLAIMED, UNPROVED, extend, no_git};
 use crate::backend::worker::Level;
 use crate::error::{Error, Result};
@@ -151,6 +151,9 @@ fn stage(repo: &Repo, head: Option<&Commit>) -> Result<Staged> {
     for entry in index.iter() {
         let path =
             std::str::from_utf8(&entry.path).map_err(|_| Error::new(&super::GIT, "a staged name is not UTF-8"))?;
+        if path == kernels.trim_end_matches('/') {
+            return Err(no_folder(path, entry.mode as i32));
+        }
         let Some(inside) = path.strip_prefix(&kernels) else { continue };
         if entry.flags >> 12 & 3 != 0 {
             return Err(Error::new(&OUTSIDE, format!("{path} is in conflict")).hint("resolve it and git add it"));

@@ -8,6 +8,7 @@ mod extend;
 mod first;
 mod land;
 mod landed_as;
+mod landings;
 mod merge;
 mod message;
 mod repo;
@@ -23,6 +24,7 @@ pub use extend::{open, read};
 pub use first::{first_commit, knows_author};
 pub use land::{Landed, Request as LandRequest, land, landed};
 pub use landed_as::landed_as;
+pub use landings::{Contracts, Recompute, Unchecked};
 pub use merge::evidence_of;
 pub use repo::Repo;
 pub use revert::{Reverted, What as RevertWhat, revert};
@@ -55,6 +57,9 @@ crate::codes! {
         in with `assay ledger merge`.";
     LOST_EVIDENCE: "ledger-lost-evidence", Integrity, "A merge must hold the evidence of every parent, and a commit the evidence that its \
         trailers name.";
+    LANDED_OTHERWISE: "landed-otherwise", Integrity, "A commit's files are not those that the evidence it claims was judged on, or it \
+        names a node that none of that evidence is of. The rows are as they were: the commit was written anew after the \
+        kernel had landed. Nothing is repaired; what the commit holds now was never judged under that row.";
     OUTSIDE: "land-outside", No, "A green commit changes kernels/ and state/ and nothing else, on a repository that is in the middle of nothing.";
     UNPROVED: "land-unproved", No, "Every node whose closure the staged change touches must have a row that proves it exactly as staged, on a \
         device, by a key that you trust.";

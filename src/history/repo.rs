@@ -199,6 +199,7 @@ impl Repo {
         let id = match self.git.find_tree(tree).map_err(git)?.get_path(Path::new(dir)) {
             _ if dir.is_empty() => tree,
             Err(e) if e.code() == ErrorCode::NotFound => return Ok(Vec::new()),
+            Ok(entry) if entry.kind() != Some(ObjectType::Tree) => return Err(no_folder(dir, entry.filemode())),
             entry => entry.map_err(git)?.id(),
         };
         let mut files = Vec::new();
@@ -237,6 +238,11 @@ impl Repo {
         }
         Ok(())
     }
+}
+
+/// A link or a file has the name that a folder should have.
+pub(super) fn no_folder(path: &str, mode: i32) -> Error {
+    Error::new(&GIT_LINK, format!("`{path}` is no folder in git")).found(format!("mode {mode:o}"))
 }
 
 /// Refuses symlinks and submodules: what they stand for is not in the tree.

@@ -15,6 +15,8 @@ use crate::ops::{self, Node, header};
 crate::codes! {
     KERNELS_MISSING: "kernels-missing", CouldNotRun, "There is no kernels/ folder here. assay looks for it beside assay.toml, in the \
         current folder and its parents.";
+    KERNELS_LINK: "kernels-link", No, "kernels/ is a symlink. What it leads to is in no commit, so whatever is judged there could neither be \
+        landed nor looked at again.";
     KERNEL_ABSENT: "kernel-absent", No, "The node has no kernel yet: neither kernels/<op>.<types>.toml nor a variant for its types \
         in kernels/<op>.toml.";
 }
@@ -51,6 +53,11 @@ impl Kernel<'_> {
 
 impl KernelTree {
     pub fn open(root: &Path) -> Result<KernelTree> {
+        if let Some(why) = linked(root) {
+            return Err(Error::new(&KERNELS_LINK, why)
+                .expected("a folder of this workbench, as git keeps it")
+                .hint(format!("put the folder itself in the place of {}", root.display())));
+        }
         let mut manifests = BTreeMap::new();
         let entries = std::fs::read_dir(root).map_err(|e| {
             Error::new(&KERNELS_MISSING, format!("{}: {e}", root.display()))
@@ -176,6 +183,12 @@ impl KernelTree {
         stems.sort();
         Ok(stems)
     }
+}
+
+/// Why the folder of kernels is none, if it is a link to one.
+pub fn linked(root: &Path) -> Option<String> {
+    let target = std::fs::read_link(root).ok()?;
+    Some(format!("{} is a symlink to {}", root.display(), target.display()))
 }
 
 /// sha256 of a JSON value whose keys stand in sorted order.

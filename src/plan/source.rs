@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 
 crate::codes! {
     SOURCE_INCLUDE: "source-include", No, "A kernel may include headers below kernels/ only, by their path from there \
-        (`#include \"common/cuda.cuh\"`). Absolute paths, `..` and links that lead outside are refused.";
+        (`#include \"common/cuda.cuh\"`). Absolute paths, `..` and symlinks are refused: git keeps a link and not what it leads to.";
     SOURCE_FILE: "source-file", No, "A file below kernels/ is none that a kernel can consist of: no plain file, larger than 1 MiB, \
         not UTF-8, or not to be opened.";
     SOURCE_MISSING: "source-missing", No, "A kernel includes a header that does not exist below kernels/.";
@@ -158,6 +158,12 @@ fn resolve(root: &Path, name: &str, from: Option<&str>) -> Result<PathBuf> {
             .expected("a path below kernels/")
             .found(real.display()));
     }
+    // Inside too: it would be judged as one file and landed as another.
+    if real != path {
+        return Err(Error::new(&SOURCE_INCLUDE, format!("{}, a link to another file of kernels/", whose()))
+            .expected("the file itself")
+            .found(real.display()));
+    }
     Ok(real)
 }
 
@@ -187,6 +193,12 @@ mod tests {
         std::os::unix::fs::symlink(dir.path().join("secret"), root.join("link.cuh")).unwrap();
         write("d.cu", "#include \"link.cuh\"\n");
         assert_eq!(SourceSet::load(&root, "d.cu").unwrap_err().code().id, "source-include");
+        // A link that stays inside is no file either, nor is one below a linked folder.
+        std::os::unix::fs::symlink("a.cu", root.join("e.cu")).unwrap();
+        assert_eq!(SourceSet::load(&root, "e.cu").unwrap_err().code().id, "source-include");
+        std::os::unix::fs::symlink("common", root.join("other")).unwrap();
+        write("f.cu", "#include \"other/y.cuh\"\n");
+        assert_eq!(SourceSet::load(&root, "f.cu").unwrap_err().code().id, "source-include");
     }
 
     #[test]

@@ -42,9 +42,9 @@ pub enum Step {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Edit {
-    file: String,
-    from: String,
-    to: String,
+    pub file: String,
+    pub from: String,
+    pub to: String,
 }
 
 struct Scene {

@@ -7,6 +7,11 @@
 //! recalls = "POSTMORTEM.md §3"            # the incident
 //! node = "swiglu"                         # what is judged; the files beside this one lie over kernels/
 //!
+//! [edit]                                  # or, with no file beside it: one edit of a kernel as it is today
+//! file = "swiglu.cu"
+//! from = "a.clamp"
+//! to = "10.0f"
+//!
 //! [expect]                                # the stage that must refuse it (`a or b` where it depends on the machine),
 //! stage = "unit"                          # and a piece of what it says; `pass = true` of honest work
 //! says = "h is wrong"
@@ -20,7 +25,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::attack::Step;
+use crate::attack::{Edit, Step};
 
 pub enum Expected {
     Pass,
@@ -69,6 +74,7 @@ struct Card {
     does: String,
     recalls: String,
     node: Option<String>,
+    edit: Option<Edit>,
     expect: Expect,
     #[serde(default)]
     step: Vec<Step>,
@@ -109,9 +115,16 @@ fn read(folder: &Path, name: &'static str) -> Result<Exhibit, String> {
         Expect { pass: false, stage: Some(stage), says } => Expected::Red(kept(stage), kept(says.unwrap_or_default())),
         _ => return Err(format!("{CARD} expects neither a pass nor a stage")),
     };
+    let files = fs::read_dir(folder).map_err(|e| e.to_string())?.count() - 1;
+    let change = match card.edit {
+        None if card.node.is_some() && files == 0 => return Err(format!("{CARD} has a node, and nothing is changed")),
+        None => Change::Files(name),
+        Some(_) if files > 0 => return Err(format!("{CARD} has an edit, and files lie beside it")),
+        Some(Edit { file, from, to }) => Change::Edit { file: kept(file), from: kept(from), to: kept(to) },
+    };
     let what = match (card.node, card.step) {
-        (Some(node), steps) if steps.is_empty() => What::Kernel { node: kept(node), change: Change::Files(name) },
-        (None, steps) if !steps.is_empty() => What::Attack(steps.leak()),
+        (Some(node), steps) if steps.is_empty() => What::Kernel { node: kept(node), change },
+        (None, steps) if !steps.is_empty() && matches!(change, Change::Files(_)) => What::Attack(steps.leak()),
         _ => return Err(format!("{CARD} has neither a node nor steps, or both")),
     };
     Ok(Exhibit { name, what, expected })

@@ -1,7 +1,7 @@
 //! The gallery: kernels that the verifier must refuse, each at the stage that is there for it, and honest ones that
 //! it must let pass. From outside, through the built program, on the emulator.
 //!
-//! Every folder here is an exhibit; `edits.rs` and `extremes.rs` have those that are one edit of a kernel of the repository. `docs/stages.md`
+//! Every folder here is an exhibit; `edits.rs` and `extremes.rs` have more that are one edit of a kernel of the repository. `docs/stages.md`
 //! and `POSTMORTEM.md` name them. Some try to get out of the worker and the compiler: the text and the object's symbols tell
 //! of these before they are tried, and `tests/emulator.rs` tries them past both. Without a C++ compiler nothing can be
 //! judged: that is said, and counted apart.
@@ -49,6 +49,10 @@ fn main() -> ExitCode {
         println!("\ntest result: ok. 0 passed; 0 failed; {} could not run: no C++ compiler", chosen.len());
         return ExitCode::SUCCESS;
     }
+    if let Err(why) = examiner_is_strict() {
+        println!("test examiner_is_strict ... FAILED\n{why}");
+        return ExitCode::FAILURE;
+    }
     let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let work = || {
         while let Some(exhibit) = chosen.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -75,6 +79,42 @@ fn main() -> ExitCode {
     );
     failed.iter().for_each(|name| println!("    {name}"));
     ExitCode::from(u8::from(!failed.is_empty()))
+}
+
+/// Whether an exhibit that is refused by accident fails the test: at another stage than its card says, in other words, by a
+/// verdict that is none, or although it is honest.
+fn examiner_is_strict() -> Result<(), String> {
+    let hung = |expected| {
+        let change = What::Kernel { node: "swiglu", change: exhibits::Change::Files("zeros") };
+        Exhibit { name: "zeros", what: change, expected }
+    };
+    let verdict = |exit, summary: &str, stage: &str, reason: &str| Verdict {
+        exit,
+        summary: summary.into(),
+        stage: stage.into(),
+        reason: reason.into(),
+    };
+    let broken = hung(Expected::Red("unit", "h is wrong"));
+    let right = verdict(1, "red", "unit", "h is wrong at [0]");
+    examine(&broken, &right).map_err(|why| format!("  what its card says is taken for a failure\n{why}"))?;
+    let accidents = [
+        verdict(1, "red", "build", "h is wrong at [0]"),
+        verdict(1, "red", "source", "h is wrong at [0]"),
+        verdict(1, "red", "", "h is wrong at [0]"),
+        verdict(1, "red", "unit", "did not end"),
+        verdict(3, "indeterminate", "unit", "h is wrong at [0]"),
+        verdict(3, "red", "unit", "h is wrong at [0]"),
+        verdict(0, "pass", "", ""),
+    ];
+    let honest = hung(Expected::Pass);
+    let missed = accidents.iter().filter(|v| examine(&broken, v).is_ok());
+    match missed.chain([&right].into_iter().filter(|v| examine(&honest, v).is_ok())).next() {
+        None => Ok(()),
+        Some(v) => Err(format!(
+            "  exit {}, {}, stage {}: {} is taken for what a card says",
+            v.exit, v.summary, v.stage, v.reason
+        )),
+    }
 }
 
 /// Whether the verdict is the one that the exhibit is here for; what was said, in short.

@@ -90,7 +90,7 @@ fn a_forged_or_missing_level_counts_for_nothing_whatever_is_asked() {
             let found = standing(&bench, n as u8, &trust);
             assert!(found.starts_with("void") && found.contains(why), "{level}, {sandbox}: {found}");
         }
-        let options = AuditOptions { replay: 0, judge: None, from: None, trust: &trust };
+        let options = AuditOptions { replay: 0, judge: None, from: None, closures: None, trust: &trust };
         let findings = history::audit(bench.root(), &options).unwrap().findings;
         assert_eq!(findings.len(), forged.len());
         assert!(findings.iter().all(|f| f.contains("counts for nothing [sandbox-level]")), "{findings:?}");

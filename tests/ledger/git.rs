@@ -37,7 +37,7 @@ pub fn commit(repo: &Repository, message: &str, parents: &[Oid]) -> Oid {
 }
 
 pub fn audit(root: &Path) -> assay::Result<Report> {
-    history::audit(root, &AuditOptions { replay: 0, judge: None, from: None, trust: &Trust::nobody() })
+    history::audit(root, &AuditOptions { replay: 0, judge: None, from: None, closures: None, trust: &Trust::nobody() })
 }
 
 fn refused(bench: &Workbench, id: &str, says: &str) {
@@ -227,7 +227,10 @@ fn an_audit_from_a_checkpoint_that_was_kept() {
     bench.append(verdict(8));
     let from = |bench: &Workbench| {
         let trust = Trust::nobody();
-        history::audit(bench.root(), &AuditOptions { replay: 0, judge: None, from: Some(kept.path()), trust: &trust })
+        history::audit(
+            bench.root(),
+            &AuditOptions { replay: 0, judge: None, from: Some(kept.path()), closures: None, trust: &trust },
+        )
     };
     from(&bench).unwrap();
     // The key's holder rewrites everything: consistent in itself, but not an extension of what was kept.
@@ -258,7 +261,10 @@ fn replay_judges_rows_again() {
     let replay = |n: usize, edit: fn(&mut Verdict) -> assay::Result<()>| {
         let judge = Again(verdicts.clone(), edit);
         let trust = Trust::nobody();
-        history::audit(bench.root(), &AuditOptions { replay: n, judge: Some(&judge), from: None, trust: &trust })
+        history::audit(
+            bench.root(),
+            &AuditOptions { replay: n, judge: Some(&judge), from: None, closures: None, trust: &trust },
+        )
     };
     let mut rows = replay(3, |_| Ok(())).unwrap().replayed;
     rows.sort();
@@ -289,7 +295,7 @@ fn replay_judges_rows_again() {
     }
     let unable = replay(2, |_| Err(assay::Error::io("device", std::io::Error::other("no CUDA device")))).unwrap();
     assert_eq!((unable.replayed.len(), unable.not_replayed.len()), (0, 3));
-    let none = AuditOptions { replay: 1, judge: None, from: None, trust: &Trust::nobody() };
+    let none = AuditOptions { replay: 1, judge: None, from: None, closures: None, trust: &Trust::nobody() };
     assert_eq!(history::audit(bench.root(), &none).unwrap_err().kind().exit_code(), 3);
 }
 

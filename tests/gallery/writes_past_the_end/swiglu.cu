@@ -8,5 +8,5 @@ __device__ inline float activate(float g, float u, float clamp) {
 
 extern "C" __global__ void swiglu(const SwigluArgs a) {
   const size_t i = size_t(blockIdx.x) * 256 + threadIdx.x, all = size_t(*a.T) * a.F;
-  if (i <= all) a.h[i] = i < all ? activate(a.g[i], a.u[i], a.clamp) : 0.0f;
+  if (i <= all && all > 0) a.h[i] = i < all ? activate(a.g[i], a.u[i], a.clamp) : 0.0f;
 }
