@@ -33,7 +33,8 @@ pub struct Settings {
     /// Public keys whose evidence this tree proposes to believe.
     #[serde(default)]
     pub verifiers: Vec<String>,
-    /// The confinement that a kernel must have had while it was judged for the verdict to count here; full by default.
+    /// The confinement that a kernel must have had while it was judged for the verdict to count here, if that is more than
+    /// the user asks for: who can edit this file may not lower it.
     #[serde(default)]
     pub sandbox: Option<Level>,
     /// Names of remote runners; their commands stand in the user's own configuration.

@@ -41,7 +41,7 @@ pub fn ledger(bench: &Workbench, notes: &mut Vec<String>) -> Result<Ledger> {
 /// The trust in `file` if given, else the user's own. Where there is no place for that nobody is trusted, which is said:
 /// a ledger can be looked at without a home.
 pub fn trust(root: &Path, file: Option<&Path>, notes: &mut Vec<String>) -> Result<Trust> {
-    match (Config::of_user(), file) {
+    let trust = match (Config::of_user(), file) {
         (Ok(config), file) => Trust::load(&config, file, root),
         (Err(_), Some(file)) => Trust::load(&Config::at(root), Some(file), root),
         (Err(e), None) => {
@@ -49,7 +49,9 @@ pub fn trust(root: &Path, file: Option<&Path>, notes: &mut Vec<String>) -> Resul
             notes.push(format!("{}{hint}, so no key is trusted here", e.what()));
             Trust::nobody_in(root)
         }
-    }
+    }?;
+    notes.extend(trust.overruled());
+    Ok(trust)
 }
 
 /// The ledger, whom the user trusts, and what the tree and the file at hand bind.
