@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use crate::backend::worker::Level;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::model::Model;
 use crate::ops::Node;
 
@@ -77,7 +78,7 @@ impl Workbench {
 
     pub fn open(root: &Path) -> Result<Workbench> {
         let path = root.join(Self::FILE);
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+        let text = files::read_text(&path, files::SETTINGS)?;
         let settings = Settings::read(&text, path.display())?;
         Ok(Workbench { root: root.into(), settings })
     }

@@ -15,6 +15,7 @@ use super::statement::Class;
 use super::{Row, confined};
 use crate::backend::worker::Level;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::workbench::Workbench;
 
 crate::codes! {
@@ -67,9 +68,9 @@ impl Trust {
     pub fn load(config: &Config, flag: Option<&Path>, root: &Path) -> Result<Trust> {
         let file = flag.map_or_else(|| config.trust_file(), PathBuf::from);
         keys::refuse_inside(&file, root)?;
-        let text = match std::fs::read_to_string(&file) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && flag.is_none() => String::new(),
-            text => text.map_err(|e| Error::io(&file, e))?,
+        let text = match flag {
+            Some(file) => files::read_text(file, files::SETTINGS)?,
+            None => files::read_text_if_any(&file, files::SETTINGS)?.unwrap_or_default(),
         };
         let parsed: File = toml::from_str(&text)
             .map_err(|e| Error::new(&TRUST_FILE, format!("{} is no trust file: {}", file.display(), e.message())))?;
