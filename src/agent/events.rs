@@ -120,7 +120,7 @@ pub struct Judged {
     pub stage: Option<String>,
     pub reason: Option<String>,
     pub first_bad: Option<String>,
-    /// Worst relative RMS over the cases that ran, in decimal digits.
+    /// Worst relative RMS over the cases that ran, in decimal digits; none where no figure was taken.
     pub error: Option<String>,
     pub green: bool,
     /// The ledger's row and the digest of its evidence, where there is a key to sign with.

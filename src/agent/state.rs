@@ -5,7 +5,7 @@ use std::collections::{HashSet, VecDeque};
 use super::budget::{Gauge, Limits, Reserved, Spent};
 use super::endpoint::{Call, Message, Price};
 use super::events::{About, Approve, Event, Judged, NodeEnd, Place, Record, RunEnd};
-use crate::ledger::Digest;
+use crate::ledger::{Digest, Stage};
 use crate::ops::Node;
 
 /// A verdict on a node, as later turns are told of it.
@@ -468,8 +468,13 @@ impl Judged {
             out.push_str("\nfirst bad: ");
             out.push_str(bad);
         }
-        if let Some(error) = &self.error {
-            out.push_str(&format!("\nworst relative RMS {error}"));
+        match &self.error {
+            Some(error) => out.push_str(&format!("\nworst relative RMS {error}")),
+            // Earlier stages take none.
+            None if self.stage.as_deref() == Some(Stage::Unit.name()) => {
+                out.push_str("\nworst relative RMS: no figure was taken");
+            }
+            None => {}
         }
         out
     }

@@ -22,7 +22,7 @@ use crate::report::standing;
 use crate::verify::binding::Workshop;
 use crate::verify::places::{CudaPlace, EmulatorPlace, NvrtcCompilers};
 use crate::verify::prefill::Baselines;
-use crate::verify::{Compilers, Judge, Outcome, Place, Summary, Verdict, is_kernels_fault, record, source};
+use crate::verify::{Compilers, Judge, Outcome, Place, Stage, Summary, Verdict, is_kernels_fault, record, source};
 use crate::workbench::Workbench;
 
 #[derive(Deserialize)]
@@ -56,12 +56,6 @@ pub struct Judged {
 }
 
 impl Judged {
-    /// The worst relative RMS error that the unit cases met, where they met any.
-    pub fn error(&self) -> Option<f64> {
-        let unit = self.verdict.stages.iter().find(|s| s.stage == crate::verify::Stage::Unit)?;
-        unit.figures.values().filter_map(|f| f.get("relative_rms")?.as_f64()).reduce(f64::max)
-    }
-
     pub fn passed(&self) -> bool {
         self.verdict.summary() == Summary::Pass
     }
@@ -86,7 +80,7 @@ impl Judged {
                 json!({ "stage": s.stage.number(), "name": s.stage.name(), "outcome": outcome })
             })
             .collect();
-        let unit = v.stages.iter().find(|s| s.stage == crate::verify::Stage::Unit);
+        let unit = v.stages.iter().find(|s| s.stage == Stage::Unit);
         let wanted = ["cases", "relative_rms", "honest_relative_rms", "limit", "max_abs"];
         let figures: Vec<Value> = unit
             .into_iter()
@@ -139,8 +133,12 @@ impl Judged {
         if let Some(Outcome::Red { first_bad: Some(bad), .. }) = v.red().map(|s| &s.outcome) {
             out += &format!("first bad: {bad}\n");
         }
-        if let Some(error) = self.error() {
-            out += &format!("worst relative RMS error: {error:.2e}\n");
+        match v.unit_error() {
+            Some(error) => out += &format!("worst relative RMS error: {error:.2e}\n"),
+            None if v.stages.iter().any(|s| s.stage == Stage::Unit) => {
+                out += "worst relative RMS error: no figure was taken\n";
+            }
+            None => {}
         }
         let kept = match (self.row, &self.attempt) {
             (Some(row), Some(attempt)) => format!("recorded as row {row}, the attempt as {attempt}\n"),
@@ -352,7 +350,7 @@ impl Desk {
             stop: halt,
             progress: hands.progress,
             sanitize: Some(copied.dir.path()),
-            through: crate::verify::Stage::Sanitizer,
+            through: Stage::Sanitizer,
         };
         judge.judge(node, &[])
     }
