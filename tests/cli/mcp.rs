@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::bench::Bench;
 
 /// `assay mcp` in a workbench, spoken to line by line.
-struct Client {
+pub struct Client {
     child: Child,
     to: Option<ChildStdin>,
     from: BufReader<ChildStdout>,
@@ -37,7 +37,7 @@ impl Client {
     }
 
     /// To a server that was started.
-    fn speak(mut child: Child) -> Client {
+    pub fn speak(mut child: Child) -> Client {
         let (to, from) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
         let mut client = Client { child, to, from, next: 0, notes: Vec::new() };
         let hello = json!({ "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": { "name": "test", "version": "1" } });
@@ -67,7 +67,7 @@ impl Client {
     }
 
     /// A tool's result, which is small.
-    fn call(&mut self, name: &str, arguments: Value) -> Value {
+    pub fn call(&mut self, name: &str, arguments: Value) -> Value {
         let token = self.next;
         let params = json!({ "name": name, "arguments": arguments, "_meta": { "progressToken": token } });
         let said = self.ask("tools/call", params);

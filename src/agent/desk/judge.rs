@@ -4,14 +4,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, TryLockError};
+use std::sync::{Arc, MutexGuard, TryLockError};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::folder::Entry;
-use super::tool::{EXCERPT, TOOL_BUSY, cap, printable, untrusted};
+use super::tool::{EXCERPT, Ruling, TOOL_BUSY, cap, printable, untrusted};
 use super::{Desk, Hands, NUMERICS, Of, ToolError, ToolResult, Where};
+use crate::backend::emulator::codes;
 use crate::error::{Error, Kind, Result};
 use crate::history;
 use crate::ledger::{ClosureSource, Config, Evidence, Seed, Target, confined};
@@ -56,6 +57,20 @@ pub struct Judged {
 }
 
 impl Judged {
+    /// The same as the tool's answer.
+    pub(super) fn result(&self) -> ToolResult {
+        ToolResult { judged: vec![self.ruling()], ..ToolResult::new(self.text(), self.document()) }
+    }
+
+    pub(super) fn ruling(&self) -> Ruling {
+        let outcome = match self.verdict.summary() {
+            Summary::Pass => "pass",
+            Summary::Red => "red",
+            Summary::Indeterminate => "indeterminate",
+        };
+        Ruling { outcome, green: self.verdict.is_green(), row: self.row }
+    }
+
     pub fn passed(&self) -> bool {
         self.verdict.summary() == Summary::Pass
     }
@@ -292,21 +307,32 @@ impl Desk {
 
     pub(super) fn verify(&self, ask: Verify, hands: &Hands<'_>) -> Result<ToolResult, ToolError> {
         let node = self.own(ask.node.as_deref())?;
-        let judged = self.judge(&node, ask.thorough, hands)?;
-        let mut result = ToolResult::new(judged.text(), judged.document());
-        result.judged = Some(Box::new(judged));
-        Ok(result)
+        let judged = match self.judge(&node, ask.thorough, hands) {
+            // Without a compiler the hosts' word is the only one.
+            Err(e) if self.options.away.is_some() && e.code().id == codes::NO_COMPILER.id => None,
+            judged => Some(judged?),
+        };
+        if let Some(away) = self.options.away.as_ref().filter(|_| judged.as_ref().is_none_or(Judged::passed)) {
+            return Ok(self.verify_away(&node, away, judged, hands)?);
+        }
+        let judged = judged.ok_or_else(|| Error::internal("a verdict that nobody made"))?;
+        Ok(judged.result())
+    }
+
+    /// Verdicts are made one at a time.
+    pub(super) fn only_one(&self) -> Result<MutexGuard<'_, ()>> {
+        match self.judging.try_lock() {
+            Ok(one) => Ok(one),
+            Err(TryLockError::Poisoned(e)) => Ok(e.into_inner()),
+            Err(TryLockError::WouldBlock) => {
+                Err(Error::new(&TOOL_BUSY, "a verdict is being made already").hint("wait for it"))
+            }
+        }
     }
 
     /// Judges a node's kernel as it is now, and records the verdict where this desk records.
     pub fn judge(&self, node: &Node, thorough: bool, hands: &Hands<'_>) -> Result<Judged> {
-        let _one = match self.judging.try_lock() {
-            Ok(one) => one,
-            Err(TryLockError::Poisoned(e)) => e.into_inner(),
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::new(&TOOL_BUSY, "a verdict is being made already").hint("wait for it"));
-            }
-        };
+        let _one = self.only_one()?;
         let mut copied = self.copied()?;
         copied.drop_broken(node)?;
         let verdict = hands.watched(|halt| self.verdict(node, thorough, hands, &copied, halt))?;
