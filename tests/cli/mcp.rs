@@ -286,6 +286,9 @@ fn a_transcript_of_an_outside_agent_holds_no_key_and_its_digest_is_in_the_row() 
     let shown = said(&["show", &row.to_string(), "--json"]);
     let transcript = shown["statement"]["predicate"]["informative"]["transcript"].as_str().unwrap();
     assert_eq!(Some(transcript), asked["digest"].as_str(), "{shown:#}");
+    // The row says how the kernel's compiler was confined, beside its worker.
+    let build = &shown["statement"]["predicate"]["stages"][2];
+    assert!(build["note"].as_str().unwrap().contains("compiler_sandbox"), "{build:#}");
     assert!(events.iter().any(|e| e["event"]["event"] == "verdict" && e["event"]["row"] == row), "{log:#}");
     // What is refused to somebody with a shell is kept as well.
     let mut tool = command(&["tool", "write_kernel", "{\"file\":\"../assay.toml\",\"text\":\"\"}"]);
