@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::backend::Device;
 use crate::backend::cuda::Cuda;
+use crate::backend::emulator::compiler::Compiler;
 use crate::error::Result;
 use crate::history;
 use crate::ledger::{Binding, ClosureSource, Config, Ledger, Outcome, Row, Standing, Target, Trust};
@@ -166,10 +167,11 @@ fn spoken(node: Option<Node>, binding: &Binding, row: &Row, trusted: bool) -> Op
     })
 }
 
-/// The CUDA device of this machine, or why there is none.
+/// The CUDA device of this machine, or why there is none, and whether it can run the emulator.
 pub fn here() -> Here {
-    match Cuda::open() {
-        Ok(cuda) => Here { arch: Some(cuda.info().arch.clone()), device: cuda.info().name.clone() },
-        Err(e) => Here { arch: None, device: e.what().to_string() },
-    }
+    let (arch, device) = match Cuda::open() {
+        Ok(cuda) => (Some(cuda.info().arch.clone()), cuda.info().name.clone()),
+        Err(e) => (None, e.what().to_string()),
+    };
+    Here { arch, device, emulator: Compiler::find().is_ok() }
 }
