@@ -124,6 +124,20 @@ fn what_is_no_regular_file_is_refused_at_once() {
     assert_eq!(bench.run(&["status"]).code, 3);
 }
 
+/// Of several files at hand nobody could tell which vocabulary was meant.
+#[test]
+fn a_vocabulary_that_lacks_a_token_is_told_by_its_file() {
+    let bench = Bench::new();
+    let mut bytes = std::fs::read(bench.path("model.gguf")).unwrap();
+    let literal = "<｜User｜>".as_bytes();
+    let places: Vec<usize> =
+        bytes.windows(literal.len()).enumerate().filter(|(_, w)| *w == literal).map(|(at, _)| at).collect();
+    places.iter().for_each(|at| bytes[at + 4] = b'?');
+    std::fs::write(bench.path("odd.gguf"), bytes).unwrap();
+    let out = bench.run(&["run", "-m", "odd.gguf", "-p", "hi"]);
+    assert!(out.code == 1 && out.stderr.contains("the vocabulary of odd.gguf lacks a special token"), "{}", out.stderr);
+}
+
 #[test]
 fn inspect_without_a_model_takes_the_workbenchs() {
     let bench = Bench::new();
