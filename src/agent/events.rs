@@ -166,6 +166,9 @@ pub enum Event {
         /// Who is asked from here on, and for how much, if not who was.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         server: Option<Served>,
+        /// Seconds that a question waits from here on, if not as many as before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        wait_s: Option<u64>,
     },
     Chosen {
         node: Node,

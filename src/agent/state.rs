@@ -160,12 +160,15 @@ impl State {
                 let time = record.time.clone();
                 self.started = Some(Start { model, llm, host, price, nodes, place, key, wait_s, time });
             }
-            Event::Resumed { limits, approve, place, server, .. } => {
+            Event::Resumed { limits, approve, place, server, wait_s, .. } => {
                 if let (Some(start), Some(place)) = (&mut self.started, place) {
                     start.place = place;
                 }
                 if let (Some(start), Some(server)) = (&mut self.started, server) {
                     (start.llm, start.host, start.price) = (server.llm, server.host, server.price);
+                }
+                if let (Some(start), Some(wait_s)) = (&mut self.started, wait_s) {
+                    start.wait_s = wait_s;
                 }
                 (self.limits, self.approve, self.over, self.failures) = (limits, approve, None, 0);
                 // The process that waited is gone: whoever resumes wants it to go on.

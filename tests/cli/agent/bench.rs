@@ -1,6 +1,6 @@
 //! `assay agent` as a newcomer runs it: the binary, a workbench in git, a scripted model.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use assay::ledger::Digest;
@@ -279,7 +279,7 @@ fn a_run_that_is_resumed_with_another_model_says_so_everywhere() {
     if no_compiler(&out) {
         return;
     }
-    let out = home.run(&["agent", "resume", "--llm", "other", "--max-steps", "9"]);
+    let out = home.run(&["agent", "resume", "--llm", "other", "--max-steps", "9", "--wait", "7s"]);
     assert!(out.code == 1 && out.stderr.contains("other on http://127.0.0.1"), "{}", out.stderr);
     assert_eq!(home.server.seen()[1].body["model"], "other");
     let report = home.json(&["report", "--agent", "--json"]);
@@ -303,6 +303,14 @@ fn a_run_that_is_resumed_with_another_model_says_so_everywhere() {
 fn the_command_that_a_run_prints_goes_on_with_it() {
     let server = Server::start(|n, _| match n {
         0 => Reply::Json(answer("", &[("read", json!({"what": "contract"}))], (10, 10))),
+    // So it does of how long it waits for a person, which `resume` did not listen to.
+    let transcript = Path::new(status["folder"].as_str().unwrap()).join("transcript.jsonl");
+    let transcript = std::fs::read_to_string(transcript).unwrap();
+    let waits = |event: &str| {
+        let line = transcript.lines().find(|line| line.contains(&format!("\"event\":\"{event}\""))).unwrap();
+        serde_json::from_str::<Value>(line).unwrap()["wait_s"].clone()
+    };
+    assert_eq!((waits("started"), waits("resumed")), (json!(600), json!(7)), "{transcript}");
         1 | 2 => Reply::Status(401, "", "who are you?".into()),
         _ => Reply::Json(answer("", &[("give_up", json!({"reason": "seen enough"}))], (10, 10))),
     });
