@@ -98,6 +98,7 @@ codes! {
 /// Every code table of the crate.
 const TABLES: &[&[&Code]] = &[
     CODES,
+    crate::files::CODES,
     crate::workbench::CODES,
     crate::model::gguf::CODES,
     crate::model::misfit::CODES,

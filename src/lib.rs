@@ -20,6 +20,7 @@ pub mod backend;
 pub mod cli;
 pub mod engine;
 pub mod error;
+pub mod files;
 pub mod fresh;
 pub mod history;
 pub mod ledger;

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use crate::backend::worker::Level;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::model::Model;
 use crate::ops::Node;
 
@@ -33,7 +34,8 @@ pub struct Settings {
     /// Public keys whose evidence this tree proposes to believe.
     #[serde(default)]
     pub verifiers: Vec<String>,
-    /// The confinement that a kernel must have had while it was judged for the verdict to count here; full by default.
+    /// The confinement that a kernel must have had while it was judged for the verdict to count here, if that is more than
+    /// the user asks for: who can edit this file may not lower it.
     #[serde(default)]
     pub sandbox: Option<Level>,
     /// Names of remote runners; their commands stand in the user's own configuration.
@@ -76,7 +78,7 @@ impl Workbench {
 
     pub fn open(root: &Path) -> Result<Workbench> {
         let path = root.join(Self::FILE);
-        let text = std::fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+        let text = files::read_text(&path, files::SETTINGS)?;
         let settings = Settings::read(&text, path.display())?;
         Ok(Workbench { root: root.into(), settings })
     }

@@ -120,7 +120,7 @@ pub struct Judged {
     pub stage: Option<String>,
     pub reason: Option<String>,
     pub first_bad: Option<String>,
-    /// Worst relative RMS over the cases that ran, in decimal digits.
+    /// Worst relative RMS over the cases that ran, in decimal digits; none where no figure was taken.
     pub error: Option<String>,
     pub green: bool,
     /// The ledger's row and the digest of its evidence, where there is a key to sign with.
@@ -166,6 +166,9 @@ pub enum Event {
         /// Who is asked from here on, and for how much, if not who was.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         server: Option<Served>,
+        /// Seconds that a question waits from here on, if not as many as before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        wait_s: Option<u64>,
     },
     Chosen {
         node: Node,

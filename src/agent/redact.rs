@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::files;
 use crate::ledger::Config;
 
 /// What stands in a secret's place.
@@ -55,7 +56,7 @@ impl Redactor {
     pub fn of_user() -> Redactor {
         const USUAL: &str = "ASSAY_AGENT_KEY";
         let settings = Config::of_user().ok().map(|config| config.dir().join("agent.toml"));
-        let settings = settings.and_then(|path| std::fs::read_to_string(path).ok());
+        let settings = settings.and_then(|path| files::read_text(&path, files::SETTINGS).ok());
         let settings = settings.and_then(|text| toml::from_str::<toml::Value>(&text).ok());
         let named = settings.and_then(|s| Some(s.get("endpoint")?.get("key")?.as_str()?.to_string()));
         let names = [Some(USUAL.to_string()), std::env::var("ASSAY_AGENT_KEY_NAME").ok(), named];

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::codes::SESSION_NONE;
-use super::desk::{ANSWER, Desk, ToolError, ToolResult, cap, printable};
+use super::desk::{ANSWER, Desk, Ruling, ToolError, ToolResult, cap, printable};
 use super::kept;
 use super::redact::Redactor;
 use super::transcript::{self, Transcript};
@@ -163,11 +163,11 @@ impl Session {
     }
 
     pub fn judged(&self, call: Call, result: &ToolResult) -> Result<()> {
-        let Some(judged) = &result.judged else { return Ok(()) };
-        let verdict = &judged.verdict;
-        let outcome = json!(verdict.summary()).as_str().unwrap_or_default().to_string();
-        let (green, row) = (verdict.is_green(), judged.row);
-        self.write(&Event::Verdict { call: call.number, outcome, green, row }).map(drop)
+        for Ruling { outcome, green, row } in &result.judged {
+            let (outcome, green, row) = (outcome.to_string(), *green, *row);
+            self.write(&Event::Verdict { call: call.number, outcome, green, row })?;
+        }
+        Ok(())
     }
 }
 

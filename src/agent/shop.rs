@@ -221,7 +221,7 @@ impl<'d> DeskShop<'d> {
             stage,
             reason: reason.filter(|_| outcome != "pass").map(cut),
             first_bad: first_bad.map(cut),
-            error: judged.error().map(|e| format!("{e:.3e}")),
+            error: v.unit_error().map(|e| format!("{e:.3e}")),
             green: v.is_green(),
             row: judged.row,
             evidence: judged.evidence.clone(),

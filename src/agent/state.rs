@@ -5,7 +5,7 @@ use std::collections::{HashSet, VecDeque};
 use super::budget::{Gauge, Limits, Reserved, Spent};
 use super::endpoint::{Call, Message, Price};
 use super::events::{About, Approve, Event, Judged, NodeEnd, Place, Record, RunEnd};
-use crate::ledger::Digest;
+use crate::ledger::{Digest, Stage};
 use crate::ops::Node;
 
 /// A verdict on a node, as later turns are told of it.
@@ -160,12 +160,15 @@ impl State {
                 let time = record.time.clone();
                 self.started = Some(Start { model, llm, host, price, nodes, place, key, wait_s, time });
             }
-            Event::Resumed { limits, approve, place, server, .. } => {
+            Event::Resumed { limits, approve, place, server, wait_s, .. } => {
                 if let (Some(start), Some(place)) = (&mut self.started, place) {
                     start.place = place;
                 }
                 if let (Some(start), Some(server)) = (&mut self.started, server) {
                     (start.llm, start.host, start.price) = (server.llm, server.host, server.price);
+                }
+                if let (Some(start), Some(wait_s)) = (&mut self.started, wait_s) {
+                    start.wait_s = wait_s;
                 }
                 (self.limits, self.approve, self.over, self.failures) = (limits, approve, None, 0);
                 // The process that waited is gone: whoever resumes wants it to go on.
@@ -468,8 +471,13 @@ impl Judged {
             out.push_str("\nfirst bad: ");
             out.push_str(bad);
         }
-        if let Some(error) = &self.error {
-            out.push_str(&format!("\nworst relative RMS {error}"));
+        match &self.error {
+            Some(error) => out.push_str(&format!("\nworst relative RMS {error}")),
+            // Earlier stages take none.
+            None if self.stage.as_deref() == Some(Stage::Unit.name()) => {
+                out.push_str("\nworst relative RMS: no figure was taken");
+            }
+            None => {}
         }
         out
     }

@@ -129,7 +129,8 @@ impl Transcript {
 /// unterminated last one is left out.
 pub fn read<E: DeserializeOwned>(path: &Path, mut each: impl FnMut(Record<E>)) -> Result<u64> {
     let mut options = OpenOptions::new();
-    options.read(true).custom_flags(libc::O_NOFOLLOW);
+    // A pipe in its place has nothing to say, and nobody waits for it.
+    options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
     let mut reader = BufReader::new(options.open(path).map_err(|e| Error::io(path, e))?);
     let dir = path.parent().unwrap_or(Path::new("."));
     let end = head::read(dir)?;
@@ -255,5 +256,9 @@ mod tests {
         transcript.append(9, &told("after")).unwrap();
         assert_eq!(texts(&path).unwrap().len(), 5);
         assert_eq!(std::fs::read_to_string(dir.path().join("torn-4")).unwrap(), &lines[3][..20]);
+        // A pipe was waited for.
+        std::fs::remove_file(&path).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU).unwrap();
+        assert_eq!(texts(&path).unwrap_err().code().id, "transcript-damaged");
     }
 }

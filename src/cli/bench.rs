@@ -22,6 +22,7 @@ use crate::plan::kernels::KERNEL_ABSENT;
 use crate::verify::binding::Workshop;
 use crate::verify::record;
 use crate::verify::timing::{self, Setting};
+use crate::words::count;
 use crate::workbench::Workbench;
 
 /// Measure the speed of prefill and decode
@@ -119,11 +120,17 @@ impl Bench {
             return Err(Error::usage(format!("times of the {} are no figures of speed", self.backend.name()))
                 .expected("--record and --evidence with --backend device"));
         }
+        let context = tests.iter().map(|t| t.depth().saturating_add(t.tokens())).max().unwrap_or(1);
+        let most = model.config.context_length.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
+        if context > most {
+            return Err(Error::usage("the model's context does not hold these tests")
+                .expected(format!("-d N, and -p N or -n N beyond it, of {most} tokens at most together"))
+                .found(context));
+        }
         // Before minutes of work that could not be written.
         let trace = self.trace.as_ref().map(|path| File::create(path).map_err(|e| Error::io(path, e))).transpose()?;
         let copies = u64::from(self.depths.iter().any(|d| *d > 0));
         let seat = Seat::take(self.backend, self.terms.saving(copies))?;
-        let context = tests.iter().map(|t| t.depth() + t.tokens()).max().unwrap_or(1);
         let chunk = self.chunk.min(context);
         let options = SessionOptions { numerics: self.numerics, chunk, context, all_logits: false };
         let mut session = Session::new(&model, options)?;
@@ -239,11 +246,11 @@ impl Bench {
 
     fn markdown(&self, done: &[Measured], facts: &Facts) -> Result<()> {
         output::println(format!(
-            "{}, {} numerics, chunk {}; {} repetitions after 1 unmeasured; copy {}, tensor f16 {}\n",
+            "{}, {} numerics, chunk {}; {} after 1 unmeasured; copy {}, tensor f16 {}\n",
             facts.device,
             self.numerics.name(),
             self.chunk,
-            self.repetitions,
+            count(self.repetitions, "repetition"),
             facts.copy.map_or("not measured".into(), |c| format!("{:.0} GB/s measured", c / 1e9)),
             facts.tensor.map_or("unknown".into(), |t| format!("{:.0} TFLOP/s by data sheet", t / 1e12)),
         ))?;

@@ -170,10 +170,14 @@ fn trust() -> Result<Trust> {
 /// Whether what is judged here may be recorded.
 fn policy(reached: Level, trust: &Trust) -> Check {
     let asked = trust.sandbox();
+    let overruled = trust.overruled().map_or(String::new(), |why| format!("\n{why}"));
     Check {
         name: "record policy",
         present: reached.reaches(asked),
-        detail: format!("a row needs sandbox {}; `sandbox` in assay.toml, or in trust.toml, says so", asked.name()),
+        detail: format!(
+            "a row needs sandbox {}; `sandbox` in trust.toml lowers that, in assay.toml raises it{overruled}",
+            asked.name()
+        ),
         without: Some("what is judged here cannot be recorded, nor taken from here"),
         install: None,
     }

@@ -12,6 +12,7 @@ use super::standing::verified;
 use super::{ModelArg, output};
 use crate::engine::{Session, SessionOptions, argmax};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::model::tokenizer::Special;
 use crate::model::{Model, Tokenizer};
 use crate::plan::Numerics;
@@ -52,6 +53,9 @@ pub struct Logits {
     json: bool,
 }
 
+/// Most bytes of a file of token ids: more than any model's context.
+const TOKENS_FILE: u64 = 64 << 20;
+
 #[derive(clap::Args)]
 #[group(required = true, multiple = false)]
 struct Input {
@@ -81,7 +85,7 @@ impl Input {
             return Ok(tokens.clone());
         }
         let path = self.tokens_file.as_ref().ok_or_else(|| Error::usage("no tokens were given"))?;
-        let text = std::fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let text = files::read_text(path, TOKENS_FILE)?;
         text.split(|c: char| c == ',' || c.is_whitespace() || c == '[' || c == ']')
             .filter(|w| !w.is_empty())
             .map(|w| w.parse().map_err(|_| Error::usage(format!("{}: `{w}` is no token id", path.display()))))

@@ -67,7 +67,10 @@ impl Mcp {
             Some(Action::Config { client, json }) => config(*client, *json),
             None => {
                 let patience = Duration::from_secs(self.patience.min(3600));
-                let server = Server::new(self.desk.open()?, self.desk.key())?;
+                let desk = self.desk.open()?;
+                // A host that does not answer is said before any client works.
+                desk.greet_own()?;
+                let server = Server::new(desk, self.desk.key())?;
                 anstream::eprintln!("transcript {}: assay mcp log shows it", server.transcript());
                 server.with_patience(patience).run().map(|()| 0)
             }

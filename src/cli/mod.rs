@@ -16,6 +16,7 @@ mod explain;
 mod fields;
 mod graph;
 mod history;
+mod hosts;
 mod import;
 mod inspect;
 mod interrupt;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
@@ -10,7 +9,8 @@ use serde_json::json;
 use super::ledger::TrustArgs;
 use super::standing::{self, short};
 use super::{ModelArg, output};
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::files;
 use crate::history;
 use crate::ledger::Target;
 use crate::model::Model;
@@ -119,19 +119,7 @@ impl Reconcile {
 /// The claims of a file, which must be a plain one of bearable size.
 pub fn read(path: &Path, names: &Names) -> Result<Claims> {
     let what = plain(&path.display().to_string(), 200);
-    let fail = |e| Error::io(path, e);
-    let about = std::fs::metadata(path).map_err(fail)?;
-    if !about.is_file() {
-        return Err(Error::new(&CLAIM_FILE, format!("{what} is no regular file")).expected("a JSON file"));
-    }
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(fail)?;
-    file.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(fail)?;
-    if bytes.len() as u64 > MOST_BYTES {
-        return Err(Error::new(&CLAIM_FILE, format!("{what} is too large for a list of kernels"))
-            .expected(format!("at most {MOST_BYTES} bytes"))
-            .found(format!("{} bytes", about.len())));
-    }
+    let bytes = files::read_as(path, MOST_BYTES, &CLAIM_FILE)?;
     Claims::read(&what, &bytes, &|name| names.knows(name))
 }
 

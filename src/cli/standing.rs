@@ -107,7 +107,7 @@ fn are(nodes: usize) -> String {
 }
 
 fn here_of(arch: &str) -> Here {
-    Here { arch: Some(arch.into()), device: String::new() }
+    Here { arch: Some(arch.into()), device: String::new(), emulator: false }
 }
 
 /// A path as the user would type it from here.

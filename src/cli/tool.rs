@@ -5,12 +5,14 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use super::hosts::Hosts;
 use super::seat::Backend;
 use super::{ModelArg, output};
 use crate::agent::desk::{Desk, Hands, Options, Provenance, Quiet, Recorder, ToolError, Where};
 use crate::agent::session::Session;
 use crate::error::{Error, Result};
 use crate::ops::Node;
+use crate::workbench::Workbench;
 
 /// Call one of the tools that an agent gets, or list them
 ///
@@ -49,6 +51,8 @@ pub struct DeskArgs {
     /// Do not record verdicts
     #[arg(long, conflicts_with = "key")]
     no_record: bool,
+    #[command(flatten)]
+    hosts: Hosts,
 }
 
 impl DeskArgs {
@@ -68,7 +72,20 @@ impl DeskArgs {
                     .expected("--backend auto, device or emulator"));
             }
         };
+        let away = match self.hosts.runner.is_empty() {
+            true => None,
+            false => self.hosts.away(&Workbench::find(".".as_ref())?)?,
+        };
+        let place = match (place, &away) {
+            (Where::Device, Some(_)) => {
+                return Err(Error::usage("a host that is named judges instead of the device here")
+                    .expected("--runner, or --backend device"));
+            }
+            (_, Some(_)) => Where::Emulator,
+            (place, None) => place,
+        };
         let options = Options {
+            away,
             model: self.model.model.clone(),
             node: self.node.clone(),
             any_node: self.node.is_none(),

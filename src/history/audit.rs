@@ -10,11 +10,15 @@ use super::landings::{self, Recompute, Unchecked};
 use super::repo::{Commit, Repo, plain};
 use super::{DISAGREES, LOST_EVIDENCE, NO_REPLAY, SHALLOW};
 use crate::error::{Error, Kind, Result};
+use crate::files;
 use crate::ledger::{
     Chain, Checkpoint, Class, Digest, Ended, Judge, KeyId, KeyRing, Ledger, Outcome, SANDBOX, Trust, Verdict, figure,
     proposed_keys,
 };
 use crate::plan::kernels::{KERNELS_LINK, linked};
+
+/// Most bytes of a checkpoint: three lines and as many signatures.
+const CHECKPOINT: u64 = 1 << 20;
 
 /// What to audit beyond integrity.
 pub struct Options<'a> {
@@ -74,7 +78,7 @@ pub fn audit(root: &Path, options: &Options<'_>) -> Result<Report> {
     let mut report = Report { rows: ledger.rows().len(), notes: ledger.notes().to_vec(), ..Report::default() };
     report.head = ledger.rows().last().map(|row| row.hash);
     if let Some(file) = options.from {
-        let note = std::fs::read(file).map_err(|e| Error::io(file, e))?;
+        let note = files::read(file, CHECKPOINT)?;
         let mut known: KeyRing = ledger.chain().ring.clone();
         known.extend(options.trust.keys().map(|t| (t.key.id(), t.key.clone())));
         Checkpoint::read(&note, &known)?.holds_in(ledger.chain())?;

@@ -14,7 +14,7 @@ use super::{AUTHOR, NOTHING, OUTSIDE, UNCLAIMED, UNPROVED, extend, no_git};
 use crate::backend::worker::Level;
 use crate::error::{Error, Result};
 use crate::ledger::{
-    Binding, ClosureSource, Closures, Digest, Ledger, Row, SecretKey, Standing, Target, Trust, Verdict, confined,
+    Binding, ClosureSource, Closures, Digest, Ledger, Row, SecretKey, Standing, Target, Trust, Verdict,
 };
 use crate::plan::Numerics;
 use crate::workbench::{Settings, Workbench};
@@ -66,7 +66,7 @@ pub fn land(root: &Path, request: &Request<'_>, closures: &dyn Closures, trust: 
         extend::over_parent(&repo, head)?;
     }
     let held = extend::rows_in(&repo, head.as_ref())?;
-    // What is asked of a proof is what is committed: no edit that nobody has seen lowers it.
+    // What is asked of a proof is what is committed, too: no edit that nobody has seen takes that back.
     let trust = &trust.asking(committed_policy(&repo, head.as_ref())?);
     let staged = stage(&repo, head.as_ref())?;
     let scratch = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), e))?;
@@ -109,10 +109,9 @@ pub fn land(root: &Path, request: &Request<'_>, closures: &dyn Closures, trust: 
 /// The confinement that HEAD's `assay.toml` asks for.
 fn committed_policy(repo: &Repo, head: Option<&Commit>) -> Result<Level> {
     let blob = head.map(|head| repo.file(head.tree, Workbench::FILE)).transpose()?.flatten();
-    // Before the first commit there is nothing but the work tree's word.
-    let Some(blob) = blob else { return Ok(if head.is_some() { confined::ASKED } else { Level::None }) };
+    let Some(blob) = blob else { return Ok(Level::None) };
     let text = String::from_utf8_lossy(&repo.blob(blob)?).into_owned();
-    Ok(Settings::read(&text, "assay.toml in HEAD")?.sandbox.unwrap_or(confined::ASKED))
+    Ok(Settings::read(&text, "assay.toml in HEAD")?.sandbox.unwrap_or(Level::None))
 }
 
 fn opened<'c>(

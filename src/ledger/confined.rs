@@ -1,8 +1,8 @@
 //! Which confinement a verdict needs: what the kernel could have reached while it was judged is part of what the verdict
 //! is worth.
 //!
-//! The level that was reached is a field of the row ([`super::Informative::sandbox`]); which one counts is policy: the
-//! workbench's (`sandbox` in `assay.toml`) or the user's own (in the trust file), whichever asks for more.
+//! The level that was reached is a field of the row ([`super::Informative::sandbox`]); which one counts is policy: full
+//! confinement, or what the user's own trust file says; a workbench (`sandbox` in `assay.toml`) may ask for more.
 
 use super::statement::{Class, Outcome, Stage, StageOutcome, Statement, Verdict};
 use super::{Evidence, SANDBOX};
@@ -37,7 +37,7 @@ pub fn demand_of(sandbox: Option<&Sandbox>, asked: Level) -> Result<()> {
 
 fn refusal(what: &str, asked: Level) -> Error {
     Error::new(&SANDBOX, what).expected(format!("confinement `{}`, or more", asked.name())).hint(
-        "assay doctor says what this machine gives; `sandbox` in assay.toml or in your trust file is what is asked",
+        "assay doctor says what this machine gives; `sandbox` in your trust file lowers what is asked, and in assay.toml raises it",
     )
 }
 

@@ -4,6 +4,10 @@ use std::path::Path;
 
 use super::{Chain, Class, Evidence, Ledger, SecretKey, Trust, VOID, canonical, confined, proposed_keys};
 use crate::error::{Error, Result};
+use crate::files;
+
+/// Most bytes of a file of evidence: a row has some ten thousand, and a ledger is read as a whole.
+const LARGEST: u64 = 1 << 30;
 
 crate::codes! {
     EVIDENCE_FILE: "evidence-file", CouldNotRun, "An evidence file holds one signed envelope a line, as `assay` writes it on the judging host, or \
@@ -24,7 +28,7 @@ pub fn bundle(key: &SecretKey, evidence: &[Evidence]) -> Result<Vec<u8>> {
 
 /// All evidence of a file. A file that is a ledger is verified as one, and gives what counts in it.
 pub fn read_evidence(path: &Path, root: &Path) -> Result<Vec<Evidence>> {
-    let bytes = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+    let bytes = files::read_as(path, LARGEST, &EVIDENCE_FILE)?;
     let wrong = |line: usize, why: &str| {
         Error::new(&EVIDENCE_FILE, format!("{}, line {line}: {why}", path.display()))
             .expected("one signed envelope a line")

@@ -264,7 +264,7 @@ impl Config {
         check_name(name)?;
         let path = self.key_file(name);
         refuse_exposed(&path)?;
-        let pem = fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+        let pem = crate::files::read_text(&path, crate::files::SETTINGS)?;
         let signing = SigningKey::from_pkcs8_pem(&pem)
             .map_err(|e| Error::new(&KEY_UNREADABLE, format!("{} holds no ed25519 key: {e}", path.display())))?;
         Ok(SecretKey::from_seed(name, signing.to_bytes()))

@@ -2,7 +2,8 @@
 //!
 //! A trust file (`trust.toml` in the user's config directory, or `--trust FILE`) lists public keys. It must lie outside
 //! the tree. A key marked `simulated = true` may also sign evidence of that class; tests need it and nothing else does.
-//! `sandbox = "full"` above the keys asks for more confinement than the workbench does; it can ask for no less.
+//! `sandbox = "partial"` above the keys lowers the confinement that verdicts need, for this user. Nothing in the tree can:
+//! whoever edits a kernel can edit `assay.toml`, which therefore may only ask for more.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,12 +15,13 @@ use super::statement::Class;
 use super::{Row, confined};
 use crate::backend::worker::Level;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::workbench::Workbench;
 
 crate::codes! {
     TRUST_FILE: "trust-file", CouldNotRun, "A trust file is TOML with one [[key]] table per trusted key: `key = \"NAME+HASH+BASE64\"`, \
-        and `simulated = true` where evidence of class simulated may count (tests only); before them `sandbox = \"full\"`, `\"partial\"` or `\"none\"`, \
-        where you ask for more confinement than the workbench.";
+        and `simulated = true` where evidence of class simulated may count (tests only); before them `sandbox = \"partial\"` or `\"none\"`, \
+        where less than full confinement is enough for you.";
     TRUST_UNKNOWN: "trust-unknown-key", Usage, "No key that assay knows of goes by this id or name.";
 }
 
@@ -46,7 +48,7 @@ struct File {
 pub struct Trust {
     keys: BTreeMap<KeyId, Trusted>,
     file: PathBuf,
-    /// The confinement that the workbench asks for, and the user.
+    /// The confinement that the workbench asks for, which only adds, and the user's own word.
     asked: Option<Level>,
     own: Option<Level>,
 }
@@ -66,9 +68,9 @@ impl Trust {
     pub fn load(config: &Config, flag: Option<&Path>, root: &Path) -> Result<Trust> {
         let file = flag.map_or_else(|| config.trust_file(), PathBuf::from);
         keys::refuse_inside(&file, root)?;
-        let text = match std::fs::read_to_string(&file) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && flag.is_none() => String::new(),
-            text => text.map_err(|e| Error::io(&file, e))?,
+        let text = match flag {
+            Some(file) => files::read_text(file, files::SETTINGS)?,
+            None => files::read_text_if_any(&file, files::SETTINGS)?.unwrap_or_default(),
         };
         let parsed: File = toml::from_str(&text)
             .map_err(|e| Error::new(&TRUST_FILE, format!("{} is no trust file: {}", file.display(), e.message())))?;
@@ -88,15 +90,27 @@ impl Trust {
         self.keys.contains_key(id)
     }
 
-    /// The same trust, by someone who asks for this confinement, or more.
+    /// The same trust in a workbench that asks for this confinement too.
     pub fn asking(&self, level: Level) -> Trust {
-        Trust { own: Some(self.own.map_or(level, |own| own.or(level))), ..self.clone() }
+        Trust { asked: Some(self.asked.map_or(level, |asked| asked.or(level))), ..self.clone() }
     }
 
-    /// The confinement that a verdict needs to count.
+    /// The confinement that a verdict needs to count: the user's word, or more where the tree asks for more.
     pub fn sandbox(&self) -> Level {
-        let asked = self.asked.unwrap_or(confined::ASKED);
-        self.own.map_or(asked, |own| own.or(asked))
+        let own = self.own.unwrap_or(confined::ASKED);
+        self.asked.map_or(own, |asked| own.or(asked))
+    }
+
+    /// That the workbench asks for less than is asked anyway, which has no effect and should not look as if it had.
+    pub fn overruled(&self) -> Option<String> {
+        let asked = self.asked.filter(|asked| !asked.reaches(self.sandbox()))?;
+        Some(format!(
+            "`sandbox = \"{}\"` in {} has no effect: a tree may ask for more confinement than `{}`, and not for less; \
+             your own trust file may",
+            asked.name(),
+            Workbench::FILE,
+            self.sandbox().name()
+        ))
     }
 
     /// Why the row's kernel was not confined as it should have been.

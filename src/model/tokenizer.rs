@@ -5,6 +5,7 @@
 //! their literals first; the spans between them are encoded apart.
 
 use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
 
 use regex::Regex;
 use tokenizers::models::bpe::{BPE, Vocab};
@@ -72,6 +73,8 @@ pub struct Tokenizer {
     /// Whether the stand-in of each byte is a token.
     has_byte: [bool; 256],
     skipped_merges: usize,
+    /// The file that it is of, for messages.
+    file: Option<PathBuf>,
 }
 
 impl Tokenizer {
@@ -91,7 +94,7 @@ impl Tokenizer {
         let (tokens, merges) = (strings("tokenizer.ggml.tokens")?, strings("tokenizer.ggml.merges")?);
         let vocab = gguf.get("deepseek4.vocab_size").and_then(Value::as_count).unwrap_or(u64::MAX);
         let used = tokens.len().min(usize::try_from(vocab).unwrap_or(usize::MAX)).min(u32::MAX as usize);
-        Self::new(&tokens[..used], merges)
+        Ok(Tokenizer { file: Some(gguf.path().to_owned()), ..Self::new(&tokens[..used], merges)? })
     }
 
     /// From a vocabulary in id order and merges in the order of their rank, each "left right".
@@ -122,7 +125,14 @@ impl Tokenizer {
             specials,
             has_byte,
             skipped_merges,
+            file: None,
         })
+    }
+
+    /// `the vocabulary of m.gguf`.
+    fn name(&self) -> String {
+        let file = self.file.as_ref().map_or(String::new(), |file| format!(" of {}", file.display()));
+        format!("the vocabulary{file}")
     }
 
     /// Number of tokens.
@@ -142,7 +152,7 @@ impl Tokenizer {
     /// The same, for callers that cannot go on without it. Errors: `tokenizer-special`.
     pub fn require(&self, special: Special) -> Result<u32> {
         self.special(special).ok_or_else(|| {
-            Error::new(&TOKENIZER_SPECIAL, "the vocabulary lacks a special token")
+            Error::new(&TOKENIZER_SPECIAL, format!("{} lacks a special token", self.name()))
                 .expected(special.literal())
                 .found("no such token")
                 .hint("give token ids with --tokens instead of text")
@@ -196,7 +206,7 @@ impl Tokenizer {
     fn encode_span(&self, text: &str, ids: &mut Vec<u32>) -> Result<()> {
         // The library would drop a byte without a token in silence.
         if let Some(byte) = text.bytes().find(|b| !self.has_byte[*b as usize]) {
-            return Err(Error::new(&TOKENIZER_BYTE, "the vocabulary cannot write this text")
+            return Err(Error::new(&TOKENIZER_BYTE, format!("{} cannot write this text", self.name()))
                 .expected(format!("a token `{}` for the byte {byte:#04x}", stand_in(byte)))
                 .found("no such token")
                 .hint("give token ids with --tokens instead of text"));

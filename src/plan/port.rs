@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::files;
 use crate::model::quant::DType;
 use crate::ops::{Contract, Node};
 
@@ -67,11 +68,7 @@ pub fn records(folder: &Path, contract: &Contract) -> Result<Vec<Upstream>> {
 
 fn record(folder: &Path, contract: &Contract) -> Result<Option<Vec<Upstream>>> {
     let path = folder.join(format!("{}.toml", contract.op));
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io(&path, e)),
-    };
+    let Some(text) = files::read_text_if_any(&path, files::SETTINGS)? else { return Ok(None) };
     parse(&format!("reference/port/{}.toml", contract.op), &text, contract).map(Some)
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use crate::backend::Device;
 use crate::backend::cuda::Cuda;
+use crate::backend::emulator::compiler::Compiler;
 use crate::error::Result;
 use crate::history;
 use crate::ledger::{Binding, ClosureSource, Config, Ledger, Outcome, Row, Standing, Target, Trust};
@@ -41,7 +42,7 @@ pub fn ledger(bench: &Workbench, notes: &mut Vec<String>) -> Result<Ledger> {
 /// The trust in `file` if given, else the user's own. Where there is no place for that nobody is trusted, which is said:
 /// a ledger can be looked at without a home.
 pub fn trust(root: &Path, file: Option<&Path>, notes: &mut Vec<String>) -> Result<Trust> {
-    match (Config::of_user(), file) {
+    let trust = match (Config::of_user(), file) {
         (Ok(config), file) => Trust::load(&config, file, root),
         (Err(_), Some(file)) => Trust::load(&Config::at(root), Some(file), root),
         (Err(e), None) => {
@@ -49,7 +50,9 @@ pub fn trust(root: &Path, file: Option<&Path>, notes: &mut Vec<String>) -> Resul
             notes.push(format!("{}{hint}, so no key is trusted here", e.what()));
             Trust::nobody_in(root)
         }
-    }
+    }?;
+    notes.extend(trust.overruled());
+    Ok(trust)
 }
 
 /// The ledger, whom the user trusts, and what the tree and the file at hand bind.
@@ -164,10 +167,11 @@ fn spoken(node: Option<Node>, binding: &Binding, row: &Row, trusted: bool) -> Op
     })
 }
 
-/// The CUDA device of this machine, or why there is none.
+/// The CUDA device of this machine, or why there is none, and whether it can run the emulator.
 pub fn here() -> Here {
-    match Cuda::open() {
-        Ok(cuda) => Here { arch: Some(cuda.info().arch.clone()), device: cuda.info().name.clone() },
-        Err(e) => Here { arch: None, device: e.what().to_string() },
-    }
+    let (arch, device) = match Cuda::open() {
+        Ok(cuda) => (Some(cuda.info().arch.clone()), cuda.info().name.clone()),
+        Err(e) => (None, e.what().to_string()),
+    };
+    Here { arch, device, emulator: Compiler::find().is_ok() }
 }

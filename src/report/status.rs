@@ -25,6 +25,9 @@ pub struct Here {
     pub arch: Option<String>,
     /// Its name, or why there is none.
     pub device: String,
+    /// There is a C++ compiler, without which no kernel runs on the emulator here.
+    #[serde(skip)]
+    pub emulator: bool,
 }
 
 /// One node with everything known of it.
@@ -175,7 +178,10 @@ impl Status {
         let are = |n: usize| agree(n, "is", "are");
         let mut parts = Vec::new();
         for (n, _) in self.proved(Class::Emulated).values() {
-            parts.push(format!("{n} {} here on the CPU emulator", agree(*n, "passes", "pass")));
+            parts.push(match self.here.emulator {
+                true => format!("{n} {} here on the CPU emulator", agree(*n, "passes", "pass")),
+                false => format!("{n} passed on the CPU emulator, for which there is no C++ compiler here"),
+            });
         }
         for (arch, (n, devices)) in self.proved(Class::Device) {
             let devices: Vec<_> = devices.into_iter().collect();
@@ -307,7 +313,7 @@ mod tests {
         Status {
             model: "m.gguf".into(),
             weights: None,
-            here: Here::default(),
+            here: Here { emulator: true, ..Here::default() },
             nodes: nodes.collect(),
             schedule,
             unreachable: vec![],
@@ -332,6 +338,13 @@ mod tests {
         assert_eq!(
             say([vec![green(), emulated()], vec![emulated()], none(), none()]),
             "2 of 4 nodes pass here on the CPU emulator; 1 is proven on sm_90 (NVIDIA H200); prefill not yet."
+        );
+        let mut elsewhere = status([vec![green(), emulated()], vec![emulated()], none(), none()], vec![]);
+        elsewhere.here.emulator = false;
+        assert_eq!(
+            elsewhere.sentence(),
+            "2 of 4 nodes passed on the CPU emulator, for which there is no C++ compiler here; 1 is proven on sm_90 \
+             (NVIDIA H200); prefill not yet."
         );
         assert_eq!(
             say([vec![untrusted()], vec![stale()], none(), none()]),

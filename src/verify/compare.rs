@@ -123,6 +123,9 @@ pub struct Pool {
     pub max_relative: f64,
     #[serde(skip)]
     kinds: BTreeMap<Kind, Errors>,
+    /// Something was wrong that has no size to be wrong by: an id, a bit, a mark.
+    #[serde(skip)]
+    unequal: bool,
 }
 
 impl Pool {
@@ -132,7 +135,14 @@ impl Pool {
         self.kinds.values().max_by(|a, b| share(a).total_cmp(&share(b)))
     }
 
-    /// Relative RMS error of the kind that decides.
+    /// Relative RMS error of the kind that decides, if there is a figure: outputs that a kernel never wrote, or that
+    /// differ where they had to be equal, have none. Outputs that are all equal, and had to be, are off by 0.
+    pub fn figure(&self) -> Option<f64> {
+        let equal = || (self.outputs > 0 && !self.unequal).then_some(0.0);
+        self.nearest().map(Errors::rms).or_else(equal)
+    }
+
+    /// The same where something was compared.
     pub fn relative_rms(&self) -> f64 {
         self.nearest().map_or(0.0, Errors::rms)
     }
@@ -153,6 +163,12 @@ impl Pool {
 
     /// Compares a case's outputs; the first coordinate beyond the largest error allowed is returned.
     pub fn add(&mut self, case: &Case, reference: &Reference, found: &[Option<Values>]) -> Option<FirstBad> {
+        let bad = self.add_all(case, reference, found);
+        self.unequal |= bad.is_some();
+        bad
+    }
+
+    fn add_all(&mut self, case: &Case, reference: &Reference, found: &[Option<Values>]) -> Option<FirstBad> {
         let contract = case.contract();
         for (i, arg) in contract.args.iter().enumerate() {
             let (Some(expected), Some(found)) = (&reference.outputs[i], &found[i]) else { continue };
@@ -362,6 +378,27 @@ mod tests {
         }
         let bad = Pool::default().add(&case, &reference, &found).unwrap();
         assert_eq!(bad.at, "h[T=3, F=5]");
+    }
+
+    /// A worst error of 0 was told of kernels whose outputs no figure was taken of.
+    #[test]
+    fn what_entered_no_figure_is_off_by_nothing_that_is_known() {
+        assert_eq!(Pool::default().figure(), None);
+        let case = case();
+        let reference = Reference::of(&case, Rounding::None).unwrap();
+        let mut pool = Pool::default();
+        assert_eq!((pool.add(&case, &reference, &reference.outputs), pool.figure()), (None, Some(0.0)));
+        let (op, sizes) = (ops::find("take_rows").unwrap(), Sizes::of(&[100], &[]));
+        let case = draw_case(op, &sizes, 3, &mut Draw::new(&[3; 32], "t"), "take_rows".into()).unwrap();
+        let reference = Reference::of(&case, Rounding::None).unwrap();
+        let mut pool = Pool::default();
+        assert!(pool.add(&case, &reference, &reference.outputs).is_none() && pool.figure() == Some(0.0));
+        let mut found = reference.outputs.clone();
+        if let Some(Values::F32(v)) = &mut found[1] {
+            v[0] += 1.0;
+        }
+        let mut pool = Pool::default();
+        assert!(pool.add(&case, &reference, &found).is_some() && pool.figure().is_none());
     }
 
     /// Of a step's rows one is a millionth of the others: it is right by its own size alone.

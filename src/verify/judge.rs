@@ -279,18 +279,16 @@ impl<'m> Judge<'_, 'm> {
             let mut runner = Runner { device: &mut *device, module, variant };
             let tick = |done, of| self.progress.tick(done, of);
             let unit = unit::judge(&mut runner, &planned, variant.rounding, &self.seed, self.stop, tick)?;
-            run.figures.insert(
-                variant.name.clone(),
-                json!({
-                    "cases": unit.cases,
-                    "outputs": unit.pool.outputs,
-                    "relative_rms": unit.pool.relative_rms(),
-                    "honest_relative_rms": unit.pool.honest_rms(),
-                    "limit": unit.pool.limit(),
-                    "max_abs": unit.pool.max_abs,
-                    "max_relative": unit.pool.max_relative,
-                }),
-            );
+            let mut figures = json!({ "cases": unit.cases, "outputs": unit.pool.outputs });
+            // A null is an error without bound, and a zero none: what was not measured is not there.
+            if let Some(error) = unit.pool.figure() {
+                figures["relative_rms"] = json!(error);
+                figures["honest_relative_rms"] = json!(unit.pool.honest_rms());
+                figures["limit"] = json!(unit.pool.limit());
+                figures["max_abs"] = json!(unit.pool.max_abs);
+                figures["max_relative"] = json!(unit.pool.max_relative);
+            }
+            run.figures.insert(variant.name.clone(), figures);
             run.verdict.digests.insert(variant.name.clone(), json!({ "cases": unit.asked, "outputs": unit.outputs }));
             if let Some(f) = unit.failure {
                 let reason = format!("{}: {}", variant.name, f.reason);

@@ -133,6 +133,15 @@ impl Verdict {
         self.class == Class::Device && self.summary() == Summary::Pass
     }
 
+    /// The worst relative RMS error over the unit cases, infinite where an output was no number. `None`: no figure was
+    /// taken, because no output came to be compared, or what was wrong has no size to be wrong by.
+    pub fn unit_error(&self) -> Option<f64> {
+        let unit = self.stages.iter().find(|s| s.stage == Stage::Unit)?;
+        // JSON has no infinity, and writes null.
+        let errors = unit.figures.values().filter_map(|f| f.get("relative_rms"));
+        errors.map(|e| e.as_f64().unwrap_or(f64::INFINITY)).reduce(f64::max)
+    }
+
     /// The reason that decides the summary, in one line.
     pub fn reason(&self) -> Option<String> {
         let of = |s: &StageReport| match &s.outcome {

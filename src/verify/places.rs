@@ -87,9 +87,16 @@ impl Place for EmulatorPlace {
     }
 
     fn describe(&self) -> Figures {
-        self.figures.clone()
+        let mut figures = self.figures.clone();
+        // What a kernel's text could reach while it was compiled; beside the worker's, which policy is about.
+        let sandbox = self.builder.sandbox().and_then(|sandbox| serde_json::to_value(sandbox).ok());
+        figures.insert(COMPILER.into(), sandbox.unwrap_or_else(|| json!("compiled before: from the cache")));
+        figures
     }
 }
+
+/// Figure of stage 3: how the compiler was confined.
+const COMPILER: &str = "compiler_sandbox";
 
 /// NVRTC, for every architecture that a workbench names.
 pub struct NvrtcCompilers {
@@ -153,6 +160,7 @@ impl CudaPlace {
         let info = device.info().clone();
         let mut figures = Figures::new();
         figures.insert("sandbox".into(), sandbox(&device)?);
+        figures.insert(COMPILER.into(), json!("NVRTC, a library in the process of assay itself"));
         figures.insert("device".into(), json!(info.name));
         figures.insert("driver".into(), json!(info.driver));
         figures.insert("nvrtc".into(), json!(compilers.nvrtc.version()));

@@ -79,6 +79,9 @@ fn a_benchmark_says_the_same_in_every_format() {
     assert_eq!(nodes[0][7..], ["share_of_copy_rate", "share_of_tensor_peak"]);
     assert!(nodes.iter().any(|row| row[1] == "between launches"));
 
+    let page = bench.stdout(&["bench", "--backend", "oracle", "-p", "1", "-n", "0", "-r", "1"]);
+    assert!(page.contains("; 1 repetition after 1 unmeasured;"), "{page}");
+
     let lines = run(&["-r", "1", "-o", "jsonl"]).stdout;
     let lines: Vec<Value> = lines.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     assert_eq!(lines.len(), 2);
@@ -106,6 +109,8 @@ fn bench_refuses_what_it_cannot_do() {
     for (args, part) in [
         (&["-p", "0", "-n", "0"][..], "nothing to measure"),
         (&["--chunk", "0"], "at least 1 token"),
+        (&["-d", "2000000"], "the model's context does not hold these tests"),
+        (&["-d", "18446744073709551615"], "the model's context does not hold these tests"),
         (&["--backend", "oracle", "--per-node"], "the oracle launches nothing"),
         (&["--json", "-o", "csv"], "cannot be used with"),
         (&["--backend", "emulator", "--record"], "times of the emulator are no figures of speed"),

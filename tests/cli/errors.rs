@@ -90,6 +90,54 @@ fn a_folder_or_a_pipe_is_no_model() {
     }
 }
 
+/// Evidence, checkpoints, tokens and trust files were waited for where a pipe has their name, and read without end where a
+/// device has.
+#[test]
+fn what_is_no_regular_file_is_refused_at_once() {
+    let bench = Bench::new();
+    rustix::fs::mkfifoat(rustix::fs::CWD, bench.path("pipe"), rustix::fs::Mode::RWXU).unwrap();
+    std::fs::File::create(bench.path("large")).unwrap().set_len(1 << 40).unwrap();
+    for (path, said) in [
+        ("pipe", "found:    a pipe"),
+        (".", "found:    a directory"),
+        ("/dev/zero", "found:    a device"),
+        ("large", "found:    1099511627776 bytes"),
+        ("nowhere", "No such file"),
+    ] {
+        for args in [
+            &["import", path][..],
+            &["audit", "--from", path],
+            &["logits", "--out", "x.npy", "--tokens-file", path],
+            &["reconcile", path],
+        ] {
+            let out = bench.run(args);
+            assert_eq!(out.code, 3, "{args:?}: {}", out.stderr);
+            assert!(out.stderr.contains(said), "{args:?}: {}", out.stderr);
+        }
+    }
+    // A trust file lies outside the tree.
+    let out = bench.run(&["audit", "--trust", "/dev/zero"]);
+    assert!(out.code == 3 && out.stderr.contains("[file-unfit]"), "{}", out.stderr);
+    // Nor do the workbench's own settings keep anybody waiting.
+    std::fs::remove_file(bench.path("assay.toml")).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", bench.path("assay.toml")).unwrap();
+    assert_eq!(bench.run(&["status"]).code, 3);
+}
+
+/// Of several files at hand nobody could tell which vocabulary was meant.
+#[test]
+fn a_vocabulary_that_lacks_a_token_is_told_by_its_file() {
+    let bench = Bench::new();
+    let mut bytes = std::fs::read(bench.path("model.gguf")).unwrap();
+    let literal = "<｜User｜>".as_bytes();
+    let places: Vec<usize> =
+        bytes.windows(literal.len()).enumerate().filter(|(_, w)| *w == literal).map(|(at, _)| at).collect();
+    places.iter().for_each(|at| bytes[at + 4] = b'?');
+    std::fs::write(bench.path("odd.gguf"), bytes).unwrap();
+    let out = bench.run(&["run", "-m", "odd.gguf", "-p", "hi"]);
+    assert!(out.code == 1 && out.stderr.contains("the vocabulary of odd.gguf lacks a special token"), "{}", out.stderr);
+}
+
 #[test]
 fn inspect_without_a_model_takes_the_workbenchs() {
     let bench = Bench::new();

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::bench::Bench;
 
 /// `assay mcp` in a workbench, spoken to line by line.
-struct Client {
+pub struct Client {
     child: Child,
     to: Option<ChildStdin>,
     from: BufReader<ChildStdout>,
@@ -37,7 +37,7 @@ impl Client {
     }
 
     /// To a server that was started.
-    fn speak(mut child: Child) -> Client {
+    pub fn speak(mut child: Child) -> Client {
         let (to, from) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
         let mut client = Client { child, to, from, next: 0, notes: Vec::new() };
         let hello = json!({ "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": { "name": "test", "version": "1" } });
@@ -67,7 +67,7 @@ impl Client {
     }
 
     /// A tool's result, which is small.
-    fn call(&mut self, name: &str, arguments: Value) -> Value {
+    pub fn call(&mut self, name: &str, arguments: Value) -> Value {
         let token = self.next;
         let params = json!({ "name": name, "arguments": arguments, "_meta": { "progressToken": token } });
         let said = self.ask("tools/call", params);
@@ -286,6 +286,9 @@ fn a_transcript_of_an_outside_agent_holds_no_key_and_its_digest_is_in_the_row() 
     let shown = said(&["show", &row.to_string(), "--json"]);
     let transcript = shown["statement"]["predicate"]["informative"]["transcript"].as_str().unwrap();
     assert_eq!(Some(transcript), asked["digest"].as_str(), "{shown:#}");
+    // The row says how the kernel's compiler was confined, beside its worker.
+    let build = &shown["statement"]["predicate"]["stages"][2];
+    assert!(build["note"].as_str().unwrap().contains("compiler_sandbox"), "{build:#}");
     assert!(events.iter().any(|e| e["event"]["event"] == "verdict" && e["event"]["row"] == row), "{log:#}");
     // What is refused to somebody with a shell is kept as well.
     let mut tool = command(&["tool", "write_kernel", "{\"file\":\"../assay.toml\",\"text\":\"\"}"]);

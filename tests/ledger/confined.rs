@@ -50,19 +50,41 @@ fn a_row_that_was_confined_less_than_asked_counts_for_nothing() {
     assert_eq!(standing(&bench, 1, &trust), "green 1");
     assert!(standing(&bench, 2, &trust).contains("under confinement `partial`, and `full` is asked for"));
     assert!(standing(&bench, 3, &trust).contains("under confinement `none`, and `full` is asked for"));
-    asks(&bench, "partial");
-    let trust = trusting(&bench, &bench.key, "");
-    assert_eq!(["green 1", "green 2"], [1, 2].map(|n| standing(&bench, n, &trust)));
-    assert!(standing(&bench, 3, &trust).contains("`partial` is asked for"));
-    asks(&bench, "none");
-    assert_eq!(standing(&bench, 3, &trusting(&bench, &bench.key, "")), "green 3");
-    // The user may ask for more than the tree, and not for less.
-    assert!(standing(&bench, 2, &trusting(&bench, &bench.key, "sandbox = \"full\"")).starts_with("void 2"));
+    let partial = trusting(&bench, &bench.key, "sandbox = \"partial\"");
+    assert_eq!(["green 1", "green 2"], [1, 2].map(|n| standing(&bench, n, &partial)));
+    assert!(standing(&bench, 3, &partial).contains("`partial` is asked for"));
+    assert_eq!(standing(&bench, 3, &trusting(&bench, &bench.key, "sandbox = \"none\"")), "green 3");
+    // The tree may ask for more than the user.
     asks(&bench, "full");
     assert!(standing(&bench, 2, &trusting(&bench, &bench.key, "sandbox = \"none\"")).starts_with("void 2"));
     asks(&bench, "most");
     let error = Trust::load(&Config::at("/nowhere"), None, bench.root()).unwrap_err();
     assert_eq!(error.code().id, "workbench-config", "{error}");
+}
+
+/// Who edits a kernel can edit the tree's settings: `sandbox = "none"` there made every unconfined verdict count.
+#[test]
+fn a_tree_that_asks_for_less_lowers_nothing() {
+    let bench = Workbench::new();
+    for (n, sandbox) in [(1, PARTIAL), (2, NONE)] {
+        bench.append(told(n, sandbox));
+    }
+    for level in ["partial", "none"] {
+        asks(&bench, level);
+        for (own, enough) in [("", "full"), ("sandbox = \"full\"", "full"), ("sandbox = \"partial\"", "partial")] {
+            let trust = trusting(&bench, &bench.key, own);
+            assert_eq!(trust.sandbox().name(), enough, "the tree asks for {level}");
+            assert!(standing(&bench, 2, &trust).starts_with("void 2"), "the tree asks for {level}");
+            assert_eq!(standing(&bench, 1, &trust).starts_with("green"), enough == "partial");
+            assert_eq!(trust.overruled().is_some(), level != enough);
+        }
+    }
+    // It is said to whoever may think that it holds.
+    let home = tempfile::tempdir().unwrap();
+    let run = |args: &[&str]| assay(bench.root(), home.path(), args);
+    let refused = "`sandbox = \"none\"` in assay.toml has no effect";
+    says(&run(&["audit"]), 1, refused);
+    says(&run(&["doctor"]), 0, refused);
 }
 
 #[test]
@@ -84,8 +106,7 @@ fn a_forged_or_missing_level_counts_for_nothing_whatever_is_asked() {
         bench.append(told(n as u8, sandbox));
     }
     for level in ["full", "none"] {
-        asks(&bench, level);
-        let trust = trusting(&bench, &bench.key, "");
+        let trust = trusting(&bench, &bench.key, &format!("sandbox = \"{level}\""));
         for (n, (sandbox, why)) in forged.iter().enumerate() {
             let found = standing(&bench, n as u8, &trust);
             assert!(found.starts_with("void") && found.contains(why), "{level}, {sandbox}: {found}");
@@ -147,6 +168,10 @@ fn evidence_from_a_host_that_confines_less_is_not_imported() {
     }
     asks(&bench, "partial");
     put(told(1, PARTIAL));
+    says(&run(&["import", path]), 1, "expected: confinement `full`");
+    let file = home.path().join("trust.toml");
+    let keys = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("sandbox = \"partial\"\n\n{keys}")).unwrap();
     says(&run(&["import", path]), 0, "2 of 2 pieces of evidence were new");
     says(&run(&["audit"]), 0, "the ledger holds together");
     // Raised later: the row stays, and is named.

@@ -521,6 +521,9 @@ fn the_whole_schedule_lands_alone_and_only_with_every_node_of_it() {
 #[test]
 fn a_node_whose_proof_is_void_does_not_land() {
     let repo = Repo::new();
+    let asks = "model = \"none.gguf\"\nsandbox = \"full\"\n";
+    repo.write("assay.toml", asks);
+    commit(&repo.git, "settings", &[]);
     repo.set("kernels/matmul.q8_0.cu", "good");
     let less = r#"{"level":"partial","landlock_abi":0,"seccomp":true,"namespaces":true}"#;
     repo.record("matmul[q8_0]", |mut v| {
@@ -528,14 +531,16 @@ fn a_node_whose_proof_is_void_does_not_land() {
         v
     });
     repo.refused(&["matmul[q8_0]"], "land-unproved", "proved in row 1, but its kernel ran under confinement `partial`");
-    // An edit that nobody has committed does not lower what is asked.
-    repo.write("assay.toml", "model = \"none.gguf\"\nsandbox = \"partial\"\n");
+    // Nor does an edit that nobody has committed take back what the tree asks for.
+    repo.write("assay.toml", "model = \"none.gguf\"\nsandbox = \"none\"\n");
+    let own = repo.config.path().join("trust.toml");
+    fs::write(&own, format!("sandbox = \"none\"\n\n{}", fs::read_to_string(&own).unwrap())).unwrap();
     let trust = Trust::load(&Config::at(repo.config.path()), None, repo.bench.root()).unwrap();
-    assert_eq!(trust.sandbox().name(), "partial");
+    assert_eq!(trust.sandbox().name(), "none");
     let no_key = || Err(assay::Error::usage("a key was asked for"));
     let error = repo.land_as(&["matmul[q8_0]"], None, &trust, &no_key).unwrap_err();
     assert!(error.to_string().contains("and `full` is asked for"), "{error}");
-    fs::remove_file(repo.bench.root().join("assay.toml")).unwrap();
+    repo.write("assay.toml", asks);
     repo.record("matmul[q8_0]", |v| v);
     let ledger = repo.bench.open();
     let (key, first) = (repo.bench.key.public().clone(), ledger.rows()[0].hash);

@@ -3,11 +3,16 @@
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use super::{Desk, Hands};
+use serde_json::json;
+
+use super::judge::Judged;
+use super::tool::{Ruling, ToolResult, cap, printable, untrusted};
+use super::{Desk, Hands, Provenance, Quiet};
 use crate::error::{Error, Kind, Result};
 use crate::history;
-use crate::ledger::{Config, Evidence, Outcome, Seed, Target, Trust};
+use crate::ledger::{Class, Config, Evidence, Outcome, Seed, Target, Trust};
 use crate::ops::Node;
+use crate::report::standing;
 use crate::verify::binding::Workshop;
 use crate::verify::remote::{Ask, Bundle, Hello, Host, Limits, Runner, answers, welcome};
 
@@ -34,7 +39,89 @@ pub struct Fetched {
     pub notes: Vec<String>,
 }
 
+impl Fetched {
+    /// What the tool `verify` answers: the host's word, and in a line what the emulator's was.
+    fn result(&self, node: &Node, here: Option<&Judged>) -> Result<ToolResult> {
+        let statement = self.evidence.statement().verdict();
+        let v = statement.ok_or_else(|| Error::internal(format!("evidence on {node} without a verdict")))?;
+        let green = v.class == Class::Device && v.complete();
+        let arch = &v.binding.arch;
+        let mut text = match (&v.outcome, green) {
+            (_, true) => format!("{node}: GREEN on {arch}"),
+            (Outcome::Pass, _) => format!("{node}: PASS on {arch} as far as it ran, not green"),
+            (Outcome::Red { stage, .. }, _) => format!("{node}: RED on {arch}, in stage {}", stage.name()),
+            (Outcome::Indeterminate { .. }, _) => format!("{node}: INDETERMINATE on {arch}: it could not be told"),
+        };
+        text += &format!("; judged by {}\n", printable(&self.runner));
+        let (reason, first_bad) = match &v.outcome {
+            Outcome::Pass => (None, None),
+            Outcome::Red { reason, first_bad, .. } => (Some(reason), Some(first_bad).filter(|bad| !bad.is_empty())),
+            Outcome::Indeterminate { reason } => (Some(reason), None),
+        };
+        let cut = |text: &String| cap(printable(text), 2000);
+        if let Some(reason) = reason {
+            let told = first_bad.map_or(String::new(), |bad| format!("\nfirst bad: {bad}"));
+            let source = "the host's reason, which may repeat what a compiler or a kernel wrote";
+            text += &untrusted(source, &cap(format!("{reason}{told}"), 4000));
+        }
+        text += &self.row.map_or("not recorded\n".into(), |row| format!("recorded as row {row}\n"));
+        if let Some(here) = here {
+            let row = here.row.map_or(String::new(), |row| format!(", row {row}"));
+            text += &format!("on the emulator before that: {}{row}\n", here.ruling().outcome);
+        }
+        let notes: Vec<String> = self.notes.iter().take(8).map(|note| cap(printable(note), 300)).collect();
+        for note in &notes {
+            text += &format!("note: {note}\n");
+        }
+        let data = json!({
+            "node": node.to_string(),
+            "summary": v.outcome.name(),
+            "green": green,
+            "class": v.class,
+            "arch": arch,
+            "runner": printable(&self.runner),
+            "reason": reason.map(cut),
+            "first_bad": first_bad.map(cut),
+            "row": self.row,
+            "emulated": here.map(|here| json!({ "summary": here.ruling().outcome, "row": here.row })),
+            "notes": notes,
+        });
+        let judged = here.map(Judged::ruling).into_iter();
+        let judged = judged.chain([Ruling { outcome: v.outcome.name(), green, row: self.row }]).collect();
+        Ok(ToolResult { judged, ..ToolResult::new(text, data) })
+    }
+}
+
 impl Desk {
+    /// Has the hosts of this desk, if it has any, say who they are.
+    pub fn greet_own(&self) -> Result<()> {
+        let Some(away) = &self.options().away else { return Ok(()) };
+        let (stop, provenance) = (AtomicBool::new(false), Provenance::default());
+        let hands = Hands { progress: &Quiet, stop: &stop, until: None, provenance: &provenance };
+        let trust = standing::trust(&self.bench().root, None, &mut Vec::new())?;
+        self.greet(away, &trust, &hands).map(drop)
+    }
+
+    /// The word of a host on what passed here. Where none can be asked the emulator's stands, with why.
+    pub(super) fn verify_away(
+        &self,
+        node: &Node,
+        away: &Away,
+        here: Option<Judged>,
+        hands: &Hands<'_>,
+    ) -> Result<ToolResult> {
+        let _one = self.only_one()?;
+        let trust = standing::trust(&self.bench().root, None, &mut Vec::new())?;
+        match (self.fetch(node, away, &trust, hands), here) {
+            (Ok(fetched), here) => fetched.result(node, here.as_ref()),
+            (Err(e), Some(mut here)) if e.kind() == Kind::CouldNotRun => {
+                here.notes.insert(0, format!("not judged on a device: {}", e.what()));
+                Ok(here.result())
+            }
+            (Err(e), _) => Err(e),
+        }
+    }
+
     /// Asks each host in turn who it is; gives the first that can be asked, or what is wrong with the last.
     pub fn greet(&self, away: &Away, trust: &Trust, hands: &Hands<'_>) -> Result<Hello> {
         let copied = self.copied()?;

@@ -4,14 +4,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, TryLockError};
+use std::sync::{Arc, MutexGuard, TryLockError};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::folder::Entry;
-use super::tool::{EXCERPT, TOOL_BUSY, cap, printable, untrusted};
+use super::tool::{EXCERPT, Ruling, TOOL_BUSY, cap, printable, untrusted};
 use super::{Desk, Hands, NUMERICS, Of, ToolError, ToolResult, Where};
+use crate::backend::emulator::codes;
 use crate::error::{Error, Kind, Result};
 use crate::history;
 use crate::ledger::{ClosureSource, Config, Evidence, Seed, Target, confined};
@@ -22,7 +23,7 @@ use crate::report::standing;
 use crate::verify::binding::Workshop;
 use crate::verify::places::{CudaPlace, EmulatorPlace, NvrtcCompilers};
 use crate::verify::prefill::Baselines;
-use crate::verify::{Compilers, Judge, Outcome, Place, Summary, Verdict, is_kernels_fault, record, source};
+use crate::verify::{Compilers, Judge, Outcome, Place, Stage, Summary, Verdict, is_kernels_fault, record, source};
 use crate::workbench::Workbench;
 
 #[derive(Deserialize)]
@@ -56,10 +57,18 @@ pub struct Judged {
 }
 
 impl Judged {
-    /// The worst relative RMS error that the unit cases met, where they met any.
-    pub fn error(&self) -> Option<f64> {
-        let unit = self.verdict.stages.iter().find(|s| s.stage == crate::verify::Stage::Unit)?;
-        unit.figures.values().filter_map(|f| f.get("relative_rms")?.as_f64()).reduce(f64::max)
+    /// The same as the tool's answer.
+    pub(super) fn result(&self) -> ToolResult {
+        ToolResult { judged: vec![self.ruling()], ..ToolResult::new(self.text(), self.document()) }
+    }
+
+    pub(super) fn ruling(&self) -> Ruling {
+        let outcome = match self.verdict.summary() {
+            Summary::Pass => "pass",
+            Summary::Red => "red",
+            Summary::Indeterminate => "indeterminate",
+        };
+        Ruling { outcome, green: self.verdict.is_green(), row: self.row }
     }
 
     pub fn passed(&self) -> bool {
@@ -86,7 +95,7 @@ impl Judged {
                 json!({ "stage": s.stage.number(), "name": s.stage.name(), "outcome": outcome })
             })
             .collect();
-        let unit = v.stages.iter().find(|s| s.stage == crate::verify::Stage::Unit);
+        let unit = v.stages.iter().find(|s| s.stage == Stage::Unit);
         let wanted = ["cases", "relative_rms", "honest_relative_rms", "limit", "max_abs"];
         let figures: Vec<Value> = unit
             .into_iter()
@@ -139,8 +148,12 @@ impl Judged {
         if let Some(Outcome::Red { first_bad: Some(bad), .. }) = v.red().map(|s| &s.outcome) {
             out += &format!("first bad: {bad}\n");
         }
-        if let Some(error) = self.error() {
-            out += &format!("worst relative RMS error: {error:.2e}\n");
+        match v.unit_error() {
+            Some(error) => out += &format!("worst relative RMS error: {error:.2e}\n"),
+            None if v.stages.iter().any(|s| s.stage == Stage::Unit) => {
+                out += "worst relative RMS error: no figure was taken\n";
+            }
+            None => {}
         }
         let kept = match (self.row, &self.attempt) {
             (Some(row), Some(attempt)) => format!("recorded as row {row}, the attempt as {attempt}\n"),
@@ -294,21 +307,32 @@ impl Desk {
 
     pub(super) fn verify(&self, ask: Verify, hands: &Hands<'_>) -> Result<ToolResult, ToolError> {
         let node = self.own(ask.node.as_deref())?;
-        let judged = self.judge(&node, ask.thorough, hands)?;
-        let mut result = ToolResult::new(judged.text(), judged.document());
-        result.judged = Some(Box::new(judged));
-        Ok(result)
+        let judged = match self.judge(&node, ask.thorough, hands) {
+            // Without a compiler the hosts' word is the only one.
+            Err(e) if self.options.away.is_some() && e.code().id == codes::NO_COMPILER.id => None,
+            judged => Some(judged?),
+        };
+        if let Some(away) = self.options.away.as_ref().filter(|_| judged.as_ref().is_none_or(Judged::passed)) {
+            return Ok(self.verify_away(&node, away, judged, hands)?);
+        }
+        let judged = judged.ok_or_else(|| Error::internal("a verdict that nobody made"))?;
+        Ok(judged.result())
+    }
+
+    /// Verdicts are made one at a time.
+    pub(super) fn only_one(&self) -> Result<MutexGuard<'_, ()>> {
+        match self.judging.try_lock() {
+            Ok(one) => Ok(one),
+            Err(TryLockError::Poisoned(e)) => Ok(e.into_inner()),
+            Err(TryLockError::WouldBlock) => {
+                Err(Error::new(&TOOL_BUSY, "a verdict is being made already").hint("wait for it"))
+            }
+        }
     }
 
     /// Judges a node's kernel as it is now, and records the verdict where this desk records.
     pub fn judge(&self, node: &Node, thorough: bool, hands: &Hands<'_>) -> Result<Judged> {
-        let _one = match self.judging.try_lock() {
-            Ok(one) => one,
-            Err(TryLockError::Poisoned(e)) => e.into_inner(),
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::new(&TOOL_BUSY, "a verdict is being made already").hint("wait for it"));
-            }
-        };
+        let _one = self.only_one()?;
         let mut copied = self.copied()?;
         copied.drop_broken(node)?;
         let verdict = hands.watched(|halt| self.verdict(node, thorough, hands, &copied, halt))?;
@@ -352,7 +376,7 @@ impl Desk {
             stop: halt,
             progress: hands.progress,
             sanitize: Some(copied.dir.path()),
-            through: crate::verify::Stage::Sanitizer,
+            through: Stage::Sanitizer,
         };
         judge.judge(node, &[])
     }

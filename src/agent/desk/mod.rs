@@ -17,7 +17,9 @@ mod write;
 
 pub use judge::{Judged, Provenance};
 pub use tool::is_planted;
-pub use tool::{ANSWER, CODES, EXCERPT, SOURCE, Tool, ToolError, ToolResult, cap, json_len, printable, untrusted};
+pub use tool::{
+    ANSWER, CODES, EXCERPT, Ruling, SOURCE, Tool, ToolError, ToolResult, cap, json_len, printable, untrusted,
+};
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -61,6 +63,8 @@ pub struct Options {
     pub place: Where,
     /// Verdicts are signed and appended to the ledger, red ones kept as attempts too.
     pub record: Option<Recorder>,
+    /// Hosts that the tool `verify` asks about what passed on the emulator.
+    pub away: Option<away::Away>,
 }
 
 /// With which of the user's keys; `None`: the only one.

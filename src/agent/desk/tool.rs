@@ -72,8 +72,8 @@ pub struct ToolResult {
     pub data: Value,
     /// Files that were written, relative to the workbench.
     pub written: Vec<String>,
-    /// The verdict behind the answer of `verify`.
-    pub judged: Option<Box<super::Judged>>,
+    /// The verdicts behind the answer of `verify`; the last one is what it says.
+    pub judged: Vec<Ruling>,
 }
 
 impl ToolResult {
@@ -81,8 +81,17 @@ impl ToolResult {
         let data = bounded(data);
         // Both in one message, with what a protocol puts around them.
         let room = (ANSWER - 768).saturating_sub(data.to_string().len());
-        ToolResult { text: cap_json(text.into(), room), data, written: Vec::new(), judged: None }
+        ToolResult { text: cap_json(text.into(), room), data, written: Vec::new(), judged: Vec::new() }
     }
+}
+
+/// A verdict, for whoever keeps account of them.
+#[derive(Clone, Debug)]
+pub struct Ruling {
+    /// `pass`, `red`, `indeterminate`.
+    pub outcome: &'static str,
+    pub green: bool,
+    pub row: Option<u64>,
 }
 
 /// Why a tool gave no answer. What it says fits an answer.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::agent::codes::{ENDPOINT_CONFIG, ENDPOINT_KEY, ENDPOINT_NONE};
 use crate::agent::redact::{Redactor, Secret};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::ledger::Config;
 
 /// The file in the user's config directory.
@@ -99,10 +100,7 @@ impl Settings {
     /// The user's settings; the config directory must lie outside of the workbench at `root`.
     pub fn load(config: &Config, root: &Path, over: &Overrides) -> Result<Settings> {
         let path = config.clone().outside(root)?.dir().join(FILE);
-        let text = match std::fs::read_to_string(&path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
-            text => text.map_err(|e| Error::io(&path, e))?,
-        };
+        let text = files::read_text_if_any(&path, files::SETTINGS)?.unwrap_or_default();
         let wrong = |what: String| {
             Error::new(&ENDPOINT_CONFIG, format!("{}: {what}", path.display())).hint("docs/agents.md lists its fields")
         };

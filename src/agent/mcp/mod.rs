@@ -348,9 +348,7 @@ fn complete(desk: &Desk, result: &ToolResult, tool: &str) -> CallToolResult {
     for file in &result.written {
         links.push(resources::link(file));
     }
-    if let Some(judged) = &result.judged {
-        links.extend(judged.row.map(|row| resources::link(&format!("verdict/{row}"))));
-    }
+    links.extend(result.judged.iter().filter_map(|r| r.row).map(|row| resources::link(&format!("verdict/{row}"))));
     if let ("next", Some(gates)) = (tool, result.data["next"].as_array()) {
         let ops = gates.iter().filter_map(|g| g["node"].as_str()?.split('[').next().map(str::to_string)).take(2);
         links.extend(ops.map(|op| resources::link(&format!("contract/{op}"))));

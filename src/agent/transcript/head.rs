@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use crate::agent::codes::TRANSCRIPT;
+use crate::agent::desk::{cap, printable};
 use crate::error::{Error, Result};
 use crate::ledger::Digest;
 
@@ -48,14 +49,39 @@ pub fn read(dir: &Path) -> Result<Head> {
 fn once(path: &Path) -> Result<String> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
     let file = file.map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => {
-            damaged(format!("{} is missing: nothing says where the transcript ends", path.display()))
-        }
+        std::io::ErrorKind::NotFound => headless(path),
         _ => Error::io(path, e),
     })?;
     let mut bytes = Vec::new();
     file.take(256).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Early versions wrote no head. Somebody who removed one leaves the same, so that such a transcript is believed in
+/// nothing; what it led to is on record elsewhere.
+fn headless(path: &Path) -> Error {
+    let transcript = path.with_file_name(super::FILE);
+    let by = match writer(&transcript) {
+        Some((version, time)) => {
+            format!("; written by assay {version} at {time}, an early version if nobody removed it")
+        }
+        None => String::new(),
+    };
+    damaged(format!("{} is missing: nothing says where the transcript ends{by}", path.display())).hint(format!(
+        "assay history shows the rows and attempts that it led to, and {} can be read as text; it cannot be reported \
+         on or gone on with: assay agent begins another run",
+        transcript.display()
+    ))
+}
+
+/// Which version began a transcript, and when, as its first line says.
+fn writer(transcript: &Path) -> Option<(String, String)> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(transcript).ok()?;
+    let mut bytes = Vec::new();
+    file.take(1 << 16).read_to_end(&mut bytes).ok()?;
+    let first: serde_json::Value = serde_json::from_slice(bytes.split(|b| *b == b'\n').next()?).ok()?;
+    let text = |name: &str| Some(cap(printable(first.get(name)?.as_str()?), 80));
+    Some((text("assay")?, text("time")?))
 }
 
 fn damaged(what: String) -> Error {

@@ -195,6 +195,7 @@ impl Resume {
                 limits: work.limits(Some(state)),
                 approve: work.approve.unwrap_or(state.approve),
                 note: note.unwrap_or_default(),
+                wait_s: work.wait.map(|w| w.as_secs()),
             })
         };
         let run = Run::resume(&dir, &mut shop, &client, &signals, &mut view, resumed)?;

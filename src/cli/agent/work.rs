@@ -1,12 +1,11 @@
 //! What `assay agent` and `assay agent resume` are told: where the model is, what may be spent, who judges.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
+use super::super::hosts::{Hosts, TIMEOUT};
 use super::super::{ModelArg, ledger};
 use super::view::Terminal;
 use crate::agent::budget::{Limits, UNIT, money};
-use crate::agent::desk::away::Away;
 use crate::agent::desk::{Desk, Options, Recorder};
 use crate::agent::endpoint::{Client, Overrides, Settings};
 use crate::agent::events::{Approve, RunEnd};
@@ -15,12 +14,8 @@ use crate::agent::state::State;
 use crate::error::Result;
 use crate::history;
 use crate::ledger::Config;
-use crate::verify::remote::Runner;
 use crate::words::shell;
 use crate::workbench::Workbench;
-
-/// Seconds that a host may say nothing.
-const RUNNER_TIMEOUT: u64 = 120;
 
 /// How to work. What is not said when a run is resumed stays as it was.
 #[derive(clap::Args)]
@@ -60,19 +55,8 @@ pub(super) struct Work {
     /// How long a question waits for a person [default: 10m]
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub(super) wait: Option<Duration>,
-    /// Have a host with a device judge what passed on the emulator: a command to put in front (`ssh gpu1`), or a name in
-    /// your own runners.toml; several times for several hosts, of which the first that can is asked
-    #[arg(long, value_name = "RUNNER")]
-    runner: Vec<String>,
-    /// Where the model lies on those hosts
-    #[arg(long, value_name = "FILE", requires = "runner")]
-    remote_model: Option<PathBuf>,
-    /// The program on those hosts [default: assay]
-    #[arg(long, value_name = "PROGRAM", requires = "runner")]
-    remote_assay: Option<String>,
-    /// How long a host may say nothing
-    #[arg(long, value_name = "SECONDS", default_value_t = RUNNER_TIMEOUT, requires = "runner", value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    runner_timeout: u64,
+    #[command(flatten)]
+    hosts: Hosts,
     /// Let the model write shared headers too
     #[arg(long)]
     shared: bool,
@@ -129,7 +113,7 @@ impl Work {
             ("--max-time", self.max_time.is_some()),
             ("--max-cost", self.max_cost.is_some()),
             ("--wait", self.wait.is_some()),
-            ("--runner", !self.runner.is_empty()),
+            ("--runner", !self.hosts.runner.is_empty()),
             ("--shared", self.shared),
             ("--key", self.key.is_some()),
             ("--trust", self.trust.path().is_some()),
@@ -190,19 +174,19 @@ impl Work {
         {
             say("--llm", llm);
         }
-        for runner in &self.runner {
+        for runner in &self.hosts.runner {
             say("--runner", runner);
         }
-        if let Some(model) = &self.remote_model {
+        if let Some(model) = &self.hosts.remote_model {
             say("--remote-model", &model.display().to_string());
         }
-        if self.runner_timeout != RUNNER_TIMEOUT {
-            say("--runner-timeout", &self.runner_timeout.to_string());
+        if self.hosts.runner_timeout != TIMEOUT {
+            say("--runner-timeout", &self.hosts.runner_timeout.to_string());
         }
         if let Some(trust) = self.trust.path() {
             say("--trust", &trust.display().to_string());
         }
-        for (flag, value) in [("--remote-assay", &self.remote_assay), ("--key", &self.key)] {
+        for (flag, value) in [("--remote-assay", &self.hosts.remote_assay), ("--key", &self.key)] {
             if let Some(value) = value {
                 say(flag, value);
             }
@@ -258,24 +242,6 @@ impl Work {
         let options = Options { model: self.model.model.clone(), shared: self.shared, record, ..Options::default() };
         let desk = Desk::open(&bench.root, options)?;
         let trust = self.trust.load(&bench.root)?;
-        DeskShop::new(desk, Config::of_user().ok(), trust, self.key.clone(), self.away(bench)?, terminal)
-    }
-
-    /// The hosts that the user named. Nothing of the tree, and nothing that a run kept, says which command to run.
-    fn away(&self, bench: &Workbench) -> Result<Option<Away>> {
-        if self.runner.is_empty() {
-            return Ok(None);
-        }
-        let config = Config::of_user()?.outside(&bench.root)?;
-        let named = |text: &String| {
-            let runner = Runner::named(text, &config, &bench.settings.runners)?;
-            Ok(Runner {
-                assay: self.remote_assay.clone().unwrap_or(runner.assay),
-                model: self.remote_model.clone().or(runner.model),
-                ..runner
-            })
-        };
-        let runners = self.runner.iter().map(named).collect::<Result<_>>()?;
-        Ok(Some(Away::new(runners, Duration::from_secs(self.runner_timeout))))
+        DeskShop::new(desk, Config::of_user().ok(), trust, self.key.clone(), self.hosts.away(bench)?, terminal)
     }
 }

@@ -117,14 +117,10 @@ pub(super) fn print_verdict(v: &Verdict) -> Result<()> {
     };
     let mut line = format!("{mark} {:<28} {:>5.1} s", v.node.to_string(), v.seconds);
     let unit = v.stages.iter().find(|s| s.stage == Stage::Unit);
-    let worst = unit
-        .into_iter()
-        .flat_map(|s| s.figures.values())
-        .filter_map(|f| f.get("relative_rms")?.as_f64())
-        .fold(0.0, f64::max);
     let cases: u64 = unit.into_iter().flat_map(|s| s.figures.values()).filter_map(|f| f.get("cases")?.as_u64()).sum();
     if cases > 0 {
-        line += &format!("  {}, relative RMS {worst:.1e}", count(cases, "case"));
+        let error = v.unit_error().map_or("no relative RMS was taken".into(), |e| format!("relative RMS {e:.1e}"));
+        line += &format!("  {}, {error}", count(cases, "case"));
     }
     if let Some(reason) = v.reason() {
         line += &format!("\n      {}", reason.replace('\n', "\n      "));

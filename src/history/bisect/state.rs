@@ -8,8 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{Answer, STATE};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::history::Repo;
 use crate::plan::Numerics;
+
+/// Most bytes of what a bisect keeps: an answer per commit and node.
+const LARGEST: u64 = 256 << 20;
 
 const SCHEMA: &str = "assay.bisect-state/1";
 
@@ -81,10 +85,7 @@ impl State {
     /// The unfinished bisect of this repository, if there is one.
     pub fn load(repo: &Repo) -> Result<Option<State>> {
         let file = file(repo);
-        let text = match std::fs::read_to_string(&file) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            text => text.map_err(|e| Error::io(&file, e))?,
-        };
+        let Some(text) = files::read_text_if_any(&file, LARGEST)? else { return Ok(None) };
         let unreadable = |what: String| {
             Error::new(&STATE, format!("{} cannot be resumed: {what}", file.display()))
                 .hint(format!("rm {} and begin again", file.display()))

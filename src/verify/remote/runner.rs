@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::RUNNER;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::ledger::Config;
 
 /// A command that runs another one on some host.
@@ -37,11 +38,9 @@ impl Runner {
     /// A name of the user's `runners.toml`, or a command.
     pub fn named(text: &str, config: &Config, proposed: &[String]) -> Result<Runner> {
         let path = config.dir().join("runners.toml");
-        let file = match std::fs::read_to_string(&path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => File::default(),
-            text => toml::from_str(&text.map_err(|e| Error::io(&path, e))?)
-                .map_err(|e| Error::new(&RUNNER, format!("{}: {}", path.display(), e.message())))?,
-        };
+        let known = files::read_text_if_any(&path, files::SETTINGS)?.unwrap_or_default();
+        let file: File =
+            toml::from_str(&known).map_err(|e| Error::new(&RUNNER, format!("{}: {}", path.display(), e.message())))?;
         if let Some(runner) = file.runner.into_iter().find(|r| r.name == text) {
             return Ok(runner);
         }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::TEETH_KNOWN;
 use crate::error::{Error, Result};
+use crate::files;
 
 /// Relative to the workbench.
 pub const FILE: &str = "tests/teeth/known.toml";
@@ -58,11 +59,7 @@ impl Known {
     /// Nothing where the workbench has no such file.
     pub fn load(root: &Path) -> Result<Known> {
         let path = root.join(FILE);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Known::default()),
-            Err(e) => return Err(Error::io(&path, e)),
-        };
+        let Some(text) = files::read_text_if_any(&path, files::SETTINGS)? else { return Ok(Known::default()) };
         let refuse = |what: String| {
             Error::new(&TEETH_KNOWN, format!("{FILE}: {what}"))
                 .expected("[[equivalent]] with file, before, after and why; [[gap]] with file, lines and why")

@@ -21,11 +21,12 @@ use super::{DEMANDED, TEETH_KERNEL};
 use crate::backend::Module;
 use crate::backend::emulator::{codes, object};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::model::Model;
 use crate::ops::Node;
 use crate::ops::cases::Draw;
 use crate::plan::kernels::KernelTree;
-use crate::plan::source::SourceSet;
+use crate::plan::source::{LARGEST, SourceSet};
 use crate::plan::{Numerics, rules};
 
 /// How a mutant fared.
@@ -448,8 +449,9 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
         };
         if path.is_dir() {
             copy(&path, &target)?;
-        } else {
-            let text = std::fs::read(&path).map_err(|e| Error::io(&path, e))?;
+        } else if path.is_file() {
+            // A pipe or a device is none that a kernel can consist of.
+            let text = files::read(&path, LARGEST)?;
             std::fs::write(&target, text).map_err(|e| Error::io(&target, e))?;
         }
     }

@@ -1,6 +1,6 @@
 //! `assay agent` as a newcomer runs it: the binary, a workbench in git, a scripted model.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use assay::ledger::Digest;
@@ -228,7 +228,14 @@ fn a_transcript_whose_end_was_edited_or_removed_is_refused() {
     std::fs::write(&path, &text).unwrap();
     assert_eq!(home.run(&["report", "--agent"]).code, 0);
     std::fs::remove_file(folder.join("head")).unwrap();
-    assert_eq!(home.run(&["report", "--agent"]).code, 4);
+    // As versions before there were heads left them: which one it was, and what is still to be had.
+    for args in [&["report", "--agent"][..], &["agent", "resume"]] {
+        let out = home.run(args);
+        assert_eq!(out.code, 4, "{args:?}: {}", out.stderr);
+        for said in [concat!("written by assay ", env!("CARGO_PKG_VERSION")), "assay history", "transcript-damaged"] {
+            assert!(out.stderr.contains(said), "{args:?}: {}", out.stderr);
+        }
+    }
 }
 
 /// kill -9 while the model is at work; then another terminal looks, and the run goes on.
@@ -279,7 +286,7 @@ fn a_run_that_is_resumed_with_another_model_says_so_everywhere() {
     if no_compiler(&out) {
         return;
     }
-    let out = home.run(&["agent", "resume", "--llm", "other", "--max-steps", "9"]);
+    let out = home.run(&["agent", "resume", "--llm", "other", "--max-steps", "9", "--wait", "7s"]);
     assert!(out.code == 1 && out.stderr.contains("other on http://127.0.0.1"), "{}", out.stderr);
     assert_eq!(home.server.seen()[1].body["model"], "other");
     let report = home.json(&["report", "--agent", "--json"]);
@@ -293,8 +300,17 @@ fn a_run_that_is_resumed_with_another_model_says_so_everywhere() {
     let steps = atif["steps"].as_array().unwrap().iter().filter(|s| s["source"] == "agent");
     assert_eq!(steps.map(|s| &s["model_name"]).collect::<Vec<_>>(), ["scripted", "other"]);
     assert_eq!(atif["extra"]["models"], json!(["scripted", "other"]));
+    let status = home.json(&["agent", "status", "--json"]);
     let again = home.run(&["agent", "status"]).stdout;
     assert!(again.contains("0.1000 USD"), "{again}");
+    // So it does of how long it waits for a person, which `resume` did not listen to.
+    let transcript = Path::new(status["folder"].as_str().unwrap()).join("transcript.jsonl");
+    let transcript = std::fs::read_to_string(transcript).unwrap();
+    let waits = |event: &str| {
+        let line = transcript.lines().find(|line| line.contains(&format!("\"event\":\"{event}\""))).unwrap();
+        serde_json::from_str::<Value>(line).unwrap()["wait_s"].clone()
+    };
+    assert_eq!((waits("started"), waits("resumed")), (json!(600), json!(7)), "{transcript}");
 }
 
 /// What is printed as the next command is typed as it stands: a run that had begun with --url could not be gone on with,

@@ -231,3 +231,64 @@ fn a_host_that_signs_for_something_else_lands_nothing() {
     assert!(stranger.code == 1 && stranger.stderr.contains("evidence-untrusted"), "{}", stranger.stderr);
     assert_eq!(port.server.seen().len(), asked);
 }
+
+/// An outside agent's kernels were judged on the emulator alone, whatever hosts its user has.
+#[test]
+#[cfg(feature = "mcp")]
+fn an_outside_agents_kernel_is_judged_by_the_host_that_its_user_named() {
+    let port = Port::new(porter());
+    let command = host(&port, "gpu", |_| ());
+    let serve = |command: &str| {
+        let mut mcp = port.command(env!("CARGO_BIN_EXE_assay"));
+        mcp.args(["mcp", "--runner", command]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        crate::mcp::Client::speak(mcp.spawn().unwrap())
+    };
+    let mut client = serve(&command);
+    let judge = |client: &mut crate::mcp::Client, text: &str| {
+        for (file, text) in [("swiglu.cu", text), ("swiglu.toml", &source("kernels/swiglu.toml"))] {
+            client.call("write_kernel", json!({ "file": file, "text": text, "node": "swiglu" }));
+        }
+        client.call("verify", json!({ "node": "swiglu" }))
+    };
+    let right = source("kernels/swiglu.cu");
+    let said = judge(&mut client, &right);
+    let data = &said["structuredContent"];
+    if data["code"] == "emulator-no-compiler" {
+        return println!("could not run: no C++ compiler");
+    }
+    assert_eq!((&data["summary"], &data["green"], &data["class"]), (&json!("pass"), &json!(true), &json!("device")));
+    assert_eq!((&data["runner"], &data["emulated"]["summary"]), (&json!(command), &json!("pass")), "{said:#}");
+    let rows = [&data["emulated"]["row"], &data["row"]].map(|row| row.as_u64().unwrap());
+    assert!(said["content"][0]["text"].as_str().unwrap().contains("swiglu: GREEN on sm_90; judged by"), "{said:#}");
+    // It can be asked for now, and stands in the transcript with the call that led to it.
+    assert_eq!(client.call("request_landing", json!({ "node": "swiglu" }))["structuredContent"]["request"], 1);
+    // What is red on the emulator is not sent to a host.
+    let wrong = right.replace("fminf", "fmaxf");
+    assert_ne!(wrong, right);
+    let red = judge(&mut client, &wrong);
+    let red = &red["structuredContent"];
+    assert_eq!((&red["summary"], &red["class"]), (&json!("red"), &json!("emulated")), "{red:#}");
+    drop(client);
+    let log = port.json(&["mcp", "log", "--json"]);
+    let events = log["events"].as_array().unwrap();
+    let verdicts: Vec<_> = events.iter().map(|e| &e["event"]).filter(|e| e["event"] == "verdict").collect();
+    let told: Vec<_> = verdicts.iter().map(|v| (v["row"].as_u64(), v["green"].as_bool())).collect();
+    assert_eq!(told[..2], [(Some(rows[0]), Some(false)), (Some(rows[1]), Some(true))], "{log:#}");
+    let called = events.iter().find(|e| e["event"]["tool"] == "verify").unwrap();
+    let shown = port.json(&["show", &rows[1].to_string(), "--json"]);
+    assert_eq!(shown["statement"]["predicate"]["informative"]["transcript"], called["digest"], "{shown:#}");
+
+    // A host that signs for another call is refused; one that cannot be reached is said before any client works.
+    let lies = host(&port, "liar", |v| v.informative.transcript = Digest([1; 32]).to_string());
+    let mut client = serve(&lies);
+    let refused = judge(&mut client, &format!("// again\n{right}"));
+    assert_eq!(
+        (&refused["isError"], &refused["structuredContent"]["code"]),
+        (&json!(true), &json!("runner-answer")),
+        "{refused:#}"
+    );
+    drop(client);
+    let gone = port.run(&["mcp", "--runner", "false"]);
+    assert!(gone.code == 3 && gone.stderr.contains("runner-died"), "{}", gone.stderr);
+    assert_eq!(port.run(&["mcp", "--runner", "false", "--backend", "device"]).code, 2);
+}

@@ -232,6 +232,11 @@ fn an_honest_porter_passes_three_nodes_after_red_attempts_that_it_learns_from() 
     assert_eq!(report["disagreements"], json!([]));
     let status = port.run(&["status"]).stdout;
     assert!(status.starts_with("3 of 27 nodes pass here on the CPU emulator"), "{status}");
+    // Nothing passes here where nothing can run.
+    let mut bare = port.command(env!("CARGO_BIN_EXE_assay"));
+    let bare = bare.env("CXX", port.path("no-compiler")).arg("status").output().unwrap().stdout;
+    let said = "3 of 27 nodes passed on the CPU emulator, for which there is no C++ compiler here";
+    assert!(bare.starts_with(said.as_bytes()), "{}", String::from_utf8_lossy(&bare));
 }
 
 /// On a terminal the run stands below its log: graph, attempt, verdict, spending, and what it does now.

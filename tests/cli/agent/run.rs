@@ -357,6 +357,7 @@ fn a_run_killed_at_any_event_goes_on_as_if_nothing_had_happened() {
                     note: note.unwrap(),
                     place: None,
                     server: None,
+                    wait_s: None,
                 })
             };
             let mut run = Run::resume(dir.path(), &mut handle, &client, &signals, &mut view, resumed).unwrap();
@@ -416,7 +417,7 @@ fn the_nodes_of_a_report_have_all_that_the_run_spent() {
         let (mut view, mut handle) = (Watch::default(), shop.clone());
         let resumed = |state: &State, _| {
             let (limits, approve) = (state.limits.clone(), state.approve);
-            Ok(Event::Resumed { limits, approve, note: String::new(), place: None, server: None })
+            Ok(Event::Resumed { limits, approve, note: String::new(), place: None, server: None, wait_s: None })
         };
         let mut run = Run::resume(dir.path(), &mut handle, &client, signals, &mut view, resumed).unwrap();
         assert_eq!(run.work().unwrap(), end);
