@@ -39,7 +39,7 @@ struct ProductRows {
 };
 
 // A step may have no token. That is asked for at the end, so that nothing waits for the answer.
-template <class W, class L, bool PAIR>
+template <class W, class L, int WARPS, bool PAIR>
 __device__ inline void matmul_stream_rows(const Product& p) {
   constexpr int kOfRow = PAIR ? 2 : 1;
   const int token = blockIdx.y, group = blockIdx.z, n = p.n / kOfRow, k = p.k * kOfRow;
@@ -47,17 +47,17 @@ __device__ inline void matmul_stream_rows(const Product& p) {
   const long long at = static_cast<long long>(token) * p.groups + group;
   const u8* w = weight_row<W>(p.w, static_cast<long long>(group) * p.n, p.k);
   const int row_bytes = k / W::kElems * W::kBytes;
-  RowStream<L, kStreamWarps, kStreamSlices>::run(
+  RowStream<L, WARPS, kStreamSlices>::run(
       ProductRows<PAIR>{p.x + at * p.k, p.y + at * p.n, w, row_bytes, k, first, min(first + rows, n),
                         row_bytes % 16 == 0 && aligned16(w), token, p.tokens});
 }
 
-template <class W, class L>
+template <class W, class L, int WARPS = kStreamWarps>
 __device__ inline void matmul_stream(const Product& p) {
   if (L::kRows == 1 && p.k == kSlice / 2 && p.n % 2 == 0) {
-    matmul_stream_rows<W, L, true>(p);
+    matmul_stream_rows<W, L, WARPS, true>(p);
   } else {
-    matmul_stream_rows<W, L, false>(p);
+    matmul_stream_rows<W, L, WARPS, false>(p);
   }
 }
 

@@ -13,6 +13,16 @@ extern "C" __global__ void __launch_bounds__(32 * kStreamWarps, 2) matmul_q8_0_o
   matmul_stream<Q8_0, Q8_0Lane>(product(a));
 }
 
+// One block of twice the warps for each multiprocessor: a vector of 8192 is split half as often, and more rows are on
+// their way meanwhile.
+struct Q8_0DeepLane : Q8_0Lane {
+  static constexpr int kStages = 5;
+};
+
+extern "C" __global__ void __launch_bounds__(32 * 2 * kStreamWarps, 1) matmul_q8_0_one_wide(const MatmulArgs a) {
+  matmul_stream<Q8_0, Q8_0DeepLane, 2 * kStreamWarps>(product(a));
+}
+
 extern "C" __global__ void __launch_bounds__(kMatvecThreads) matmul_q8_0_few(const MatmulArgs a) {
   matmul_few<Q8_0, 4>(product(a));
 }
