@@ -73,7 +73,7 @@ impl<'m> Known<'m> {
         let trust = trust(&bench.root, file, notes)?;
         if model.gguf.file_len() > weights::HASHED_AT_ONCE && weights::known(model).is_none() {
             notes.push(format!(
-                "the weights of {} are not hashed yet, so what the ledger holds on them is not shown; assay verify hashes them",
+                "the weights of {} are not hashed yet, so what the ledger holds on them is not shown; assay verify --record hashes them",
                 model.path().display()
             ));
             return Ok(Known { ledger, trust, tree: None });
