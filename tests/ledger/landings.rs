@@ -159,7 +159,8 @@ fn verdicts_of_commits_that_are_gone_are_said() {
 /// The rows and every signature stayed good when a commit was amended after it had landed.
 #[test]
 fn a_landed_commit_that_was_amended_is_named() {
-    let edits: [(&str, &dyn Fn(&Landed), &str); 5] = [
+    type Edit<'e> = (&'e str, &'e dyn Fn(&Landed), &'e str);
+    let edits: [Edit<'_>; 5] = [
         ("its source", &|l| l.edit(SOURCE, "// amended\n"), "its files come to the closure"),
         ("a header that it includes", &|l| l.edit("kernels/common/cuda.cuh", "// amended\n"), "its files come to"),
         ("its argument header", &|l| l.edit("kernels/args/swiglu.h", "// amended\n"), "its files come to"),
