@@ -20,10 +20,16 @@ pub fn error(e: &Error) {
 
 /// Writes to stdout; a closed pipe ends the command quietly, as for any Unix tool.
 pub fn print(text: impl std::fmt::Display) -> Result<()> {
+    piece(text).map(drop)
+}
+
+/// The same of a text that goes on: whether somebody still reads it.
+pub fn piece(text: impl std::fmt::Display) -> Result<bool> {
     let mut out = anstream::stdout();
     match write!(out, "{text}").and_then(|()| out.flush()) {
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("stdout", e)),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        Err(e) => Err(Error::io("stdout", e)),
     }
 }
 

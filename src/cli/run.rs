@@ -129,10 +129,8 @@ impl Run {
             interrupt.hold();
             let piece = stream.push(token);
             text.push_str(&piece);
-            if !self.json {
-                output::print(&piece)?;
-            }
-            Ok(if interrupt.came() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            let read = self.json || output::piece(&piece)?;
+            Ok(if interrupt.came() || !read { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         };
         let stops = tokenizer.stop_tokens();
         let generation = generate(&mut session, &mut sampler, &prompt, &stops, self.most, &mut emit)?;
@@ -144,11 +142,16 @@ impl Run {
             output::println(rest)?;
             self.account(&generation, &model, &seat, &mut session, sampling);
         }
-        Ok(if generation.stop == Stop::Caller { Kind::Interrupted.exit_code() } else { 0 })
+        Ok(if generation.stop == Stop::Caller && interrupt.came() { Kind::Interrupted.exit_code() } else { 0 })
     }
 
     fn context(&self, model: &Model, prompt: usize) -> Result<usize> {
         let most = model.config.context_length.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
+        if prompt > most {
+            return Err(Error::usage("the prompt is longer than the model's context")
+                .expected(format!("at most {most} tokens"))
+                .found(prompt));
+        }
         let context = self.ctx.unwrap_or_else(|| prompt.saturating_add(self.most).min(most.max(prompt)));
         if context > most || context < prompt {
             return Err(Error::usage("the context does not hold this run")

@@ -1,4 +1,7 @@
+use std::io::Read;
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -301,5 +304,30 @@ fn what_needs_a_clone_does_not_ask_for_a_model() {
         let out = assay(dir.path(), args);
         assert_eq!(out.code, 3, "{args:?}: {}", out.stderr);
         assert!(out.stderr.contains("cd into a clone") && !out.stderr.contains("-m FILE"), "{}", out.stderr);
+    }
+}
+
+/// `assay run … | head -c 1` went on for all the tokens that it was asked for.
+#[test]
+fn a_run_ends_when_nobody_reads_it_any_more() {
+    let args = ["run", "--backend", "oracle", "-p", "tell me", "-n", "3000", "--temperature", "3"];
+    let mut run = Command::new(env!("CARGO_BIN_EXE_assay"))
+        .args(args)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    run.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+    let started = Instant::now();
+    loop {
+        match run.try_wait().unwrap() {
+            Some(status) => return assert!(status.success(), "{status}"),
+            None if started.elapsed() < Duration::from_secs(60) => std::thread::sleep(Duration::from_millis(20)),
+            None => {
+                run.kill().unwrap();
+                panic!("it goes on");
+            }
+        }
     }
 }
