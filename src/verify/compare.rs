@@ -232,18 +232,23 @@ impl Pool {
         // A few outputs may all be luckier than the honest implementation's are as a rule: short rows share what it makes
         // of the worst of them.
         let shared = sizes.iter().filter(|(rms, _)| *rms > 0.0).map(|(rms, most)| most / rms).fold(0.0, f64::max);
+        let rows: Vec<(f64, f64)> = (sizes.into_iter())
+            .map(|(rms, honest_max)| {
+                let unit = if rms > 0.0 { rms } else { least };
+                (unit, if row < SHORT { honest_max.max(shared * unit) } else { honest_max })
+            })
+            .collect();
         let kept = |at: usize| before.is_some_and(|b| b[at].to_bits() == expected[at].to_bits());
         let mut first = None;
         let mut kinds = [false, true].map(|kept| self.kinds.remove(&(name, kept)).unwrap_or_default());
         self.outputs += expected.len() as u64;
         for (at, e) in expected.iter().enumerate().filter(|(_, e)| !is_mark(**e)) {
-            let (rms, _) = sizes[at / row];
-            let unit = if rms > 0.0 { rms } else { least };
+            let (unit, _) = rows[at / row];
             let kind = &mut kinds[usize::from(kept(at))];
             kind.count += 1;
             kind.honest_squares += honest.map_or(0.0, |h| (distance(h[at], *e) / unit).powi(2));
         }
-        let crests = [0, 1].map(|k| CREST * kinds[k].honest_rms());
+        let crests = [0, 1].map(|kind| CREST * kinds[kind].honest_rms());
         for (at, (e, f)) in expected.iter().zip(found).enumerate() {
             if is_mark(*e) {
                 if e != f {
@@ -251,9 +256,7 @@ impl Pool {
                 }
                 continue;
             }
-            let (rms, honest_max) = sizes[at / row];
-            let unit = if rms > 0.0 { rms } else { least };
-            let honest_max = if row < SHORT { honest_max.max(shared * unit) } else { honest_max };
+            let (unit, honest_max) = rows[at / row];
             let kind = usize::from(kept(at));
             let allowed = SLACK_MAX * honest_max.max(crests[kind] * unit) + FLOOR_MAX * unit;
             let error = distance(*e, *f);
@@ -494,7 +497,6 @@ mod tests {
         assert!(!passes(&case, &reference, &found));
     }
 
-    /// Of a cache one row changes: the thousands that are as they were do not dilute its error.
     /// A right kernel was refused for one element of a token of which the honest implementation happened to round
     /// everything well.
     #[test]
@@ -517,6 +519,7 @@ mod tests {
         assert!(Pool::default().add(&case, &reference(2e-4), &off(2e-3)).is_some());
     }
 
+    /// Of a cache one row changes: the thousands that are as they were do not dilute its error.
     #[test]
     fn what_stays_as_it_was_excuses_nothing_that_changes() {
         let op = ops::find("rope_tail").unwrap();
