@@ -72,17 +72,23 @@ impl Guarded {
         self.map as usize..self.map as usize + self.map_len
     }
 
+    /// Addresses of the accessible body.
+    fn body(&self) -> Range<usize> {
+        let (whole, page) = (self.whole(), page_size());
+        whole.start + page..whole.end - page
+    }
+
     /// Accessible bytes before and behind the buffer.
     fn slack(&self) -> [Range<usize>; 2] {
-        let (page, base) = (page_size(), self.base as usize);
-        [self.map as usize + page..base, base + self.len..self.map as usize + self.map_len - page]
+        let (body, base) = (self.body(), self.base as usize);
+        [body.start..base, base + self.len..body.end]
     }
 
     /// What may be done with the accessible body.
     fn allow(&self, access: libc::c_int) -> std::io::Result<()> {
-        let page = page_size();
+        let body = self.body();
         // SAFETY: the body lies inside the mapping, which is ours.
-        match unsafe { libc::mprotect(self.map.add(page).cast(), self.map_len - 2 * page, access) } {
+        match unsafe { libc::mprotect(body.start as *mut libc::c_void, body.len(), access) } {
             0 => Ok(()),
             _ => Err(std::io::Error::last_os_error()),
         }
@@ -99,8 +105,7 @@ impl Guarded {
 
     /// Whether an address is one of a sealed body's.
     pub fn is_sealed(&self, address: usize) -> bool {
-        let page = page_size();
-        self.sealed && (self.map as usize + page..self.map as usize + self.map_len - page).contains(&address)
+        self.sealed && self.body().contains(&address)
     }
 
     /// Offset from the base of the first slack byte that no longer holds the pattern.
