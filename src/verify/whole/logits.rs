@@ -73,6 +73,21 @@ struct Compared {
     same_choice: bool,
 }
 
+const ORACLE: &str = "the oracle";
+
+impl Compared {
+    /// Rows of logits after so many tokens, each with who gave it.
+    fn of(tokens: usize, (script, row): (&str, &[f32]), (with, right): (&str, &[f32])) -> Compared {
+        Compared {
+            tokens,
+            script: script.into(),
+            with: with.into(),
+            distance: relative(row, right),
+            same_choice: same_choice(row, right),
+        }
+    }
+}
+
 /// All logits of one numerics, and how they compare.
 pub struct Book {
     limits: Limits,
@@ -100,18 +115,11 @@ impl Book {
     /// Compares the rows of a script with what is known at their positions.
     pub fn add(&mut self, script: &str, rows: Rows) {
         for (tokens, row) in rows.0 {
-            let compared = |with: &str, right: &[f32]| Compared {
-                tokens,
-                script: script.into(),
-                with: with.into(),
-                distance: relative(&row, right),
-                same_choice: same_choice(&row, right),
-            };
             if let Some((_, right)) = self.oracle.as_ref().and_then(|o| o.0.iter().find(|(n, _)| *n == tokens)) {
-                self.with_oracle.push(compared("the oracle", right));
+                self.with_oracle.push(Compared::of(tokens, (script, &row), (ORACLE, right)));
             }
             match self.first.get(&tokens) {
-                Some((with, right)) => self.with_itself.push(compared(with, right)),
+                Some((with, right)) => self.with_itself.push(Compared::of(tokens, (script, &row), (with, right))),
                 None => drop(self.first.insert(tokens, (script.into(), row))),
             }
         }
@@ -121,13 +129,7 @@ impl Book {
     pub fn against(&mut self, oracle: &Rows) {
         for (tokens, right) in &oracle.0 {
             if let Some((script, row)) = self.first.get(tokens) {
-                self.with_oracle.push(Compared {
-                    tokens: *tokens,
-                    script: script.clone(),
-                    with: "the oracle".into(),
-                    distance: relative(row, right),
-                    same_choice: same_choice(row, right),
-                });
+                self.with_oracle.push(Compared::of(*tokens, (script, row), (ORACLE, right)));
             }
         }
     }

@@ -34,7 +34,7 @@ use crate::plan::schedule::{Schedule, canonical};
 use crate::plan::source::hex;
 use crate::plan::{Numerics, Plan, PlanOptions};
 use logits::{Book, Limits, Rows};
-use rig::{Checks, Rig};
+use rig::{Checks, InSitu, Rig};
 use script::{Other, Script, Scripts};
 
 /// What the prompts and comparisons of this module are: part of what a verdict binds.
@@ -282,33 +282,31 @@ impl<'m> Whole<'_, 'm> {
         if scripts.oracle.is_none() {
             found.left_out.push(format!("{name}: logits against the oracle's, whose prefill of this file is slow"));
         }
-        let plan = Arc::new(Plan::build(self.model, canonical(numerics))?);
         let (model, stop, enough) = (self.model, self.stop, AtomicBool::new(false));
+        let (tokens, go_on) = (&tokens[..], || !stop.load(Ordering::Relaxed) && !enough.load(Ordering::Relaxed));
+        let compute = |n: usize| oracle(model, numerics, &tokens[..n], &go_on);
+        if let Some(n) = scripts.oracle.filter(|_| !large) {
+            self.say(&format!("{name}: oracle"))?;
+            book.oracle = Some(compute(n)?);
+        }
         let ran = std::thread::scope(|scope| {
-            let (tokens, enough) = (&tokens[..], &enough);
-            let go_on = move || !stop.load(Ordering::Relaxed) && !enough.load(Ordering::Relaxed);
-            let compute = |n: usize| scope.spawn(move || oracle(model, numerics, &tokens[..n], large, &go_on));
-            let mut oracle = scripts.oracle.map(compute);
             // Of a large file it takes minutes, in which the device has enough to do.
-            if let Some(oracle) = oracle.take_if(|_| !large) {
-                self.say(&format!("{name}: oracle"))?;
-                book.oracle = Some(joined(oracle)?);
-            }
+            let late = scripts.oracle.filter(|_| large).map(|n| scope.spawn(move || aside(|| compute(n))));
             let ran = self.scripts(&scripts, numerics, tokens, found, &mut book, &mut told);
-            match (oracle, &ran) {
-                (Some(oracle), Ok(Ok(_))) => {
+            match (late, &ran) {
+                (Some(late), Ok(Ok(_))) => {
                     self.say(&format!("{name}: oracle"))?;
-                    book.against(&joined(oracle)?);
+                    let rows = late.join().unwrap_or_else(|_| Err(Error::internal("the oracle's thread ended early")));
+                    book.against(&rows?);
                 }
                 _ => enough.store(true, Ordering::Relaxed),
             }
             ran
         })?;
-        let checks = match ran {
-            Ok(checks) => checks,
+        let in_situ = match ran {
+            Ok(in_situ) => in_situ,
             Err(fault) => return Ok(Some(fault)),
         };
-        let in_situ = checks.judge(&plan, numerics);
         if !in_situ.missing.is_empty() {
             found.weak.push(format!("{name}: no in-situ check of {}", in_situ.missing.join(", ")));
         }
@@ -321,7 +319,7 @@ impl<'m> Whole<'_, 'm> {
         Ok(in_situ.fault.or(logits))
     }
 
-    /// All scripts, in their sessions; the checks in place that they had.
+    /// All scripts, in their sessions; what the checks in place came to.
     fn scripts(
         &self,
         scripts: &Scripts,
@@ -330,10 +328,11 @@ impl<'m> Whole<'_, 'm> {
         found: &mut Found,
         book: &mut Book,
         told: &mut Sha256,
-    ) -> Result<std::result::Result<Checks, Fault>> {
+    ) -> Result<std::result::Result<InSitu, Fault>> {
         let name = numerics.name();
         let checks = Checks::new(Draw::new(&self.seed, &format!("whole {name} in situ")));
         let mut rig = Rig::new(self, numerics, scripts.chunk, scripts.context, false, checks)?;
+        let plan = rig.plan();
         for script in &scripts.list {
             if let Some(fault) = self.script(&mut rig, script, tokens, book, told)? {
                 return Ok(Err(fault));
@@ -351,7 +350,7 @@ impl<'m> Whole<'_, 'm> {
             }
             checks = rig.end(found, name)?;
         }
-        Ok(Ok(checks))
+        Ok(Ok(checks.judge(&plan, numerics)))
     }
 
     /// One script, launch by launch or as graphs or both.
@@ -409,39 +408,27 @@ impl<'m> Whole<'_, 'm> {
     }
 }
 
-/// The oracle's logits of every position; of a large file on three of four processors, for as long as `go_on` says.
-fn oracle(
-    model: &Model,
-    numerics: Numerics,
-    tokens: &[u32],
-    large: bool,
-    go_on: &(dyn Fn() -> bool + Sync),
-) -> Result<Rows> {
+/// The oracle's logits of every position, for as long as `go_on` says.
+fn oracle(model: &Model, numerics: Numerics, tokens: &[u32], go_on: &dyn Fn() -> bool) -> Result<Rows> {
     let n = tokens.len();
-    let options = PlanOptions { numerics, max_tokens: n, max_outputs: n, context: n };
-    let run = || {
-        let plan = Arc::new(Plan::build(model, options)?);
-        let step = plan.step(n, 0, n)?;
-        let ids: Vec<i32> = tokens.iter().map(|t| *t as i32).collect();
-        let mut executor = Executor::new(model, plan.clone());
-        executor.set_tokens(&ids);
-        for i in 0..plan.instances.len() {
-            if !go_on() {
-                return Err(Error::interrupted());
-            }
-            executor.run_range(&step, i..i + 1)?;
+    let plan = Arc::new(Plan::build(model, PlanOptions { numerics, max_tokens: n, max_outputs: n, context: n })?);
+    let step = plan.step(n, 0, n)?;
+    let ids: Vec<i32> = tokens.iter().map(|t| *t as i32).collect();
+    let mut executor = Executor::new(model, plan.clone());
+    executor.set_tokens(&ids);
+    for i in 0..plan.instances.len() {
+        if !go_on() {
+            return Err(Error::interrupted());
         }
-        let all = executor.logits(&step)?.chunks_exact(model.config.vocab).enumerate();
-        Ok(Rows::new(all.map(|(i, row)| (i + 1, row.to_vec())).collect()))
-    };
-    if !large {
-        return run();
+        executor.run_range(&step, i..i + 1)?;
     }
-    let threads = std::thread::available_parallelism().map_or(1, |n| (n.get() * 3 / 4).max(1));
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    pool.map_err(|e| Error::internal("the oracle's threads").because(e))?.install(run)
+    let all = executor.logits(&step)?.chunks_exact(model.config.vocab).enumerate();
+    Ok(Rows::new(all.map(|(i, row)| (i + 1, row.to_vec())).collect()))
 }
 
-fn joined(oracle: std::thread::ScopedJoinHandle<'_, Result<Rows>>) -> Result<Rows> {
-    oracle.join().unwrap_or_else(|_| Err(Error::internal("the oracle's thread ended early")))
+/// Work on three of four processors; the others are the device's.
+fn aside<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let threads = std::thread::available_parallelism().map_or(1, |n| (n.get() * 3 / 4).max(1));
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    pool.map_err(|e| Error::internal("the oracle's threads").because(e))?.install(work)
 }
