@@ -19,7 +19,7 @@ use crate::plan::Numerics;
 use crate::report::gate::{Goal, gates};
 use crate::report::proof::State as Proved;
 use crate::verify::places::{CudaPlace, EmulatorPlace};
-use crate::verify::{Outcome, Progress, Summary, record};
+use crate::verify::{Outcome, Progress, record};
 
 /// A tool's answer as the model gets it.
 #[derive(Clone, Debug, PartialEq)]
@@ -207,11 +207,7 @@ impl<'d> DeskShop<'d> {
             None => (None, v.reason(), None),
         };
         let cut = |text: String| desk::cap(desk::printable(&text), 2000);
-        let outcome = match v.summary() {
-            Summary::Pass => "pass",
-            Summary::Red => "red",
-            Summary::Indeterminate => "indeterminate",
-        };
+        let outcome = v.summary().name();
         let failure = stuck::failure_of(&record::outcome(v));
         let word = Judged {
             node: node.clone(),

@@ -97,6 +97,16 @@ pub enum Summary {
     Indeterminate,
 }
 
+impl Summary {
+    pub fn name(self) -> &'static str {
+        match self {
+            Summary::Pass => "pass",
+            Summary::Red => "red",
+            Summary::Indeterminate => "indeterminate",
+        }
+    }
+}
+
 impl Verdict {
     /// With nothing judged yet.
     fn begun(node: Target, place: &dyn Place, seed: &[u8]) -> Verdict {

@@ -63,12 +63,7 @@ impl Judged {
     }
 
     pub(super) fn ruling(&self) -> Ruling {
-        let outcome = match self.verdict.summary() {
-            Summary::Pass => "pass",
-            Summary::Red => "red",
-            Summary::Indeterminate => "indeterminate",
-        };
-        Ruling { outcome, green: self.verdict.is_green(), row: self.row }
+        Ruling { outcome: self.verdict.summary().name(), green: self.verdict.is_green(), row: self.row }
     }
 
     pub fn passed(&self) -> bool {
