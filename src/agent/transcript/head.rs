@@ -46,9 +46,13 @@ pub fn read(dir: &Path) -> Result<Head> {
     parse(&last).ok_or_else(|| damaged(format!("{} does not say where the transcript ends", path.display())))
 }
 
+/// To read. A link is not followed, and a pipe, which has nothing to say here, is not waited for.
+pub fn open(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)
+}
+
 fn once(path: &Path) -> Result<String> {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path);
-    let file = file.map_err(|e| match e.kind() {
+    let file = open(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => headless(path),
         _ => Error::io(path, e),
     })?;
@@ -76,9 +80,8 @@ fn headless(path: &Path) -> Error {
 
 /// Which version began a transcript, and when, as its first line says.
 fn writer(transcript: &Path) -> Option<(String, String)> {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(transcript).ok()?;
     let mut bytes = Vec::new();
-    file.take(1 << 16).read_to_end(&mut bytes).ok()?;
+    open(transcript).ok()?.take(1 << 16).read_to_end(&mut bytes).ok()?;
     let first: serde_json::Value = serde_json::from_slice(bytes.split(|b| *b == b'\n').next()?).ok()?;
     let text = |name: &str| Some(cap(printable(first.get(name)?.as_str()?), 80));
     Some((text("assay")?, text("time")?))
