@@ -121,7 +121,7 @@ impl Bench {
                 .expected("--record and --evidence with --backend device"));
         }
         let context = tests.iter().map(|t| t.depth().saturating_add(t.tokens())).max().unwrap_or(1);
-        let most = model.config.context_length.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
+        let most = model.config.longest_context();
         if context > most {
             return Err(Error::usage("the model's context does not hold these tests")
                 .expected(format!("-d N, and -p N or -n N beyond it, of {most} tokens at most together"))

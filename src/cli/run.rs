@@ -146,13 +146,13 @@ impl Run {
     }
 
     fn context(&self, model: &Model, prompt: usize) -> Result<usize> {
-        let most = model.config.context_length.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
+        let most = model.config.longest_context();
         if prompt > most {
             return Err(Error::usage("the prompt is longer than the model's context")
                 .expected(format!("at most {most} tokens"))
                 .found(prompt));
         }
-        let context = self.ctx.unwrap_or_else(|| prompt.saturating_add(self.most).min(most.max(prompt)));
+        let context = self.ctx.unwrap_or_else(|| prompt.saturating_add(self.most).min(most));
         if context > most || context < prompt {
             return Err(Error::usage("the context does not hold this run")
                 .expected(format!("--ctx {prompt} (the prompt) to {most} (the model's own)"))

@@ -84,6 +84,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// Most tokens of a context, as far as the file says.
+    pub fn longest_context(&self) -> usize {
+        self.context_length.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX)
+    }
+
     /// Width of all streams together: 4 · hidden.
     pub fn hc_dim(&self) -> usize {
         self.streams * self.hidden
