@@ -71,7 +71,7 @@ fn claim(model: &Model, numerics: Numerics, arch: &str) -> Result<Result<String,
     let Some(bench) = workbench()? else {
         return Ok(Err("this folder is in no workbench, so no ledger says anything".into()));
     };
-    if model.gguf.file_len() > weights::HASHED_AT_ONCE && weights::known(model).is_none() {
+    if weights::unhashed(model) {
         return Ok(Err("weights not hashed (assay verify --record hashes them)".into()));
     }
     let kernels = KernelTree::open(&bench.kernels())?;

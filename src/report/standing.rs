@@ -71,9 +71,10 @@ impl<'m> Known<'m> {
             return Ok(Known { ledger, trust: Trust::nobody(), tree: None });
         }
         let trust = trust(&bench.root, file, notes)?;
-        if model.gguf.file_len() > weights::HASHED_AT_ONCE && weights::known(model).is_none() {
+        if weights::unhashed(model) {
             notes.push(format!(
-                "the weights of {} are not hashed yet, so what the ledger holds on them is not shown; assay verify --record hashes them",
+                "the weights of {} are not hashed yet, so what the ledger holds on them is not shown; assay verify \
+                 --record hashes them",
                 model.path().display()
             ));
             return Ok(Known { ledger, trust, tree: None });

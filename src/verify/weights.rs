@@ -55,8 +55,13 @@ pub fn known(model: &Model) -> Option<Digest> {
     (kept.stamp == stamp).then_some(kept.digest)
 }
 
-/// Files up to this size are hashed whenever a command asks; larger ones only by those that judge or run them.
-pub const HASHED_AT_ONCE: u64 = 2 << 30;
+/// Files up to this size are hashed whenever a command asks; larger ones only by a verdict that is recorded.
+const HASHED_AT_ONCE: u64 = 2 << 30;
+
+/// Whether the weights of a large file have not been hashed yet, which a command that looks does not wait for.
+pub fn unhashed(model: &Model) -> bool {
+    model.gguf.file_len() > HASHED_AT_ONCE && known(model).is_none()
+}
 
 fn place(model: &Model) -> Option<(Stamp, PathBuf)> {
     let stamp = stamp(model)?;
