@@ -77,8 +77,7 @@ pub(super) fn check(
         }
         claimed.extend(rows.iter().map(|row| row.seq));
         for row in &rows {
-            let passed = row.statement().verdict().is_some_and(|v| v.complete() && v.binding.arch != "emulator");
-            if !passed {
+            if !passed_on_device(row) {
                 let short = commit.short();
                 report.findings.push(format!("commit {short} claims row {}, which is no pass on a device", row.seq));
             }
@@ -255,6 +254,11 @@ impl Look<'_> {
     }
 }
 
+/// What can be landed: tests' simulated devices are devices here.
+fn passed_on_device(row: &Row) -> bool {
+    row.statement().verdict().is_some_and(|v| v.complete() && v.binding.arch != "emulator")
+}
+
 /// The rows of device passes that were there where history is cut off, and that no commit on this side claims.
 fn cut_off(repo: &Repo, commits: &[Commit], chain: &Chain, claimed: &HashSet<u64>) -> Result<BTreeSet<u64>> {
     let mut there = HashSet::new();
@@ -267,9 +271,6 @@ fn cut_off(repo: &Repo, commits: &[Commit], chain: &Chain, claimed: &HashSet<u64
             there.extend(line_hashes(&repo.blob(blob)?));
         }
     }
-    let could = |row: &&Row| {
-        let landed = row.statement().verdict().is_some_and(|v| v.complete() && v.binding.arch != "emulator");
-        landed && there.contains(&row.hash) && !claimed.contains(&row.seq)
-    };
+    let could = |row: &&Row| passed_on_device(row) && there.contains(&row.hash) && !claimed.contains(&row.seq);
     Ok(chain.rows.iter().filter(could).map(|row| row.seq).collect())
 }
