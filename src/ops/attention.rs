@@ -75,9 +75,9 @@ pub(super) fn size(d: &mut Draft<'_>) {
     d.set_scalar("scale", scale);
 }
 
-/// In most cases of several tokens, and in all of few, a position inside the first window from which the number of rows that they
-/// see passes a multiple of 16 or 32: kernels share rows out in such numbers, and what one token's share is must not be
-/// taken for its neighbour's.
+/// In most cases of several tokens, and in all of few, a position inside the first window from which the number of rows
+/// that they see passes a multiple of 16 or 32: kernels share rows out in such numbers, and what one token's share is must
+/// not be taken for its neighbour's.
 fn straddling(d: &mut Draft<'_>, most: usize, window: usize) -> Option<usize> {
     if d.far || d.tokens < 2 || (d.tokens > 8 && d.draw.below(4) == 0) {
         return None;

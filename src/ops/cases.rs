@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use half::f16;
 
-use super::contract::{Access, Arg, Contract, Elem, Rounding, Span};
+use super::contract::{Access, Arg, Contract, Elem, Rounding, Scalar, Span};
 use super::expr::Expr;
 use super::{Call, Op, Slot, Weight};
 use crate::error::{Error, Result};
@@ -335,8 +335,7 @@ pub struct Sizes<'s> {
     pub blocks: Blocks,
     /// What the variant may take: values stay within it.
     pub rounding: Rounding,
-    /// Which of [`turns`] flags and optional inputs take; drawn when `None`.
-    pub turn: Option<usize>,
+    pub way: Way,
     /// The model's own tensors and scalars instead.
     pub real: Option<Real<'s>>,
 }
@@ -344,19 +343,39 @@ pub struct Sizes<'s> {
 impl<'s> Sizes<'s> {
     /// Drawn, of usual size, not far, and for operands that are not rounded.
     pub fn of(dims: &'s [i64], types: &'s [DType]) -> Sizes<'s> {
-        Sizes { dims, far: false, types, blocks: Blocks::Usual, rounding: Rounding::None, turn: None, real: None }
+        Sizes {
+            dims,
+            far: false,
+            types,
+            blocks: Blocks::Usual,
+            rounding: Rounding::None,
+            way: Way::default(),
+            real: None,
+        }
     }
 }
 
-/// In how many ways an op is called: its flag up or down, its optional inputs there or not.
-pub fn turns(op: &dyn Op) -> usize {
-    let (flag, optional) = choices(op.contract());
-    (1 + usize::from(flag)) * (1 + usize::from(optional))
+/// A way in which an op is called. What is `None` is drawn.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Way {
+    /// Its flag up or down.
+    flag: Option<bool>,
+    /// Without its optional inputs, or with all of them.
+    without: Option<bool>,
 }
 
-fn choices(c: &Contract) -> (bool, bool) {
-    let flag = c.scalars.iter().any(|s| s.is_flag());
-    (flag, c.args.iter().any(|a| a.optional) || c.weights.iter().any(|w| w.optional))
+impl Way {
+    /// All ways, as far as an op has a flag and optional inputs.
+    pub fn all(op: &dyn Op) -> Vec<Way> {
+        let c = op.contract();
+        let both = |has: bool| if has { vec![Some(false), Some(true)] } else { vec![None] };
+        let flags = both(c.scalars.iter().any(Scalar::is_flag));
+        let optional = c.args.iter().any(|a| a.optional) || c.weights.iter().any(|w| w.optional);
+        both(optional)
+            .into_iter()
+            .flat_map(|without| flags.iter().map(move |flag| Way { flag: *flag, without }))
+            .collect()
+    }
 }
 
 pub struct Real<'s> {
@@ -376,9 +395,7 @@ pub fn draw_case(
 ) -> Result<Case> {
     let c = op.contract();
     let bug = |what: &str| Error::internal(format!("case {label}: {what}"));
-    let flagged = choices(c).0;
-    let flag = sizes.turn.map(|turn| turn % 2).filter(|_| flagged);
-    let without = sizes.turn.map(|turn| if flagged { turn / 2 } else { turn } % 2 == 1);
+    let Way { flag, without } = sizes.way;
     let case = Case {
         label: label.clone(),
         op,
@@ -388,7 +405,7 @@ pub fn draw_case(
             Some(r) => r.scalars.to_vec(),
             None => (c.scalars.iter())
                 .map(|s| match flag.filter(|_| s.is_flag()) {
-                    Some(flag) => flag as f64,
+                    Some(up) => f64::from(u8::from(up)),
                     None => drawn_scalar(s.span, draw),
                 })
                 .collect(),

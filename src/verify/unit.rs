@@ -12,7 +12,7 @@ use super::runner::{Failure, Ground, Runner};
 use crate::backend::Placement;
 use crate::error::{Error, Result};
 use crate::model::quant::DType;
-use crate::ops::cases::{Blocks, Case, Draw, LONG_STEP, Real, STEP_TOKENS, Sizes, Values, draw_case, fits, turns};
+use crate::ops::cases::{Blocks, Case, Draw, LONG_STEP, Real, STEP_TOKENS, Sizes, Values, Way, draw_case, fits};
 use crate::ops::{Access, Node, Op, Rounding};
 use crate::plan::manifest::Variant;
 
@@ -116,12 +116,13 @@ impl Request<'_, '_> {
         let (first_turn, mut met) = (draw.below(TURNS), vec![false; presets.len()]);
         let last_narrow = counts.iter().rposition(|t| *t <= LONG_STEP);
         let last = counts.len() - 1;
-        // Of a model's heavy weights, the count at which they are taken.
-        let mut heavy: Vec<Option<usize>> = (self.shapes.iter())
+        // Of a model's heavy weights, the one count at which they are taken; 0 where none is small enough.
+        let heavy: Vec<Option<usize>> = (self.shapes.iter())
             .map(|shape| {
                 let bytes: usize = shape.weights.iter().flatten().map(|w| w.bytes.len()).sum();
-                let fit = counts.iter().filter(|t| **t <= 512 && self.op.macs(&shape.dims, **t) <= self.limit(**t));
-                (bytes > HEAVY).then(|| draw.below(fit.count().max(1)))
+                let fits = |t: &&usize| **t <= 512 && self.op.macs(&shape.dims, **t) <= self.limit(**t);
+                let fit: Vec<usize> = counts.iter().filter(fits).copied().collect();
+                (bytes > HEAVY).then(|| fit.get(draw.below(fit.len().max(1))).copied().unwrap_or(0))
             })
             .collect();
         for (k, tokens) in counts.into_iter().enumerate() {
@@ -152,13 +153,13 @@ impl Request<'_, '_> {
                 // Where a few tokens share blocks, what goes wrong hangs on the position; small cases are cheap. The
                 // shortest and the longest step meet every way in which the op is called.
                 let every = k == 0 || (k == last && taken == 1);
-                let times = match turns(self.op) {
-                    ways if ways > 1 && every => (0..ways).map(Some).collect(),
-                    _ if taken == 1 && max <= 64 && tokens > 3 => vec![None; 3],
-                    _ => vec![None],
+                let calls = match Way::all(self.op) {
+                    ways if ways.len() > 1 && every => ways,
+                    _ if taken == 1 && max <= 64 && tokens > 3 => vec![Way::default(); 3],
+                    _ => vec![Way::default()],
                 };
-                for turn in times {
-                    let sizes = Sizes { turn, real: None, ..sizes };
+                for way in calls {
+                    let sizes = Sizes { way, real: None, ..sizes };
                     self.push(&mut out, &sizes, tokens, (min, max), &mut draw, label.clone())?;
                 }
             }
@@ -167,14 +168,12 @@ impl Request<'_, '_> {
             }
             let turn = draw.below(TURNS);
             for (i, shape) in self.shapes.iter().enumerate() {
-                if self.op.macs(&shape.dims, tokens) > self.limit(tokens) {
-                    continue;
-                }
-                let mine = match &mut heavy[i] {
-                    Some(left) => std::mem::replace(left, left.wrapping_sub(1)) == 0,
+                let due = match heavy[i] {
+                    Some(count) => count == tokens,
                     None => self.shapes.len() <= TURNS || i % TURNS == turn,
                 };
-                if !mine && !self.thorough {
+                let mine = self.thorough || due;
+                if !mine || self.op.macs(&shape.dims, tokens) > self.limit(tokens) {
                     continue;
                 }
                 let real =
