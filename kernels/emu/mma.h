@@ -8,48 +8,107 @@ struct AssayMma {
   const unsigned* b;
 };
 
+// Vectors of GCC and Clang: the compiler makes of them what the machine has, and each element is rounded as a scalar is.
+// In sums they are held in arrays, as single elements of a vector are slow to reach.
+typedef double AssayDoubles __attribute__((vector_size(32)));
+typedef float AssayFloats __attribute__((vector_size(16)));
+typedef unsigned AssayWords __attribute__((vector_size(16)));
+typedef int AssayInts __attribute__((vector_size(16)));
+typedef unsigned short AssayHalves __attribute__((vector_size(8)));
+typedef signed char AssayBytes __attribute__((vector_size(4)));
+
+template <class V>
+inline __attribute__((always_inline)) void assay_load(V& v, const void* from) {
+  __builtin_memcpy(&v, from, sizeof v);
+}
+
+// Four elements of each are widened at once: as assay_half_to_float and assay_bf16_to_float do it.
 struct AssayF16 {
   typedef float Acc;
   typedef double Sum;
-  static constexpr int K = 16, per = 2;
-  static float get(unsigned reg, int i) { return assay_half_to_float((unsigned short)(reg >> 16 * i)); }
+  typedef AssayDoubles Sums;
+  static constexpr int K = 16, bytes = 2;
+  static inline __attribute__((always_inline)) void widen(Sum* to, const char* from) {
+    AssayHalves part;
+    assay_load(part, from);
+    AssayWords h = __builtin_convertvector(part, AssayWords);
+    AssayWords magnitude = (h & 0x7fffu) << 13;
+    AssayWords scaled = (AssayWords)((AssayFloats)magnitude * assay_bits<float>(0x77800000u));
+    AssayWords large = (AssayWords)(magnitude >= 0x0f800000u);
+    AssayWords bits = (large & (magnitude | 0x7f800000u)) | (~large & scaled);
+    Sums wide = __builtin_convertvector((AssayFloats)(bits | (h & 0x8000u) << 16), Sums);
+    __builtin_memcpy(to, &wide, sizeof wide);
+  }
 };
 struct AssayBf16 {
   typedef float Acc;
   typedef double Sum;
-  static constexpr int K = 16, per = 2;
-  static float get(unsigned reg, int i) { return assay_bf16_to_float((unsigned short)(reg >> 16 * i)); }
+  typedef AssayDoubles Sums;
+  static constexpr int K = 16, bytes = 2;
+  static inline __attribute__((always_inline)) void widen(Sum* to, const char* from) {
+    AssayHalves part;
+    assay_load(part, from);
+    AssayWords h = __builtin_convertvector(part, AssayWords);
+    Sums wide = __builtin_convertvector((AssayFloats)(h << 16), Sums);
+    __builtin_memcpy(to, &wide, sizeof wide);
+  }
 };
 struct AssayS8 {
   typedef int Acc;
   typedef int Sum;
-  static constexpr int K = 32, per = 4;
-  static int get(unsigned reg, int i) { return (int)(signed char)(reg >> 8 * i); }
+  typedef AssayInts Sums;
+  static constexpr int K = 32, bytes = 1;
+  static inline __attribute__((always_inline)) void widen(Sum* to, const char* from) {
+    AssayBytes part;
+    assay_load(part, from);
+    Sums wide = __builtin_convertvector(part, Sums);
+    __builtin_memcpy(to, &wide, sizeof wide);
+  }
 };
 
+// One register of all lanes, in the lanes' order, is a matrix of 8 rows by K / 2: rows of a and columns of b.
 template <class E>
 inline void assay_mma_combine(void* const* lanes, unsigned) {
-  typename E::Sum a[16][E::K], b[E::K][8];
+  typedef typename E::Sum Sum;
+  typedef typename E::Sums Sums;
+  typedef AssayMma<typename E::Acc> Op;
+  constexpr int half = E::K / 2, all = 8 * half;
+  unsigned a[4][32], b[2][32];
   for (int lane = 0; lane < 32; lane++) {
-    auto* op = (AssayMma<typename E::Acc>*)lanes[lane];
-    int g = lane / 4, k = lane % 4 * E::per;
-    for (int i = 0; i < E::per; i++) {
-      a[g][k + i] = E::get(op->a[0], i);
-      a[g + 8][k + i] = E::get(op->a[1], i);
-      a[g][k + E::K / 2 + i] = E::get(op->a[2], i);
-      a[g + 8][k + E::K / 2 + i] = E::get(op->a[3], i);
-      b[k + i][g] = E::get(op->b[0], i);
-      b[k + E::K / 2 + i][g] = E::get(op->b[1], i);
-    }
+    const Op* op = (const Op*)lanes[lane];
+    for (int i = 0; i < 4; i++) a[i][lane] = op->a[i];
+    for (int i = 0; i < 2; i++) b[i][lane] = op->b[i];
+  }
+  Sum rows[4][all], columns[2][all], by_k[2][all];
+  for (int i = 0; i < 4; i++)
+    for (int at = 0; at < all; at += 4) E::widen(rows[i] + at, (const char*)a[i] + at * E::bytes);
+  for (int i = 0; i < 2; i++) {
+    for (int at = 0; at < all; at += 4) E::widen(columns[i] + at, (const char*)b[i] + at * E::bytes);
+    for (int k = 0; k < half; k++)
+      for (int n = 0; n < 8; n++) by_k[i][k * 8 + n] = columns[i][n * half + k];
   }
   for (int row = 0; row < 16; row++) {
-    typename E::Sum sum[8];
-    for (int n = 0; n < 8; n++)
-      sum[n] = ((AssayMma<typename E::Acc>*)lanes[row % 8 * 4 + n / 2])->d[row / 8 * 2 + n % 2];
-    for (int k = 0; k < E::K; k++)
-      for (int n = 0; n < 8; n++) sum[n] += a[row][k] * b[k][n];
-    for (int n = 0; n < 8; n++)
-      ((AssayMma<typename E::Acc>*)lanes[row % 8 * 4 + n / 2])->d[row / 8 * 2 + n % 2] = (typename E::Acc)sum[n];
+    int low = row / 8;
+    Op* const ops[4] = {(Op*)lanes[row % 8 * 4], (Op*)lanes[row % 8 * 4 + 1], (Op*)lanes[row % 8 * 4 + 2],
+                        (Op*)lanes[row % 8 * 4 + 3]};
+    Sum d[8];
+    for (int n = 0; n < 8; n++) d[n] = ops[n / 2]->d[low * 2 + n % 2];
+    Sums left, right, left_b, right_b;
+    assay_load(left, d);
+    assay_load(right, d + 4);
+    // In the order of k.
+    for (int i = 0; i < 2; i++) {
+      const Sum* x = rows[2 * i + low] + row % 8 * half;
+      for (int k = 0; k < half; k++) {
+        assay_load(left_b, by_k[i] + k * 8);
+        assay_load(right_b, by_k[i] + k * 8 + 4);
+        left += x[k] * left_b;
+        right += x[k] * right_b;
+      }
+    }
+    __builtin_memcpy(d, &left, sizeof left);
+    __builtin_memcpy(d + 4, &right, sizeof right);
+    for (int n = 0; n < 8; n++) ops[n / 2]->d[low * 2 + n % 2] = (typename E::Acc)d[n];
   }
 }
 
