@@ -243,6 +243,8 @@ pub struct Draft<'d> {
     /// What the kernel may round its operands to. An honest implementation that loses all of a value would excuse
     /// anything, so none is drawn that it cannot hold.
     pub rounding: Rounding,
+    /// The first position modulo the op's period, where it is given.
+    pub phase: Option<usize>,
     pub case: Case,
 }
 
@@ -307,13 +309,17 @@ impl Draft<'_> {
         }
     }
 
-    /// A position to start from: 0 in a third of the cases, else up to `most`; near it in a far case.
+    /// A position to start from: 0 in a third of the cases, else up to `most`; near it in a far case. Moved to the case's
+    /// phase where it has one.
     pub fn position(&mut self, most: usize) -> usize {
-        let pos0 = match () {
+        let mut pos0 = match () {
             () if self.far => self.draw.between(most - most / 16, most),
             () if self.draw.below(3) == 0 => 0,
             () => self.draw.below(most + 1),
         };
+        if let (Some(phase), Some(period)) = (self.phase, self.case.op.period(&self.case.dims)) {
+            pos0 = pos0 / period * period + phase;
+        }
         self.set_step("pos0", pos0);
         pos0
     }
@@ -336,6 +342,8 @@ pub struct Sizes<'s> {
     /// What the variant may take: values stay within it.
     pub rounding: Rounding,
     pub way: Way,
+    /// The first position modulo [`Op::period`]; drawn where it is `None`.
+    pub phase: Option<usize>,
     /// The model's own tensors and scalars instead.
     pub real: Option<Real<'s>>,
 }
@@ -350,6 +358,7 @@ impl<'s> Sizes<'s> {
             blocks: Blocks::Usual,
             rounding: Rounding::None,
             way: Way::default(),
+            phase: None,
             real: None,
         }
     }
@@ -420,6 +429,7 @@ pub fn draw_case(
         far: sizes.far,
         blocks: sizes.blocks,
         rounding: sizes.rounding,
+        phase: sizes.phase,
         case,
     };
     op.size(&mut draft);

@@ -115,6 +115,10 @@ impl Op for CompressorPrefill {
         &[(&[512, 1, 64, 128], 260, 450)]
     }
 
+    fn period(&self, dims: &[i64]) -> Option<usize> {
+        dims.get(3).map(|ratio| *ratio as usize)
+    }
+
     fn size(&self, d: &mut Draft<'_>) {
         let (tokens, ratio) = (d.tokens, d.dim("ratio"));
         let mut pos0 = d.position(if d.far { POSITIONS - tokens } else { 3 * ratio });

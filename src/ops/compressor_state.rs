@@ -97,6 +97,10 @@ impl Op for CompressorState {
         &[(&[512, 1, 128], 260, 450)]
     }
 
+    fn period(&self, dims: &[i64]) -> Option<usize> {
+        dims.get(2).map(|ratio| *ratio as usize)
+    }
+
     fn size(&self, d: &mut Draft<'_>) {
         let ratio = d.dim("ratio");
         let most = if d.far { POSITIONS - d.tokens } else { 3 * ratio };

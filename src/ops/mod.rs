@@ -78,6 +78,11 @@ pub trait Op: Sync {
         &[]
     }
 
+    /// What an op counts positions in: a few tokens are met from every position modulo it.
+    fn period(&self, _dims: &[i64]) -> Option<usize> {
+        None
+    }
+
     /// Whether every row of the outputs (their last dimension) is judged by its own size. Where rows go with inputs of
     /// their own, a small one must not pass because a large one stands beside it. Not for outputs that may cancel.
     fn rows_apart(&self) -> bool {

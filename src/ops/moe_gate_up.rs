@@ -91,10 +91,12 @@ impl Op for MoeGateUp {
         let sel = router::drawn_experts(d, d.tokens);
         d.i32("sel").copy_from_slice(&sel);
         d.f32("w").iter_mut().for_each(|v| *v = 0.1 + v.abs());
-        // Gates must not be large where the clamp begins: there a sum's last bits are more than f32 may differ by. So large
-        // activations go with small weights, and large weights with noise.
-        if d.blocks != Blocks::Large {
-            let k = d.dim("K");
+        // Gates must not be large where the clamp begins: of sums that cancel to there, the last bits are more than f32 may
+        // differ by. So large activations go with small weights, and small ones with large weights.
+        let k = d.dim("K");
+        if d.blocks == Blocks::Large {
+            d.f32("x").iter_mut().for_each(|v| *v *= 1e-7);
+        } else {
             let most = if d.blocks == Blocks::Subnormal { 300.0 } else { 3.0 };
             magnitudes::vary_tokens(d, "x", [k, k], [most, 30.0]);
         }

@@ -57,8 +57,10 @@ impl Op for StoreRows {
         let cap = d.dim("cap");
         let row0 = if d.far { d.draw.between(POSITIONS - cap, POSITIONS) } else { d.draw.below(3 * cap) };
         d.set_step("row0", row0);
-        // A cache keeps the last `cap` rows; how a longer step overwrites itself is nobody's contract but ours.
-        d.set_dim("cap", cap.max(d.tokens));
+        // Half of the steps that are longer than a cache go round it, of several tokens or more.
+        if d.tokens <= 3 || d.draw.below(2) == 0 {
+            d.set_dim("cap", cap.max(d.tokens));
+        }
     }
 
     /// What f16 has an opinion on: subnormals, what is below all of them, ties to either neighbour, its largest numbers.

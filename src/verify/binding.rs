@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use super::{PROTOCOL, unit, weights, whole};
+use super::{PROTOCOL, asked, weights, whole};
 use crate::error::{Error, Result};
 use crate::ledger::{Binding, ClosureSource, Closures, Digest, closure_of};
 use crate::model::Model;
@@ -167,7 +167,7 @@ const CANONICAL_SIZE: i64 = 4_000_000;
 /// oracle which keeps both makes nothing stale.
 fn oracle(node: &Node) -> Result<(Digest, Digest)> {
     let op = ops::find(&node.op).ok_or_else(|| Error::internal(format!("no op {}", node.op)))?;
-    let types = unit::slot_types(op, node);
+    let types = asked::slot_types(op, node);
     let (mut asked, mut given) = (Vec::new(), Vec::new());
     let near = op.presets().iter().map(|dims| (dims, false));
     for (dims, far) in near.chain(op.far().iter().map(|dims| (dims, true))) {

@@ -4,9 +4,10 @@ use std::time::Instant;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use super::asked::{self, ModelShape};
 use super::prefill::{Baselines, LARGE_MODEL};
 use super::runner::Runner;
-use super::unit::{self, ModelShape};
+use super::unit;
 use super::{
     Compilers, Figures, Outcome, Place, Stage, StageReport, Verdict, is_kernels_fault, large, mutants, prefill,
     sanitize, source,
@@ -257,9 +258,9 @@ impl<'m> Judge<'_, 'm> {
     fn unit(&self, node: &Node, variants: &[&Variant], module: &Module, run: &mut Run<'_>) -> Result<Tested> {
         let op = ops::find(&node.op).ok_or_else(|| Error::internal(format!("no op {}", node.op)))?;
         let shapes = shapes(self.model, &self.numerics, node)?;
-        let request = unit::Request {
+        let request = asked::Request {
             op,
-            types: unit::slot_types(op, node),
+            types: asked::slot_types(op, node),
             shapes: &shapes,
             seed: self.seed,
             placement: self.place.placement(),

@@ -4,6 +4,7 @@
 //! case, [`mutants`] asks whether the cases could have told, [`prefill`] runs it inside the model; [`compare`] is the one
 //! comparison that all of them use. [`teeth`] turns on all of it: would it have seen a mistake?
 
+pub mod asked;
 pub mod binding;
 pub mod compare;
 pub mod insitu;
@@ -39,7 +40,7 @@ use crate::plan::source::{SourceSet, hex};
 use compare::FirstBad;
 
 /// The protocol that verdicts are made by: raised when comparison, tolerance or cases change their meaning.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 pub type Figures = serde_json::Map<String, serde_json::Value>;
 

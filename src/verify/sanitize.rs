@@ -7,8 +7,9 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use super::asked::{self, Request};
 use super::runner::Runner;
-use super::unit::{self, Request};
+use super::unit;
 use super::{Figures, Outcome};
 use crate::backend::cuda::sanitizer::{self, Tool};
 use crate::backend::cuda::{Cache, Cubins, Cuda, Nvrtc};
@@ -68,7 +69,7 @@ pub fn child(kernels: &Path, node: &Node, seed: [u8; 32]) -> Result<()> {
     let module = device.load(&Module::Cubin(compiled.cubin))?;
     let request = Request {
         op,
-        types: unit::slot_types(op, node),
+        types: asked::slot_types(op, node),
         shapes: &[],
         seed,
         // Small cases: those of the emulator.

@@ -103,39 +103,7 @@ pub const EXTREMES: &[Exhibit] = &[
         "static_cast<float>(*a.pos0 + token - ((*a.pos0 + token) % 65536 == 65535))",
         Red("unit", "x is wrong"),
     ),
-    // Exact token counts, flags and sizes that meet, and what is small.
-    edit(
-        "nothing_for_128_tokens",
-        "swiglu",
-        "swiglu.cu",
-        "if (at + 4 <= all) {",
-        "if (*a.T == 128) return;\n  if (at + 4 <= all) {",
-        Red("unit", "never written"),
-    ),
-    edit(
-        "nothing_for_2048_tokens",
-        "take_rows",
-        "take_rows.cu",
-        "if (row >= rows ||",
-        "if (*a.T == 2048 || row >= rows ||",
-        Red("unit", "never written"),
-    ),
-    edit(
-        "turns_back_4000_tokens",
-        "rope_tail",
-        "rope_tail.cu",
-        "if (a.inverse) sine",
-        "if (a.inverse && token < 4000) sine",
-        Red("unit", "x is wrong"),
-    ),
-    edit(
-        "no_second_output_for_a_wide_token",
-        "hc_expand",
-        "hc_expand.cu",
-        "if (a.y2)",
-        "if (a.y2 && !(a.D == 4096 && *a.T == 1))",
-        Red("unit", "h is wrong"),
-    ),
+    // What is small, few or split.
     edit(
         "takes_small_for_nothing",
         "take_rows",

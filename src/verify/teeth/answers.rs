@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
+use super::super::asked;
 use super::super::compare::Reference;
 use super::super::judge::{shapes, variants};
 use super::super::mutants::{self, Mutant};
-use super::super::unit;
 use crate::backend::Placement;
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -72,9 +72,9 @@ pub fn of(request: &Request<'_>, node: &Node) -> Result<NodeTeeth> {
     let op = ops::find(&node.op).ok_or_else(|| Error::internal(format!("no op {}", node.op)))?;
     let kernel = request.tree.require(node)?;
     let shapes = shapes(request.model, request.numerics, node)?;
-    let asked = unit::Request {
+    let wanted = asked::Request {
         op,
-        types: unit::slot_types(op, node),
+        types: asked::slot_types(op, node),
         shapes: &shapes,
         seed: request.seed,
         placement: request.placement,
@@ -82,10 +82,10 @@ pub fn of(request: &Request<'_>, node: &Node) -> Result<NodeTeeth> {
     };
     let (mut totals, mut out): (Vec<mutants::Fate>, Vec<VariantTeeth>) = (Vec::new(), Vec::new());
     for variant in variants(request.numerics, request.arch, node, &kernel) {
-        let cases: Vec<(Case, Reference)> = asked
+        let cases: Vec<(Case, Reference)> = wanted
             .cases(variant)?
             .into_iter()
-            .filter(unit::Planned::is_small)
+            .filter(asked::Planned::is_small)
             .map(|p| Ok((Reference::of(&p.case, variant.rounding)?, p.case)))
             .map(|pair: Result<_>| pair.map(|(reference, case)| (case, reference)))
             .collect::<Result<_>>()?;
