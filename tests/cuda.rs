@@ -13,8 +13,11 @@ use assay::{
     Error, Result,
     backend::{
         BufferId, Device, Field, FilePart, GraphId, Launch, Module, ModuleId, Span, Step, Traced,
-        cuda::{self, Cache, Cubins, Cuda, Nvrtc, Origin, ptx, sanitizer},
-        worker::{DeviceKind, WorkerDevice, WorkerOptions},
+        cuda::{self, Cache, Cubins, Cuda, Nvrtc, Origin, find::Places, ptx, sanitizer},
+        worker::{
+            DeviceKind, Level, WorkerDevice, WorkerOptions,
+            compile::{Starter, Want},
+        },
     },
     model::gguf::{Source, Stamp},
     ops,
@@ -57,6 +60,8 @@ const CASES: &[Case] = &[
     ("nvrtc_compiles_for_every_architecture", nvrtc_compiles_for_every_architecture),
     ("nvrtc_refusals_are_named", nvrtc_refusals_are_named),
     ("nvrtc_sees_the_source_set_only", nvrtc_sees_the_source_set_only),
+    ("nvrtc_reads_no_file_outside_its_folders", nvrtc_reads_no_file_outside_its_folders),
+    ("nvrtc_that_dies_or_does_not_end_is_an_error", nvrtc_that_dies_or_does_not_end_is_an_error),
     ("cubins_are_cached_and_repaired", cubins_are_cached_and_repaired),
     ("stubs_are_judged_on_fresh_ptx", stubs_are_judged_on_fresh_ptx),
     ("common_headers_compile_and_pass_the_rules", common_headers_compile_and_pass_the_rules),
@@ -81,6 +86,7 @@ type Child = (&'static str, fn() -> Result<()>);
 
 const CHILDREN: &[Child] = &[
     ("worker", || assay::backend::worker::serve()),
+    ("worker-of-little-memory", child_of_little_memory),
     ("fault", child_fault),
     ("endless", child_endless),
     ("endless-graph", child_endless_graph),
@@ -155,6 +161,25 @@ fn with<T>(found: Result<T>, body: impl FnOnce(T) -> Result<()>) -> Result<Outco
     }
 }
 
+/// NVRTC as production finds it, in a process that is this program.
+fn nvrtc() -> Result<Nvrtc> {
+    nvrtc_by("worker", Duration::from_secs(240))
+}
+
+fn nvrtc_by(child: &str, deadline: Duration) -> Result<Nvrtc> {
+    let program = std::env::current_exe().expect("this program");
+    let args = ["--child", child].map(str::to_owned).to_vec();
+    Nvrtc::find_in(&Places::from_env(), &Starter { program, args, deadline })
+}
+
+/// PTX of what the rules for sources would refuse.
+fn unruled_ptx(nvrtc: &Nvrtc, source: &SourceSet, arch: &str) -> Result<String> {
+    let options = vec![format!("--gpu-architecture=compute_{arch}"), "--std=c++17".into()];
+    let out = nvrtc.pool().compile(source, options, Want::Ptx, arch)?;
+    assert_eq!(out.code, 0, "{}", out.log);
+    Ok(String::from_utf8(out.bytes).expect("text").trim_end_matches('\0').to_owned())
+}
+
 fn code<T>(result: Result<T>) -> &'static str {
     match result {
         Ok(_) => "no error",
@@ -165,7 +190,7 @@ fn code<T>(result: Result<T>) -> &'static str {
 // Compiling.
 
 fn nvrtc_compiles_for_every_architecture() -> Result<Outcome> {
-    with(Nvrtc::find(), |nvrtc| {
+    with(nvrtc(), |nvrtc| {
         let entries = ["scale".to_owned(), "reverse".to_owned()];
         let mut built = 0;
         for arch in ["sm_80", "sm_90", "sm_90a", "sm_120", "sm_121"].into_iter().filter(|a| nvrtc.supports(a)) {
@@ -189,7 +214,7 @@ fn nvrtc_compiles_for_every_architecture() -> Result<Outcome> {
 }
 
 fn nvrtc_refusals_are_named() -> Result<Outcome> {
-    with(Nvrtc::find(), |nvrtc| {
+    with(nvrtc(), |nvrtc| {
         let none: &[String] = &[];
         let error = nvrtc.compile(&single("int f( {"), none, "sm_90").unwrap_err();
         assert_eq!(error.code().id, "nvrtc-compile");
@@ -203,18 +228,16 @@ fn nvrtc_refusals_are_named() -> Result<Outcome> {
         let incbin =
             single("extern \"C\" __global__ void k(int* o) { asm(\".incbin \\\"/etc/passwd\\\";\"); *o = 1; }");
         assert_eq!(code(nvrtc.compile(&incbin, none, "sm_90")), "source-rule");
-        let mut hidden = single("#include \"common/x.cuh\"\n");
-        let asm = "__device__ inline void f() { asm(\".incbin \\\"/etc/passwd\\\";\"); }\n\
-            extern \"C\" __global__ void k(int* o) { f(); *o = 1; }";
-        hidden.files.insert("common/x.cuh".into(), asm.into());
-        assert_eq!(code(ptx::check_assembly(&nvrtc.ptx(&hidden, "sm_90")?)), "ptx-asm");
-        assert_eq!(code(nvrtc.compile(&hidden, none, "sm_90")), "nvrtc-compile");
+        // Behind the rules, the check of the PTX refuses it, and the assembler.
+        assert_eq!(code(ptx::check_assembly(&unruled_ptx(&nvrtc, &incbin, "90")?)), "ptx-asm");
+        let cubin = nvrtc.pool().compile(&incbin, vec!["--gpu-architecture=sm_90".into()], Want::Cubin, "sm_90")?;
+        assert!(cubin.code != 0 && cubin.bytes.is_empty(), "{}", cubin.log);
         Ok(())
     })
 }
 
 fn nvrtc_sees_the_source_set_only() -> Result<Outcome> {
-    with(Nvrtc::find(), |nvrtc| {
+    with(nvrtc(), |nvrtc| {
         // Cargo.toml is in the current folder, kernels/common in the tree: neither is in the set.
         for include in ["#include \"Cargo.toml\"", "#include \"kernels/common/step.h\"", "#include \"common/step.h\""] {
             let error = nvrtc.ptx(&single(include), "sm_90").unwrap_err();
@@ -223,15 +246,89 @@ fn nvrtc_sees_the_source_set_only() -> Result<Outcome> {
         for include in ["#include \"/etc/passwd\"", "#include <../Cargo.toml>"] {
             assert_eq!(code(nvrtc.ptx(&single(include), "sm_90")), "source-rule", "{include}");
         }
-        let mut set = single("#include \"a/b.h\"\n#include <cuda_fp16.h>\n__device__ B b; __device__ __half h;");
+        let body = "extern \"C\" __global__ void k(B* b, __half* h) { *b = 1; }";
+        let mut set = single(&format!("#include \"a/b.h\"\n#include <cuda_fp16.h>\n{body}"));
         set.files.insert("a/b.h".into(), "#include \"a/c.h\"\ntypedef C B;".into());
         set.files.insert("a/c.h".into(), "typedef int C;".into());
         nvrtc.ptx(&set, "sm_90").map(drop)
     })
 }
 
+/// The rules for sources refuse all of this before; the process must hold without them, so they are gone round here.
+fn nvrtc_reads_no_file_outside_its_folders() -> Result<Outcome> {
+    with(nvrtc(), |nvrtc| {
+        let sandbox = nvrtc.sandbox().clone();
+        if sandbox.landlock_abi == 0 {
+            println!("  could not run: nothing confines what a compiler reads here: {sandbox:?}");
+            return Ok(());
+        }
+        assert_eq!(sandbox.level, Level::Full, "{sandbox:?}");
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let key = dir.path().join("host.key");
+        std::fs::write(&key, "#define SECRET 1\n").expect("a key");
+        let options = |include: Option<&Path>| {
+            let folder = include.map(|dir| format!("--include-path={}", dir.display()));
+            ["--gpu-architecture=compute_80".to_owned()].into_iter().chain(folder).collect()
+        };
+        let log = |text: &str, folder: Option<&Path>| -> Result<String> {
+            let out = nvrtc.pool().compile(&single(text), options(folder), Want::Ptx, "sm_80")?;
+            assert_ne!(out.code, 0, "{text} compiles: {}", out.log);
+            Ok(out.log)
+        };
+        let tree = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let own = [key, "/etc/passwd".into(), tree.join("state/ledger.jsonl"), tree.join("Cargo.toml")];
+        for file in own.iter().filter(|f| f.exists()) {
+            let refused = log(&format!("#include \"{}\"\n", file.display()), None)?;
+            assert!(
+                refused.contains("could not open source file") || refused.contains("cannot open source file"),
+                "{refused}"
+            );
+            let asked = format!("#if __has_include(\"{}\")\n#error it is there\n#endif\n#error done", file.display());
+            assert!(!log(&asked, None)?.contains("it is there"), "{}", file.display());
+            let name = file.file_name().and_then(|n| n.to_str()).expect("a name");
+            let refused = log(&format!("#include <{name}>\n"), file.parent())?;
+            assert!(refused.contains("open source file"), "{refused}");
+        }
+        // The same door does open what it should.
+        let header = "#include <cuda_fp16.h>\n";
+        let read = nvrtc.ptx(&single(header), "sm_80").map(drop);
+        assert_eq!(code(read), "no error");
+        Ok(())
+    })
+}
+
+fn nvrtc_that_dies_or_does_not_end_is_an_error() -> Result<Outcome> {
+    with(nvrtc_by("worker", Duration::from_secs(3)), |nvrtc| {
+        let none: &[String] = &[];
+        // Compile-time arithmetic that takes for ever, in steps that no limit of the language counts.
+        let endless = "template <int N, int M> struct F { enum { v = F<N - 1, M>::v + F<N - 1, M + (1 << N)>::v }; };\n\
+            template <int M> struct F<0, M> { enum { v = M & 1 }; };\n\
+            extern \"C\" __global__ void k(int* o) { *o = F<28, 0>::v; }";
+        let start = Instant::now();
+        let error = nvrtc.compile(&single(endless), none, "sm_80").unwrap_err();
+        println!("  {:.1} s: {error}", start.elapsed().as_secs_f32());
+        assert_eq!((error.code().id, error.kind().exit_code()), ("nvrtc-limit", 1), "{error}");
+        assert!(error.what().starts_with("test.cu: NVRTC did not finish"), "{error}");
+        assert!(start.elapsed() < Duration::from_secs(20));
+        // It took nothing else down.
+        nvrtc.compile(&single(KERNELS), none, "sm_80")?;
+
+        // A table larger than the memory that it gets.
+        let small = nvrtc_by("worker-of-little-memory", Duration::from_secs(60))?;
+        let huge = "__device__ const int t[1 << 28] = {1};\n\
+            extern \"C\" __global__ void k(int* o) { *o = t[o[1]]; }";
+        let error = small.compile(&single(huge), none, "sm_80").unwrap_err();
+        println!("  {error}");
+        assert_eq!((error.code().id, error.kind().exit_code()), ("nvrtc-crash", 1), "{error}");
+        assert!(
+            error.what().starts_with("test.cu: NVRTC died compiling it for sm_80: ") && error.what().contains("signal")
+        );
+        small.compile(&single(KERNELS), none, "sm_80").map(drop)
+    })
+}
+
 fn cubins_are_cached_and_repaired() -> Result<Outcome> {
-    with(Nvrtc::find(), |nvrtc| {
+    with(nvrtc(), |nvrtc| {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let cubins = Cubins::new(&nvrtc, Cache::at(dir.path()));
         let entries = ["scale".to_owned()];
@@ -252,12 +349,12 @@ fn cubins_are_cached_and_repaired() -> Result<Outcome> {
 }
 
 fn stubs_are_judged_on_fresh_ptx() -> Result<Outcome> {
-    with(Nvrtc::find(), |nvrtc| {
-        // A kernel file may not hold assembly itself.
+    with(nvrtc(), |nvrtc| {
+        // It keeps a variable, which the rules for sources refuse: only the check of the PTX is asked here.
         let text: String = GOLDEN.lines().filter(|l| !l.contains("asm volatile")).flat_map(|l| [l, "\n"]).collect();
         let source = SourceSet::single("golden.cu", text);
         for arch in ["sm_80", "sm_90", "sm_120"].into_iter().filter(|a| nvrtc.supports(a)) {
-            let text = nvrtc.ptx(&source, arch)?;
+            let text = unruled_ptx(&nvrtc, &source, &arch[3..])?;
             ptx::check_assembly(&text)?;
             for entry in ["honest", "by_call", "by_atomic", "vec", "chosen", "pointer_in_shared"] {
                 assert!(ptx::entry_stores(&text, entry)?.may_reach(8), "{arch} {entry}");
@@ -276,7 +373,7 @@ fn stubs_are_judged_on_fresh_ptx() -> Result<Outcome> {
 const GOLDEN: &str = include_str!("../src/backend/cuda/ptx/golden.cu");
 
 fn common_headers_compile_and_pass_the_rules() -> Result<Outcome> {
-    with(Nvrtc::find(), |nvrtc| {
+    with(nvrtc(), |nvrtc| {
         let root = Path::new("kernels");
         let headers = std::fs::read_dir(root.join("common")).expect("kernels/common");
         for header in headers.flatten().filter_map(|e| e.file_name().into_string().ok()).filter(|n| n.ends_with(".cuh"))
@@ -295,7 +392,7 @@ fn common_headers_compile_and_pass_the_rules() -> Result<Outcome> {
 
 /// The analysis must never refuse an honest kernel: the tree's own are its test.
 fn no_kernel_of_the_tree_is_a_stub() -> Result<Outcome> {
-    with(Nvrtc::find(), |nvrtc| {
+    with(nvrtc(), |nvrtc| {
         let cubins = Cubins::new(&nvrtc, Cache::open("ptx")?);
         let root = Path::new("kernels");
         let mut judged = 0;
@@ -351,7 +448,7 @@ fn confined() -> Result<Rig<WorkerDevice>> {
 impl<D: Device> Rig<D> {
     fn with(mut cuda: D) -> Result<Self> {
         let arch = cuda.info().arch.clone();
-        let compiled = Nvrtc::find()?.compile(&single(KERNELS), &[], &arch)?;
+        let compiled = nvrtc()?.compile(&single(KERNELS), &[], &arch)?;
         let module = cuda.load(&Module::Cubin(compiled.cubin))?;
         Ok(Rig { cuda, module })
     }
@@ -621,7 +718,7 @@ fn device_refusals_leave_it_usable() -> Result<Outcome> {
         assert_eq!(code(rig.cuda.free(n)), "internal");
         assert_eq!(code(rig.cuda.load(&Module::Cubin(b"no ELF".to_vec()))), "cuda-cubin");
         let other = if rig.cuda.info().arch == "sm_80" { "sm_90" } else { "sm_80" };
-        let foreign = Nvrtc::find()?.compile(&single(KERNELS), &[], other)?.cubin;
+        let foreign = nvrtc()?.compile(&single(KERNELS), &[], other)?.cubin;
         assert_eq!(code(rig.cuda.load(&Module::Cubin(foreign.clone()))), "cuda-cubin");
         assert_eq!(code(rig.cuda.load(&Module::Cubin(foreign[..foreign.len() / 2].to_vec()))), "cuda-cubin");
         assert!(rig.cuda.take_trace()?.is_empty() && !rig.cuda.is_broken());
@@ -684,6 +781,13 @@ fn lost(mut rig: Rig, error: Error, code_id: &str, buffer: BufferId) -> Result<(
     assert_eq!(code(rig.cuda.take_trace()), code_id);
     assert_eq!(code(rig.cuda.memory()), code_id);
     Ok(())
+}
+
+fn child_of_little_memory() -> Result<()> {
+    let limit = libc::rlimit { rlim_cur: 768 << 20, rlim_max: 768 << 20 };
+    // SAFETY: a plain system call.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_AS, &limit) }, 0);
+    assay::backend::worker::serve()
 }
 
 fn child_fault() -> Result<()> {

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use assay::Error;
-use assay::backend::cuda::Nvrtc;
+use assay::backend::cuda::{Nvrtc, find::Places};
 use assay::backend::emulator::{Builder, Emulator, ThreadOrder, conformance};
 use assay::backend::source::SourceSet;
-use assay::backend::worker::{DeviceKind, Level, WorkerDevice, WorkerOptions};
+use assay::backend::worker::{DeviceKind, Level, WorkerDevice, WorkerOptions, compile::Starter};
 use assay::backend::{BufferId, Device, Field, FilePart, GraphId, Launch, Module, ModuleId, Span, Step};
 use assay::model::gguf::{Source, Stamp};
 
@@ -312,7 +312,7 @@ fn twins_agree_with_plain_arithmetic() {
 fn twins_agree_with_a_device() {
     let mut options = WorkerOptions::new(DeviceKind::Cuda).unwrap();
     options.args = worker_args();
-    let (nvrtc, mut device) = match (Nvrtc::find(), WorkerDevice::start(&options)) {
+    let (nvrtc, mut device) = match (nvrtc(), WorkerDevice::start(&options)) {
         (Ok(nvrtc), Ok(device)) => (nvrtc, device),
         (nvrtc, device) => {
             let why = [nvrtc.err(), device.err()].into_iter().flatten().map(|e| e.to_string()).collect::<Vec<_>>();
@@ -331,6 +331,10 @@ fn twins_agree_with_a_device() {
         failed.extend(result.err().map(|e| e.to_string()));
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+fn nvrtc() -> Result<Nvrtc, Error> {
+    Nvrtc::find_in(&Places::from_env(), &Starter { args: worker_args(), ..Starter::new()? })
 }
 
 fn worker_args() -> Vec<String> {

@@ -230,7 +230,7 @@ pub fn pack(fields: &[Field], mut address: impl FnMut(BufferId) -> Result<u64>) 
     Ok(out)
 }
 
-mod serde_bytes_b64 {
+pub(crate) mod serde_bytes_b64 {
     use base64::{Engine, engine::general_purpose::STANDARD};
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 

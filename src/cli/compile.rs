@@ -133,7 +133,7 @@ impl Compile {
                 Err(e) => json!({ "file": job.main, "arch": job.arch, "result": "failed", "error": e.to_json() }),
             })
             .collect();
-        let compiler = json!({ "version": nvrtc.version(), "path": nvrtc.path() });
+        let compiler = json!({ "version": nvrtc.version(), "path": nvrtc.path(), "sandbox": nvrtc.sandbox() });
         output::json("assay.compile/1", json!({ "nvrtc": compiler, "kernels": rows }))
     }
 }
@@ -196,7 +196,12 @@ fn entries(job: &Job) -> Result<Option<Vec<String>>> {
 }
 
 fn print_table(nvrtc: &Nvrtc, results: &[(Job, Result<Option<Done>>)]) -> Result<()> {
-    output::println(format_args!("NVRTC {} ({})\n", nvrtc.version(), nvrtc.path().display()))?;
+    output::println(format_args!(
+        "NVRTC {} ({}), confinement {}\n",
+        nvrtc.version(),
+        nvrtc.path().display(),
+        nvrtc.sandbox().level.name()
+    ))?;
     let mut table = output::table(&["kernel", "arch", "entry", "registers", "spills", "stack", "shared", "seconds"]);
     let (mut compiled, mut cached, mut failed) = (0, 0, 0);
     for (job, result) in results {

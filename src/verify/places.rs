@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{Compilers, Figures, Place};
 use crate::backend::cuda::{self, Cubins, Nvrtc, ptx};
 use crate::backend::emulator::{Builder, object};
-use crate::backend::worker::{DeviceKind, WorkerDevice, WorkerOptions};
+use crate::backend::worker::{DeviceKind, Sandbox, WorkerDevice, WorkerOptions};
 use crate::backend::{Device, Module, Placement};
 use crate::error::{Error, Result};
 use crate::ops::{self, Node};
@@ -88,15 +88,19 @@ impl Place for EmulatorPlace {
 
     fn describe(&self) -> Figures {
         let mut figures = self.figures.clone();
-        // What a kernel's text could reach while it was compiled; beside the worker's, which policy is about.
-        let sandbox = self.builder.sandbox().and_then(|sandbox| serde_json::to_value(sandbox).ok());
-        figures.insert(COMPILER.into(), sandbox.unwrap_or_else(|| json!("compiled before: from the cache")));
+        figures.insert(COMPILER.into(), confinement(self.builder.sandbox().as_ref()));
         figures
     }
 }
 
 /// Figure of stage 3: how the compiler was confined.
 const COMPILER: &str = "compiler_sandbox";
+
+/// What a kernel's text could reach while it was compiled; beside the worker's, which policy is about.
+fn confinement(sandbox: Option<&Sandbox>) -> serde_json::Value {
+    let sandbox = sandbox.and_then(|sandbox| serde_json::to_value(sandbox).ok());
+    sandbox.unwrap_or_else(|| json!("compiled before: from the cache"))
+}
 
 /// NVRTC, for every architecture that a workbench names.
 pub struct NvrtcCompilers {
@@ -111,6 +115,16 @@ impl NvrtcCompilers {
 
     pub fn nvrtc(&self) -> &Nvrtc {
         &self.nvrtc
+    }
+
+    /// What is under way ends when `halt` is set.
+    pub fn halt_by(&mut self, halt: &Arc<AtomicBool>) {
+        self.nvrtc.halt_by(halt);
+    }
+
+    /// For the figure of how the compiler was confined.
+    fn sandbox(&self) -> serde_json::Value {
+        confinement(self.nvrtc.worked_in())
     }
 
     fn cubins(&self) -> Result<Cubins<'_>> {
@@ -131,6 +145,7 @@ impl Compilers for NvrtcCompilers {
             out.insert(arch.clone(), entries);
         }
         out.insert("nvrtc".into(), json!(self.nvrtc.version()));
+        out.insert(COMPILER.into(), self.sandbox());
         Ok(out)
     }
 
@@ -160,7 +175,6 @@ impl CudaPlace {
         let info = device.info().clone();
         let mut figures = Figures::new();
         figures.insert("sandbox".into(), sandbox(&device)?);
-        figures.insert(COMPILER.into(), json!("NVRTC, a library in the process of assay itself"));
         figures.insert("device".into(), json!(info.name));
         figures.insert("driver".into(), json!(info.driver));
         figures.insert("nvrtc".into(), json!(compilers.nvrtc.version()));
@@ -170,6 +184,7 @@ impl CudaPlace {
     /// What is under way on the device ends when `halt` is set, and nothing begins any more.
     pub fn halt_by(&mut self, halt: &Arc<AtomicBool>) {
         self.options.halt = halt.clone();
+        self.compilers.halt_by(halt);
     }
 
     pub fn compilers(&self) -> &NvrtcCompilers {
@@ -200,7 +215,9 @@ impl Place for CudaPlace {
     }
 
     fn describe(&self) -> Figures {
-        self.figures.clone()
+        let mut figures = self.figures.clone();
+        figures.insert(COMPILER.into(), self.compilers.sandbox());
+        figures
     }
 }
 

@@ -278,8 +278,10 @@ impl Desk {
         match NvrtcCompilers::new(&self.bench.settings.architectures) {
             Ok(nvrtc) => {
                 for (arch, figures) in nvrtc.build_all(&sources, &entries)? {
+                    // The rest is about the compiler, or an architecture that it does not know.
+                    let Some(entries) = figures.as_array() else { continue };
                     let used = |f: &Value| Some(format!("{} registers", f.get("registers")?.as_u64()?));
-                    let used: Vec<_> = figures.as_array().into_iter().flatten().filter_map(used).collect();
+                    let used: Vec<_> = entries.iter().filter_map(used).collect();
                     built.push(format!("{arch} {}", used.join(", ")).trim_end().to_string());
                 }
             }
@@ -356,7 +358,10 @@ impl Desk {
     ) -> Result<Verdict> {
         let tree = KernelTree::open(&copied.kernels())?;
         let place = self.place(halt)?;
-        let nvrtc = NvrtcCompilers::new(&self.bench.settings.architectures);
+        let mut nvrtc = NvrtcCompilers::new(&self.bench.settings.architectures);
+        if let Ok(nvrtc) = &mut nvrtc {
+            nvrtc.halt_by(halt);
+        }
         let seed = Seed::random()?.0;
         let baselines = Baselines::new(&self.model, seed);
         let judge = Judge {

@@ -101,6 +101,16 @@ impl Places {
         unique(sites).into_iter().filter(|s| s.is_dir()).collect()
     }
 
+    /// Where the loader may find a library that is asked for by its bare name, besides its own folders.
+    pub(super) fn loader_folders(&self) -> Vec<PathBuf> {
+        let lists = children(Path::new("/etc/ld.so.conf.d"), |name| name.ends_with(".conf"));
+        let text = |path: &PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+        let text: String = lists.iter().chain([&PathBuf::from("/etc/ld.so.conf")]).map(|p| text(p) + "\n").collect();
+        let mut out: Vec<_> = text.lines().map(|l| PathBuf::from(l.trim())).filter(|p| p.is_absolute()).collect();
+        out.extend(self.toolkit_dirs());
+        unique(out)
+    }
+
     /// Libraries to try, best first, and what was wrong with the places that hold none.
     pub fn candidates(&self) -> (Vec<Candidate>, Vec<Attempt>) {
         let mut out = Search::default();

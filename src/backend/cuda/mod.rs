@@ -5,7 +5,7 @@
 //! the crate's `unsafe` is in this folder: [`driver`] and [`library`] hold the function tables, their callers hand
 //! them pointers into memory that they own.
 //!
-//! 1. [`find`] looks for NVRTC, [`nvrtc`] compiles a `SourceSet` with it, [`cache`] keeps the cubins.
+//! 1. [`find`] looks for NVRTC, [`nvrtc`] has a confined process compile a `SourceSet` with it, [`cache`] keeps the cubins.
 //! 2. [`ptx`] says which struct members an entry's stores reach, and refuses assembly that leaves its statement.
 //! 3. [`device`] is the `Device`; [`graph`] captures, reads back, replays and times; [`upload`] brings files in.
 //! 4. [`sanitizer`] runs a command under compute-sanitizer.
@@ -61,6 +61,11 @@ crate::codes! {
         are `extern \"C\" __global__ void NAME(const XArgs a)`.";
     NVRTC_FAILED: "nvrtc-failed", CouldNotRun, "NVRTC itself failed, for a reason that says nothing about the kernel: out \
         of memory, headers that cannot be written, an internal error.";
+    NVRTC_LIMIT: "nvrtc-limit", No, "A kernel asks too much of NVRTC: its compilation does not end in time, needs more \
+        memory than a compiler gets, or gives more code or messages than a kernel has any use for. Templates without \
+        end and huge tables do that.";
+    NVRTC_CRASH: "nvrtc-crash", No, "The process in which NVRTC compiled a kernel died. Nothing else was lost with it. The \
+        message has the kernel and the signal; a kernel that needs more memory than a compiler gets can end so too.";
     PTX_SYNTAX: "ptx-syntax", CouldNotRun, "The PTX that the compiler made is not in the form that assay can read, so it \
         cannot say whether a kernel is a stub. Please report it with the kernel.";
     PTX_STUB: "ptx-stub", No, "A kernel has no reachable store that could write an output argument: it is a stub.";

@@ -1,59 +1,36 @@
 //! Compiling with NVRTC: sources from memory to a cubin, or to PTX for the stub check.
 //!
 //! No GPU and no toolkit is needed. The option list is fixed and part of every digest; includes resolve to the
-//! `SourceSet` (given as in-memory headers) or to the compiler's own headers, never to the current folder.
+//! `SourceSet` (given as in-memory headers) or to the compiler's own headers, never to the current folder. NVRTC itself
+//! is loaded by confined processes alone ([`compile`](crate::backend::worker::compile)): here it is found and asked, and
+//! what it answers is judged.
+
+pub(crate) mod library;
 
 use std::{
-    ffi::{CStr, CString, c_char, c_int, c_uint, c_void},
     path::{Path, PathBuf},
-    ptr,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    EntryResources, NVRTC_ARCH, NVRTC_COMPILE, NVRTC_ENTRY, NVRTC_FAILED, NVRTC_MISSING, cache, cubin,
+    EntryResources, NVRTC_ARCH, NVRTC_COMPILE, NVRTC_ENTRY, NVRTC_FAILED, NVRTC_LIMIT, NVRTC_MISSING, cache, cubin,
     find::{self, Attempt, Candidate, INSTALL, Places},
-    library::{self, function_table},
     resources,
 };
 use crate::{
+    backend::worker::{
+        Sandbox,
+        compile::{Begin, Output, Pool, Starter, Tried, Want},
+    },
     error::{Error, Result},
     plan::source::SourceSet,
 };
 
-type Program = *mut c_void;
-
-function_table! {
-    /// The functions of NVRTC that every version since 12.0 has.
-    Api {
-        version = "nvrtcVersion"(*mut c_int, *mut c_int) -> c_int;
-        supported_count = "nvrtcGetNumSupportedArchs"(*mut c_int) -> c_int;
-        supported = "nvrtcGetSupportedArchs"(*mut c_int) -> c_int;
-        error_string = "nvrtcGetErrorString"(c_int) -> *const c_char;
-        create = "nvrtcCreateProgram"(
-            *mut Program, *const c_char, *const c_char, c_int, *const *const c_char, *const *const c_char
-        ) -> c_int;
-        destroy = "nvrtcDestroyProgram"(*mut Program) -> c_int;
-        compile = "nvrtcCompileProgram"(Program, c_int, *const *const c_char) -> c_int;
-        log_size = "nvrtcGetProgramLogSize"(Program, *mut usize) -> c_int;
-        log = "nvrtcGetProgramLog"(Program, *mut c_char) -> c_int;
-        cubin_size = "nvrtcGetCUBINSize"(Program, *mut usize) -> c_int;
-        cubin = "nvrtcGetCUBIN"(Program, *mut c_char) -> c_int;
-        ptx_size = "nvrtcGetPTXSize"(Program, *mut usize) -> c_int;
-        ptx = "nvrtcGetPTX"(Program, *mut c_char) -> c_int;
-    }
-}
-
-function_table! {
-    /// Newer versions bring cuda_fp16.h and its kind inside the library.
-    Bundle {
-        install = "nvrtcInstallBundledHeaders"(*const c_char, c_uint, *mut *const c_char) -> c_int;
-    }
-}
-
-const COMPILATION_FAILED: c_int = 6;
-const INVALID_OPTION: c_int = 5;
+const OUT_OF_MEMORY: i32 = 1;
+const INVALID_OPTION: i32 = 5;
+const COMPILATION_FAILED: i32 = 6;
 /// Lines of a compiler's log that an error repeats.
 const LOG_LINES: usize = 24;
 /// Characters of each.
@@ -62,9 +39,9 @@ const LOG_LINE: usize = 400;
 /// Options of every compilation, besides the architecture and the header folders. Part of every digest.
 pub const OPTIONS: &[&str] = &["--std=c++17", "--no-source-include", "--ptxas-options=-v"];
 
-/// NVIDIA's run-time compiler, loaded. It is never unloaded: its threads and static state do not survive that.
+/// NVIDIA's run-time compiler, in processes of its own.
 pub struct Nvrtc {
-    api: Api,
+    pool: Box<Pool>,
     path: PathBuf,
     from: String,
     version: (u32, u32),
@@ -91,17 +68,19 @@ pub struct Compiled {
 }
 
 impl Nvrtc {
-    /// Finds and loads NVRTC; see [`Places`] for the order.
+    /// Finds NVRTC and has a process load it; see [`Places`] for the order.
     pub fn find() -> Result<Nvrtc> {
-        Self::find_in(&Places::from_env())
+        Self::find_in(&Places::from_env(), &Starter::new()?)
     }
 
-    pub fn find_in(places: &Places) -> Result<Nvrtc> {
+    pub fn find_in(places: &Places, starter: &Starter) -> Result<Nvrtc> {
         let (candidates, mut tried) = places.candidates();
-        for candidate in candidates {
-            match Self::open(&candidate) {
+        // Names that the loader is asked for are tried in one process, which may read what the loader reads.
+        let bare = |c: &Candidate| !c.path.is_absolute();
+        for group in candidates.chunk_by(|a, b| bare(a) && bare(b)) {
+            match Self::open(group, places, starter)? {
                 Ok(found) => return Ok(found),
-                Err(why) => tried.push(Attempt::new(candidate.path.display(), why)),
+                Err(why) => tried.extend(group.iter().zip(why).map(|(c, why)| Attempt::new(c.path.display(), why))),
             }
         }
         let lines: Vec<_> = tried.iter().map(|a| format!("\n    {}: {}", a.place, a.why)).collect();
@@ -111,52 +90,66 @@ impl Nvrtc {
             .hint(INSTALL))
     }
 
-    fn open(candidate: &Candidate) -> Result<Nvrtc, String> {
-        for part in find::builtins(&candidate.path) {
-            // Some releases look for this part of themselves by its bare name; one that is loaded is found.
-            // SAFETY: as below. Where it does not load, NVRTC says so itself.
-            let _ = unsafe { library::open(&part) };
+    /// The first usable one of a group, or what is wrong with each.
+    fn open(group: &[Candidate], places: &Places, starter: &Starter) -> Result<Result<Nvrtc, Vec<String>>> {
+        let headers = cache::directory().map(|dir| dir.join("nvrtc-headers"));
+        if let Ok(dir) = &headers {
+            // What is not there cannot be opened to the process. Where it cannot be made, that is said if it is needed.
+            let _ = std::fs::create_dir_all(dir);
         }
-        // SAFETY: it was found under NVRTC's name at a place that the user or the system's administrator controls.
-        let mut symbol = unsafe { library::open(&candidate.path) }.map_err(|e| shorten(&e.to_string()))?;
-        // SAFETY: the signatures are those of nvrtc.h, unchanged since 12.0.
-        let api = unsafe { Api::load(&mut symbol) }.map_err(|name| format!("has no {name}"))?;
-        // SAFETY: same header, since 13.1.
-        let bundle = unsafe { Bundle::load(&mut symbol) }.ok();
-
-        let mut version = (0, 0);
-        // SAFETY: two valid places for an int each.
-        let code = unsafe { (api.version)(&mut version.0, &mut version.1) };
-        if code != 0 || version.0 < 12 {
-            return Err(format!("is version {}.{}, older than 12.0", version.0, version.1));
-        }
-        let version = (version.0.unsigned_abs(), version.1.unsigned_abs());
-        let mut count = 0;
-        // SAFETY: a valid place for an int.
-        let code = unsafe { (api.supported_count)(&mut count) };
-        let mut archs = vec![0; usize::try_from(count).unwrap_or(0).min(1024)];
-        // SAFETY: the library writes `count` ints, and `archs` has room for as many unless it was cut to 1024, a
-        // number of architectures that no version has; then nothing is asked for.
-        if code != 0 || count > 1024 || unsafe { (api.supported)(archs.as_mut_ptr()) } != 0 {
-            return Err("does not say which architectures it supports".into());
-        }
-        let includes = match bundle {
-            Some(bundle) => bundled_headers(&bundle, version).map_err(|e| e.what().to_owned())?,
-            None => candidate.includes.clone(),
+        let read = group.iter().flat_map(|c| folders(c, places)).chain(headers.iter().cloned()).collect();
+        let begin = Begin { libraries: group.iter().map(|c| c.path.clone()).collect(), read, write: None };
+        let (opened, mut failed, pool) = match Pool::open(starter, begin)? {
+            Tried::Opened(opened, failed, pool) => (opened, failed, pool),
+            Tried::None(why) => return Ok(Err(why)),
+        };
+        let candidate = &group[opened.library];
+        let version = opened.about.version;
+        // Those behind it would use the same headers.
+        let mut fail = |why: String| {
+            failed.resize(group.len(), why);
+            Ok(Err(std::mem::take(&mut failed)))
+        };
+        let includes = match opened.about.bundled {
+            true => match headers.and_then(|dir| bundled_headers(&pool, &dir, version)) {
+                Ok(includes) => includes,
+                Err(e) => return fail(e.what().to_owned()),
+            },
+            false => candidate.includes.clone(),
         };
         if includes.is_empty() {
-            return Err("has no cuda_fp16.h in it or beside it (the package nvidia-cuda-runtime has one)".into());
+            return fail("has no cuda_fp16.h in it or beside it (the package nvidia-cuda-runtime has one)".into());
         }
         let size = candidate.path.canonicalize().and_then(std::fs::metadata).map_or(0, |m| m.len());
-        Ok(Nvrtc {
-            api,
+        Ok(Ok(Nvrtc {
+            pool,
             path: candidate.path.clone(),
             from: candidate.from.clone(),
             version,
             size,
             includes,
-            supported: archs.into_iter().map(|a| a.unsigned_abs()).collect(),
-        })
+            supported: opened.about.supported,
+        }))
+    }
+
+    /// A compilation under way ends when `halt` is set.
+    pub fn halt_by(&mut self, halt: &Arc<AtomicBool>) {
+        self.pool.halt_by(halt);
+    }
+
+    /// The processes themselves, which no rule for sources guards.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// What confines the compiler.
+    pub fn sandbox(&self) -> &Sandbox {
+        self.pool.sandbox()
+    }
+
+    /// The same, once it compiled something: what comes from the cache was compiled who knows when.
+    pub fn worked_in(&self) -> Option<&Sandbox> {
+        self.pool.worked().then(|| self.pool.sandbox())
     }
 
     /// `13.5`.
@@ -166,12 +159,6 @@ impl Nvrtc {
 
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// Folders that a confined compiler has to be able to read.
-    pub fn folders(&self) -> Vec<PathBuf> {
-        let library = self.path.parent().filter(|dir| dir.is_absolute()).map(Path::to_path_buf);
-        library.into_iter().chain(self.includes.iter().cloned()).collect()
     }
 
     /// Which kind of place it was found in.
@@ -196,8 +183,7 @@ impl Nvrtc {
 
     /// Compiles to a cubin for `arch` (`sm_90`) and sees that `entries` are in it.
     pub fn compile(&self, source: &SourceSet, entries: &[String], arch: &str) -> Result<Compiled> {
-        let (program, log) = self.build(source, arch, "sm_")?;
-        let cubin = program.output(self.api.cubin_size, self.api.cubin, "nvrtcGetCUBIN")?;
+        let (cubin, log) = self.build(source, arch, Want::Cubin)?;
         let kernels = cubin::kernels(&cubin)?;
         if let Some(missing) = entries.iter().find(|e| !kernels.contains_key(*e)) {
             let names: Vec<_> = kernels.keys().map(String::as_str).collect();
@@ -217,15 +203,15 @@ impl Nvrtc {
 
     /// Compiles to PTX for the virtual architecture of `arch`: the text that [`super::ptx`] judges.
     pub fn ptx(&self, source: &SourceSet, arch: &str) -> Result<String> {
-        let (program, _) = self.build(source, arch, "compute_")?;
-        let mut ptx = program.output(self.api.ptx_size, self.api.ptx, "nvrtcGetPTX")?;
+        let (mut ptx, _) = self.build(source, arch, Want::Ptx)?;
         while ptx.last() == Some(&0) {
             ptx.pop();
         }
         String::from_utf8(ptx).map_err(|_| Error::new(&NVRTC_FAILED, "NVRTC made PTX that is not UTF-8"))
     }
 
-    fn build(&self, source: &SourceSet, arch: &str, target: &str) -> Result<(Loaded<'_>, String)> {
+    /// The code and the log.
+    fn build(&self, source: &SourceSet, arch: &str, want: Want) -> Result<(Vec<u8>, String)> {
         crate::plan::rules::check(source)?;
         let suffix = arch.strip_prefix("sm_").filter(|_| self.supports(arch)).ok_or_else(|| {
             let known: Vec<_> = self.supported.iter().map(|n| format!("sm_{n}")).collect();
@@ -233,6 +219,10 @@ impl Nvrtc {
                 .expected(known.join(", "))
                 .hint(INSTALL.replace("install", "install --upgrade"))
         })?;
+        let target = match want {
+            Want::Cubin => "sm_",
+            Want::Ptx => "compute_",
+        };
         let mut options = vec![format!("--gpu-architecture={target}{suffix}")];
         options
             .extend(OPTIONS.iter().filter(|o| target == "sm_" || !o.starts_with("--ptxas")).map(|o| (*o).to_owned()));
@@ -242,141 +232,57 @@ impl Nvrtc {
         }
         options.extend(self.includes.iter().map(|dir| format!("--include-path={}", dir.display())));
 
-        let program = Loaded::create(&self.api, source)?;
-        let options: Vec<CString> =
-            options.into_iter().map(|o| c_string(o, "a compiler option")).collect::<Result<_>>()?;
-        let pointers: Vec<_> = options.iter().map(|o| o.as_ptr()).collect();
-        // SAFETY: `pointers` holds as many C strings as is said, alive until the call returns.
-        let code = unsafe { (self.api.compile)(program.handle, pointers.len() as c_int, pointers.as_ptr()) };
-        let log = program.output(self.api.log_size, self.api.log, "nvrtcGetProgramLog")?;
-        let log = String::from_utf8_lossy(&log).replace('\0', "");
+        let Output { code, word, log, bytes } = self.pool.compile(source, options, want, arch)?;
         // The same sources give the same log: times are left out of it.
         let log: String = log.lines().filter(|l| !l.contains(": Compile time =")).flat_map(|l| [l, "\n"]).collect();
         match code {
-            0 => Ok((program, log)),
+            0 => Ok((bytes, log)),
             COMPILATION_FAILED => {
                 Err(Error::new(&NVRTC_COMPILE, format!("{} does not compile for {arch}", source.main))
+                    .found(excerpt(&log)))
+            }
+            OUT_OF_MEMORY => {
+                Err(Error::new(&NVRTC_LIMIT, format!("{}: NVRTC has not enough memory for {arch}", source.main))
                     .found(excerpt(&log)))
             }
             INVALID_OPTION => {
                 Err(Error::new(&NVRTC_ARCH, format!("NVRTC {} refused its options for {arch}", self.version()))
                     .found(excerpt(&log)))
             }
-            _ => Err(self.api.failed("nvrtcCompileProgram", code).found(excerpt(&log))),
+            _ => {
+                Err(Error::new(&NVRTC_FAILED, format!("nvrtcCompileProgram failed: {word} ({code})"))
+                    .found(excerpt(&log)))
+            }
         }
     }
 }
 
-impl Api {
-    fn failed(&self, call: &str, code: c_int) -> Error {
-        // SAFETY: returns a static string for any code, or null.
-        let text = unsafe { (self.error_string)(code) };
-        let name = match text.is_null() {
-            true => "an unknown code".into(),
-            // SAFETY: not null, and a static C string as the library documents it.
-            false => unsafe { CStr::from_ptr(text) }.to_string_lossy(),
-        };
-        Error::new(&NVRTC_FAILED, format!("{call} failed: {name} ({code})"))
-    }
-}
-
-/// A program in the library, destroyed with this.
-struct Loaded<'a> {
-    api: &'a Api,
-    handle: Program,
-}
-
-impl<'a> Loaded<'a> {
-    fn create(api: &'a Api, source: &SourceSet) -> Result<Self> {
-        let main = source
-            .files
-            .get(&source.main)
-            .ok_or_else(|| Error::internal(format!("a source set without its main file {}", source.main)))?;
-        let text = c_string(main.as_str(), &source.main)?;
-        let name = c_string(source.main.as_str(), "a file name")?;
-        let headers: Vec<(CString, CString)> = source
-            .files
-            .iter()
-            .filter(|(path, _)| **path != source.main)
-            .map(|(path, text)| Ok((c_string(path.as_str(), "a file name")?, c_string(text.as_str(), path)?)))
-            .collect::<Result<_>>()?;
-        let names: Vec<_> = headers.iter().map(|(name, _)| name.as_ptr()).collect();
-        let texts: Vec<_> = headers.iter().map(|(_, text)| text.as_ptr()).collect();
-        let mut handle = ptr::null_mut();
-        // SAFETY: all strings are NUL-terminated and alive during the call, which copies them; both lists have the
-        // length said.
-        let code = unsafe {
-            (api.create)(
-                &mut handle,
-                text.as_ptr(),
-                name.as_ptr(),
-                names.len() as c_int,
-                texts.as_ptr(),
-                names.as_ptr(),
-            )
-        };
-        if code != 0 {
-            return Err(api.failed("nvrtcCreateProgram", code));
+/// What a process that opens this library has to be able to read, besides the system's own.
+fn folders(candidate: &Candidate, places: &Places) -> Vec<PathBuf> {
+    let mut out = candidate.includes.clone();
+    if candidate.path.is_absolute() {
+        // A link's own folder and where it leads, of both parts.
+        for file in find::builtins(&candidate.path).iter().chain([&candidate.path]) {
+            let real = file.canonicalize().ok();
+            out.extend(
+                [Some(file), real.as_ref()].into_iter().flatten().filter_map(|f| Some(f.parent()?.to_path_buf())),
+            );
         }
-        Ok(Loaded { api, handle })
+    } else {
+        out.extend(places.loader_folders());
     }
-
-    /// One of the library's outputs: ask for the size, then for the bytes.
-    fn output(
-        &self,
-        size: unsafe extern "C" fn(Program, *mut usize) -> c_int,
-        get: unsafe extern "C" fn(Program, *mut c_char) -> c_int,
-        call: &str,
-    ) -> Result<Vec<u8>> {
-        let mut bytes = 0;
-        // SAFETY: a live program and a valid place for the size.
-        let code = unsafe { size(self.handle, &mut bytes) };
-        if code != 0 {
-            return Err(self.api.failed(call, code));
-        }
-        let mut out = vec![0u8; bytes];
-        // SAFETY: `out` has the size that the library asked for.
-        let code = unsafe { get(self.handle, out.as_mut_ptr().cast()) };
-        if code != 0 {
-            return Err(self.api.failed(call, code));
-        }
-        Ok(out)
-    }
+    out
 }
 
-impl Drop for Loaded<'_> {
-    fn drop(&mut self) {
-        // SAFETY: created by `create`, destroyed here only.
-        unsafe { (self.api.destroy)(&mut self.handle) };
-    }
-}
-
-/// Unpacks the compiler's own headers into the cache, once a version, and returns the include folders.
-fn bundled_headers(bundle: &Bundle, version: (u32, u32)) -> Result<Vec<PathBuf>> {
-    let dir = cache::directory()?.join("nvrtc-headers").join(format!("{}.{}", version.0, version.1));
+/// Has the compiler's own headers unpacked into the cache, once a version, and returns the include folders.
+fn bundled_headers(pool: &Pool, headers: &Path, version: (u32, u32)) -> Result<Vec<PathBuf>> {
+    let dir = headers.join(format!("{}.{}", version.0, version.1));
     let marker = std::fs::read_to_string(dir.join(".nvrtc_headers_version")).unwrap_or_default();
     let is = |key: &str, value: u32| marker.lines().any(|l| l == format!("{key}={value}"));
     // The library writes the marker last. Without this look, a read-only cache could not be used.
     if !(is("cuda_major", version.0) && is("cuda_minor", version.1)) {
         std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, e))?;
-        let path = c_string(dir.display().to_string(), "the cache folder's path")?;
-        let mut why = ptr::null();
-        // Not overwriting first: another process may have just unpacked them and be compiling with them. Overwriting
-        // second: what lies there may be damaged.
-        let (skip, overwrite) = (0, 1);
-        // SAFETY: a C string, and a valid place for a pointer to a message that the library owns.
-        let mut install = |flags| unsafe { (bundle.install)(path.as_ptr(), flags, &mut why) };
-        if install(skip) != 0 && install(overwrite) != 0 {
-            let why = match why.is_null() {
-                true => "no reason given".into(),
-                // SAFETY: not null, and valid until this thread's next call into the library.
-                false => unsafe { CStr::from_ptr(why) }.to_string_lossy(),
-            };
-            return Err(Error::new(
-                &NVRTC_FAILED,
-                format!("its headers cannot be unpacked to {}: {why}", dir.display()),
-            ));
-        }
+        pool.unpack(dir.clone())?;
     }
     Ok(vec![dir.clone(), dir.join("cccl")])
 }
@@ -386,10 +292,6 @@ fn capability(arch: &str) -> Option<u32> {
     let digits = arch.strip_prefix("sm_")?;
     let digits = digits.strip_suffix(['a', 'f']).unwrap_or(digits);
     Some(digits).filter(|d| d.bytes().all(|b| b.is_ascii_digit())).and_then(|d| d.parse().ok())
-}
-
-fn c_string(text: impl Into<Vec<u8>>, what: &str) -> Result<CString> {
-    CString::new(text).map_err(|_| Error::new(&NVRTC_COMPILE, format!("{what} holds a NUL byte")))
 }
 
 fn excerpt(log: &str) -> String {
@@ -403,14 +305,6 @@ fn excerpt(log: &str) -> String {
         out.push_str(&format!("\n    … {} more lines", lines.len() - LOG_LINES));
     }
     out
-}
-
-/// The loader's message without the path that stands before it anyway.
-fn shorten(message: &str) -> String {
-    match message.contains("cannot open shared object file") {
-        true => "not there".into(),
-        false => message.to_owned(),
-    }
 }
 
 #[cfg(test)]

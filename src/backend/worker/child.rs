@@ -5,14 +5,17 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::protocol::{Reply, Request, receive, send};
+use serde::Serialize;
+
+use super::protocol::{Answer, WireError, receive, send};
 use super::window::Window;
-use super::{WorkerOptions, codes, wedge};
+use super::{codes, wedge};
 use crate::error::{Error, Result};
 
 /// How often a wait looks whether it is to go on.
@@ -36,14 +39,15 @@ pub struct Child {
 }
 
 impl Child {
-    pub fn spawn(options: &WorkerOptions) -> Result<Self> {
+    /// Starts `program` with `args` that end in [`serve`](super::serve).
+    pub fn spawn(program: &Path, args: &[String], halt: &Arc<AtomicBool>) -> Result<Self> {
         wedge::check()?;
-        let refuse = |e: io::Error| Error::new(&codes::START, format!("{}: {e}", options.program.display())).because(e);
+        let refuse = |e: io::Error| Error::new(&codes::START, format!("{}: {e}", program.display())).because(e);
         let (ours, theirs) = UnixStream::pair().map_err(refuse)?;
         let (window, shared) = Window::create().map_err(refuse)?;
         let errors = tempfile::tempfile().map_err(refuse)?;
-        let mut command = Command::new(&options.program);
-        command.args(&options.args).env_clear().process_group(0);
+        let mut command = Command::new(program);
+        command.args(args).env_clear().process_group(0);
         command.envs(KEPT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
         // The driver would else write compiled kernels below the home directory.
         command.env("CUDA_CACHE_DISABLE", "1");
@@ -51,11 +55,17 @@ impl Child {
         command.stdin(Stdio::from(OwnedFd::from(theirs))).stdout(Stdio::from(shared));
         command.stderr(errors.try_clone().map_err(refuse)?);
         let process = command.spawn().map_err(refuse)?;
-        Ok(Child { process, stream: ours, window, scratch: Vec::new(), errors, dead: None, halt: options.halt.clone() })
+        Ok(Child { process, stream: ours, window, scratch: Vec::new(), errors, dead: None, halt: halt.clone() })
     }
 
     /// One request and its reply; raw bytes of the reply fill `into` exactly. Either are at most a window's half.
-    pub fn call(&mut self, request: &Request, bytes: &[u8], into: &mut [u8], deadline: Duration) -> Result<Reply> {
+    pub fn call<R: Answer>(
+        &mut self,
+        request: &impl Serialize,
+        bytes: &[u8],
+        into: &mut [u8],
+        deadline: Duration,
+    ) -> Result<R> {
         if let Some(why) = &self.dead {
             return Err(Error::new(&codes::CRASH, format!("the worker is gone: {why}")));
         }
@@ -63,9 +73,10 @@ impl Child {
         let (scratch, window) = (&mut self.scratch, &self.window);
         let mut limited = Limited { stream: &self.stream, until: Instant::now() + deadline, halt: &self.halt };
         let exchanged =
-            send(&mut limited, request, bytes.len(), scratch).and_then(|()| receive::<Reply>(&mut limited, scratch));
+            send(&mut limited, request, bytes.len(), scratch).and_then(|()| receive::<R>(&mut limited, scratch));
         let result = exchanged.and_then(|(reply, len)| {
-            if len != if matches!(reply, Reply::Failed(_)) { 0 } else { into.len() } {
+            let reply = reply.into_result();
+            if len != if reply.is_err() { 0 } else { into.len() } {
                 return Err(io::Error::new(
                     io::ErrorKind::InvalidData,
                     format!("{len} bytes instead of {}", into.len()),
@@ -75,8 +86,7 @@ impl Child {
             Ok(reply)
         });
         match result {
-            Ok(Reply::Failed(e)) => Err(e.into_error()),
-            Ok(reply) => Ok(reply),
+            Ok(reply) => reply.map_err(WireError::into_error),
             Err(e) => Err(self.post_mortem(e, deadline)),
         }
     }
@@ -111,6 +121,11 @@ impl Child {
             Some(words) => error.found(words),
             None => error,
         }
+    }
+
+    /// Whether it answers no call any more.
+    pub fn is_dead(&self) -> bool {
+        self.dead.is_some()
     }
 
     fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {

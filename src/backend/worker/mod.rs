@@ -2,11 +2,15 @@
 //!
 //! Kernels are other people's code. [`WorkerDevice`] starts a child (`assay worker`), which takes its confinement on
 //! itself ([`confine`]), opens the emulator or CUDA and answers one call at a time over a socket ([`protocol`]), with
-//! contents of buffers in memory that both map ([`window`]). Each call has a deadline; a child that misses it is killed with its process group, one that dies says by which signal,
-//! and one that cannot be killed blocks every further worker until it is gone ([`wedge`]).
+//! contents of buffers in memory that both map ([`window`]). Each call has a deadline; a child that misses it is killed
+//! with its process group, one that dies says by which signal, and one that cannot be killed blocks every further worker
+//! until it is gone ([`wedge`]).
+//!
+//! A child of the same kind hosts NVRTC ([`compile`]): a compiler reads what a kernel's text tells it to.
 
 mod child;
 pub mod codes;
+pub mod compile;
 pub mod confine;
 mod protocol;
 mod serve;
@@ -95,7 +99,7 @@ pub struct WorkerDevice {
 
 impl WorkerDevice {
     pub fn start(options: &WorkerOptions) -> Result<Self> {
-        let mut child = Child::spawn(options)?;
+        let mut child = Child::spawn(&options.program, &options.args, &options.halt)?;
         let hello = Request::Hello {
             kind: options.kind,
             read: options.read.clone(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::window::HALF;
-use super::{DeviceKind, Sandbox, codes};
+use super::{DeviceKind, Sandbox, codes, compile};
 use crate::backend::cuda;
 use crate::backend::emulator::{self, ThreadOrder};
 use crate::backend::{BufferId, DeviceInfo, FilePart, GraphId, Launch, Module, ModuleId, Span, Traced};
@@ -21,6 +21,8 @@ const JSON_MAX: u32 = 256 << 20;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Request {
+    /// First and once, instead of [`Request::Hello`]: be a compiler. What follows is [`compile::Ask`].
+    Compiler(compile::Begin),
     /// First and once: confine yourself, then open the device.
     Hello {
         kind: DeviceKind,
@@ -91,6 +93,20 @@ pub enum Reply {
     Ms(f64),
     Bytes(u64),
     Failed(WireError),
+}
+
+/// What a worker answers with, of which one form says that it failed.
+pub trait Answer: DeserializeOwned {
+    fn into_result(self) -> Result<Self, WireError>;
+}
+
+impl Answer for Reply {
+    fn into_result(self) -> Result<Self, WireError> {
+        match self {
+            Reply::Failed(e) => Err(e),
+            reply => Ok(reply),
+        }
+    }
 }
 
 /// An [`Error`] on its way to the parent.

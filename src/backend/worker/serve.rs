@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::confine::Policy;
 use super::protocol::{Reply, Request, WireError, receive, send};
 use super::window::{HALF, Window};
-use super::{DeviceKind, codes};
+use super::{DeviceKind, codes, compile};
 use crate::backend::cuda::Cuda;
 use crate::backend::emulator::Emulator;
 use crate::backend::{Device, Step};
@@ -25,8 +25,10 @@ pub fn serve() -> Result<()> {
     let mut window = expect(shared.and_then(Window::open))?;
 
     let mut scratch = Vec::new();
-    let (Request::Hello { kind, read, emulator_name }, _) = expect(receive(&mut stream, &mut scratch))? else {
-        return Err(Error::new(&codes::PROTOCOL, "the first message was not Hello"));
+    let (kind, read, emulator_name) = match expect(receive(&mut stream, &mut scratch))?.0 {
+        Request::Hello { kind, read, emulator_name } => (kind, read, emulator_name),
+        Request::Compiler(begin) => return compile::serve(stream, begin, leave_with_parent),
+        _ => return Err(Error::new(&codes::PROTOCOL, "the first message was not Hello")),
     };
     let sandbox = policy(kind, read).prepare().apply();
     leave_with_parent();
@@ -73,7 +75,7 @@ fn leave_with_parent() {
     let _ = std::thread::Builder::new().name("parent-watch".into()).spawn(watch);
 }
 
-fn expect<T>(result: io::Result<T>) -> Result<T> {
+pub(super) fn expect<T>(result: io::Result<T>) -> Result<T> {
     result.map_err(|e| Error::new(&codes::PROTOCOL, format!("the connection to the parent: {e}")).because(e))
 }
 
@@ -101,7 +103,7 @@ fn policy(kind: DeviceKind, read: Vec<PathBuf>) -> Policy {
 fn answer(device: &mut dyn Device, request: Request, input: &[u8], output: &mut [u8]) -> Result<(Reply, usize)> {
     let mut out = 0;
     let reply = match request {
-        Request::Hello { .. } => return Err(Error::new(&codes::PROTOCOL, "a second Hello")),
+        Request::Hello { .. } | Request::Compiler(_) => return Err(Error::new(&codes::PROTOCOL, "a second Hello")),
         Request::Alloc { bytes } => Reply::Buffer(device.alloc(bytes)?),
         Request::Free { buffer } => done(device.free(buffer))?,
         Request::Write { buffer, offset } => done(device.write(buffer, offset, input))?,
