@@ -17,7 +17,7 @@ use rayon::prelude::*;
 use crate::backend::{BufferId, Device, Field, Launch, Module, ModuleId, Placement, Span, Traced};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::ops::cases::{Case, OwnedWeight, Values};
+use crate::ops::cases::Values;
 use crate::ops::{Access, Call, Elem, Node, Rounding, Slot, Weight};
 use crate::plan::schedule::Schedule;
 use crate::plan::{BufferIx, Plan, Role, STEP_FIELDS, StepField, StepState};
@@ -410,6 +410,12 @@ impl<'m> Executor<'m> {
         self.placed[i] && self.side.as_ref().is_some_and(|s| s.schedules[s.of(step)].choices[i].is_some())
     }
 
+    /// What the kernel that runs an instance in this step rounds; `None` where the oracle does.
+    pub fn rounding(&self, i: usize, step: &StepState) -> Option<Rounding> {
+        let side = self.side.as_ref().filter(|_| self.on_device(i, step))?;
+        Some(side.schedules[side.of(step)].rounding(i))
+    }
+
     fn check_trace(&mut self) -> Result<()> {
         let Some(side) = &mut self.side else { return Ok(()) };
         side.device.sync()?;
@@ -592,47 +598,6 @@ impl<'m> Executor<'m> {
             });
         }
         Ok((fields, buffers))
-    }
-
-    /// Everything that instance `i` would read now, as a case of its op: what an in-situ check recomputes.
-    pub fn snapshot(&mut self, i: usize, step: &StepState) -> Result<Case> {
-        let plan = self.plan.clone();
-        let instance = &plan.instances[i];
-        let contract = instance.contract();
-        let mut args = Vec::new();
-        for (arg, buffer) in contract.args.iter().zip(&instance.args) {
-            let Some(buffer) = *buffer else {
-                args.push(None);
-                continue;
-            };
-            let n = self.extent(buffer, step);
-            let words = if arg.access == Access::Write {
-                vec![0; n]
-            } else {
-                self.fetch(buffer, n)?;
-                self.host[buffer.0][..n].to_vec()
-            };
-            args.push(Some(values(arg.elem, &words)));
-        }
-        let mut weights = Vec::new();
-        for name in &instance.weights {
-            let weight = name.as_deref().map(|w| host_weight(self.model, w)).transpose()?;
-            weights.push(weight.map(|w| OwnedWeight {
-                dtype: w.dtype,
-                k: w.k,
-                rows: w.rows,
-                bytes: Arc::new(w.bytes.to_vec()),
-            }));
-        }
-        Ok(Case {
-            label: instance.label.clone(),
-            op: instance.op,
-            dims: instance.dims.clone(),
-            steps: instance.steps.iter().map(|f| step.get(*f)).collect(),
-            scalars: instance.scalars.clone(),
-            args,
-            weights,
-        })
     }
 
     /// What instance `i` has written and updated, in the contract's order.

@@ -65,7 +65,10 @@ pub struct Run {
     /// Seed of the draws; the same seed gives the same text [default: random, and printed]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// Instead of text: the error of every op instance of the prompt's prefill between two backends
+    /// Instead of text: the prompt's prefill on two backends, op by op, and the first op that is wrong
+    ///
+    /// Every output that a kernel wrote is judged on the inputs that it got, by the tolerance of `verify`: exit code 1 if
+    /// one is beyond it, or is no number (schema assay.compare/1).
     #[arg(long, num_args = 2, value_names = ["a=BACKEND", "b=BACKEND"], conflicts_with = "backend")]
     compare: Option<Vec<String>>,
     /// With --compare: the layers to compare, e.g. 0-2 or 5 [default: all, with embedding and head]
@@ -104,13 +107,10 @@ impl Run {
         let thinking = if self.think { Thinking::On } else { Thinking::Off };
         let prompt = conversation.prompt(&tokenizer, thinking)?;
         if let Some(sides) = &self.compare {
-            return Compare::new(sides, self.layers.as_deref(), &model)?.run(
-                &model,
-                &prompt,
-                self.numerics,
-                self.terms,
-                self.json,
-            );
+            let (chunk, context) = (self.chunk.min(prompt.len()), prompt.len());
+            let options = SessionOptions { numerics: self.numerics, chunk, context, all_logits: false };
+            let compare = Compare::new(sides, self.layers.as_deref(), &model)?;
+            return compare.run(&model, &prompt, options, self.terms, self.json);
         }
         let seat = Seat::take(self.backend, self.terms)?;
         let context = self.context(&model, prompt.len())?;

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::{Sampler, Session};
 use crate::error::Result;
+use crate::words::count;
 
 /// Why a generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -66,7 +67,12 @@ pub fn generate(
         decode: Duration::ZERO,
     };
     while out.tokens.len() < most {
-        let token = sampler.pick(session.logits()?)?;
+        let token = sampler.pick(session.logits()?).map_err(|e| match out.steps {
+            0 => e,
+            n => e.about(format_args!("{} after the prompt", count(n, "token"))).hint(
+                "the prompt's prefill is in order, which is all that --compare shows: assay verify judges every kernel",
+            ),
+        })?;
         if stops.contains(&token) {
             out.stop = Stop::EndOfText;
             break;

@@ -4,7 +4,6 @@
 pub mod bench;
 pub mod breakdown;
 pub mod chrome;
-pub mod compare;
 pub mod fit;
 mod generate;
 mod sampler;

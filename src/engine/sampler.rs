@@ -60,7 +60,10 @@ impl Sampler {
     pub fn pick(&mut self, logits: &[f32]) -> Result<u32> {
         let nan = || {
             Error::new(&super::session::LOGITS_NAN, "the logits hold a NaN: there is no next token")
-                .hint("assay run --compare a=device b=oracle shows where it comes from")
+                .hint(
+                    "the same `assay run` with --compare a=device b=oracle in place of --backend names the op that it comes \
+                     from; a=emulator or a=oracle where that ran",
+                )
         };
         let best = argmax(logits).ok_or_else(nan)?;
         let most = logits[best];

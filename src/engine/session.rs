@@ -17,7 +17,8 @@ crate::codes! {
     CHUNK: "chunk", Usage, "A step of more tokens than any kernel was judged with.";
     NO_TOKENS: "no-tokens", Usage, "A prefill needs at least one token.";
     LOGITS_NAN: "logits-nan", No, "The model's last layer gave a NaN. On the oracle that means weights that are no numbers; \
-        with kernels, a kernel that is wrong.";
+        with kernels, a kernel that is wrong. `assay run --compare` runs the prompt on two backends and names the op whose \
+        outputs are no numbers first, with the coordinate and what the oracle has there.";
 }
 
 /// What a session is sized for.
@@ -261,7 +262,7 @@ impl<'m> Session<'m> {
     }
 
     /// The step that was begun is over.
-    pub(super) fn end(&mut self, tokens: usize) {
+    pub fn end(&mut self, tokens: usize) {
         self.position += tokens;
     }
 

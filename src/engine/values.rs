@@ -183,6 +183,11 @@ fn rows(instance: &Instance, arg: usize, plan: &crate::plan::Plan, step: &StepSt
     }
 }
 
+/// Whether what an op wrote is a NaN or an infinity that does not belong there.
+pub fn is_no_number(op: &str, v: f32) -> bool {
+    !v.is_finite() && v.to_bits() != UNWRITTEN && !(v == f32::NEG_INFINITY && MASKED.contains(&op))
+}
+
 fn look(
     instance: &Instance,
     arg: usize,
@@ -191,8 +196,8 @@ fn look(
     placement: Placement,
     position: usize,
 ) -> Option<NotFinite> {
-    let masked = MASKED.contains(&instance.contract().op);
-    let bad = |v: &f32| !v.is_finite() && v.to_bits() != UNWRITTEN && !(masked && *v == f32::NEG_INFINITY);
+    let op = instance.contract().op;
+    let bad = |v: &f32| is_no_number(op, *v);
     let first = values.iter().position(bad)?;
     Some(NotFinite {
         instance: instance.label.clone(),

@@ -155,6 +155,11 @@ impl Pool {
         self.nearest().map_or(FLOOR, Errors::limit)
     }
 
+    /// How many outputs the average that decides is taken over.
+    pub fn averaged(&self) -> u64 {
+        self.nearest().map_or(0, |e| e.count)
+    }
+
     /// The pooled half of the tolerance; [`add`](Pool::add) checks the other half, case by case.
     pub fn check(&self) -> Option<FirstBad> {
         let kind = self.nearest()?;
@@ -343,7 +348,7 @@ pub fn is_word(found: Number, word: u32) -> bool {
 }
 
 /// `y[T=3, N=17]`, from a flat index.
-fn coordinate(case: &Case, name: &str, shape: &[&str], len: usize, flat: usize) -> String {
+pub(super) fn coordinate(case: &Case, name: &str, shape: &[&str], len: usize, flat: usize) -> String {
     let mut rest = flat;
     let mut sizes: Vec<usize> = shape[1..].iter().map(|s| size_of(case, s)).collect();
     sizes.insert(0, len / sizes.iter().product::<usize>().max(1));

@@ -130,12 +130,22 @@ impl<'m> Check<'m> {
     /// Compares what the instance has written, which goes into `pool`; the first coordinate that no tolerance allows is
     /// returned.
     pub fn after(self, executor: &mut Executor<'_>, rounding: Rounding, pool: &mut Pool) -> Result<Option<FirstBad>> {
+        self.each(executor, |case, weights, found| {
+            Ok(pool.add(case, &Reference::with(case, weights, rounding)?, &found))
+        })
+    }
+
+    /// Shows `visit` each part: what the instance read, as a case without its weights; these; and what it has written.
+    /// Ends with the first answer.
+    pub fn each<T>(
+        &self,
+        executor: &mut Executor<'_>,
+        mut visit: impl FnMut(&Case, &[Option<Weight<'m>>], Vec<Option<Values>>) -> Result<Option<T>>,
+    ) -> Result<Option<T>> {
         for part in &self.parts {
             let found = part.outputs.iter().map(|rows| rows.as_ref().map(|r| r.read(executor)).transpose());
-            let found = found.collect::<Result<Vec<_>>>()?;
-            let reference = Reference::with(&part.case, &self.weights, rounding)?;
-            if let Some(bad) = pool.add(&part.case, &reference, &found) {
-                return Ok(Some(bad));
+            if let Some(answer) = visit(&part.case, &self.weights, found.collect::<Result<_>>()?)? {
+                return Ok(Some(answer));
             }
         }
         Ok(None)

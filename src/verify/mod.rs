@@ -17,6 +17,7 @@ pub mod record;
 pub mod remote;
 mod runner;
 pub mod sanitize;
+pub mod sides;
 pub mod source;
 pub mod swap;
 pub mod teeth;

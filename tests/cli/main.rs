@@ -26,6 +26,7 @@ mod remote;
 mod replay;
 mod report;
 mod rows;
+mod sides;
 mod status;
 mod teeth;
 mod verify;

@@ -14,7 +14,6 @@ use crate::engine::{Seating, Session, SessionOptions};
 use crate::error::{Error, Result};
 use crate::ops::cases::Draw;
 use crate::ops::{Access, Node, Rounding};
-use crate::plan::schedule::Schedule;
 use crate::plan::{BufferIx, Guard, Instance, Numerics, Plan, Role, StepField, StepState};
 use crate::verify::compare::Pool;
 use crate::verify::insitu::{Check, Tokens};
@@ -55,8 +54,6 @@ pub struct Rig<'w, 'm> {
     whole: &'w Whole<'w, 'm>,
     numerics: Numerics,
     session: Session<'m>,
-    /// For steps of one token, and for longer ones.
-    schedules: [Schedule; 2],
     large: bool,
     checks: Checks,
     replayed: HashSet<StepKind>,
@@ -136,14 +133,10 @@ impl<'w, 'm> Rig<'w, 'm> {
         session.attach(&seating, device, &|source, entries| place.build(source, entries))?;
         session.load(&mut |_, _| {})?;
         session.executor.poison_scratch();
-        let plan = session.executor.plan().clone();
-        let lower = |tokens| Schedule::lower(&plan, whole.tree, place.arch(), tokens);
-        let schedules = [lower(1)?, lower(session.chunk())?];
         Ok(Rig {
             whole,
             numerics,
             session,
-            schedules,
             large: whole.large(),
             checks,
             replayed: HashSet::new(),
@@ -162,11 +155,6 @@ impl<'w, 'm> Rig<'w, 'm> {
     fn step(&self, n: usize, pos0: usize) -> Result<StepState> {
         let outputs = self.plan().options.max_outputs.min(n);
         self.plan().step(n, pos0, outputs)
-    }
-
-    fn rounding(&self, i: usize, step: &StepState) -> Rounding {
-        let schedule = &self.schedules[usize::from(step.get(StepField::NTokens) > 1)];
-        schedule.rounding(i)
     }
 
     fn go_on(&self) -> Result<()> {
@@ -300,7 +288,7 @@ impl<'w, 'm> Rig<'w, 'm> {
             let tokens = Tokens::draw(&mut self.checks.draw, n, TOKENS);
             let check = Check::before(executor, self.whole.model, i, step, &tokens)?;
             executor.run_range(step, i..i + 1)?;
-            let rounding = self.rounding(i, step);
+            let rounding = executor.rounding(i, step).unwrap_or(Rounding::None);
             let (checks, pool) = self.checks.pools.entry(instance.node.clone()).or_default();
             *checks += 1;
             if let Some(bad) = check.after(&mut self.session.executor, rounding, pool)? {
