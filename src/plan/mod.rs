@@ -29,7 +29,7 @@ use crate::ops::{Contract, Elem, Node, Op};
 crate::codes! {
     PLAN_TYPE: "plan-tensor-type", No, "The file holds a tensor in a type that the op reading it has no contract for. The \
         model is well-formed but cannot be run; `assay inspect` lists every such tensor.";
-    PLAN_SIZE: "plan-size", No, "The context or the step asked for does not fit the model or 32-bit counts.";
+    PLAN_SIZE: "plan-size", Usage, "The context or the step asked for does not fit the model or 32-bit counts.";
 }
 
 /// Which of the model's own roundings are applied (docs/design.md, numerics).

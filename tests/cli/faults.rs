@@ -231,3 +231,12 @@ fn tokens_that_no_model_has_and_prompts_of_nothing_are_usage_errors() {
     std::fs::write(bench.path("none.txt"), "").unwrap();
     refused(&run(&["logits", "--tokens-file", "none.txt", "--json"]), 2, "[no-tokens]", &["no tokens were given"]);
 }
+
+/// A context that no plan has was told as a model that does not fit: exit code 1.
+#[test]
+fn a_size_that_no_plan_has_is_a_usage_error() {
+    let bench = Bench::new();
+    bench.write("many.txt", &"1,".repeat((1 << 20) + 1));
+    let out = bench.run(&["logits", "--tokens-file", "many.txt", "--backend", "oracle", "--json"]);
+    refused(&out, 2, "[plan-size]", &["1048576", "context 1048577"]);
+}
