@@ -115,7 +115,7 @@ impl Gguf {
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
         let real = path.canonicalize().map_err(|e| Error::io(path, e))?;
         let source = Source { stamp: Stamp::of(&file, path)?, path: real };
-        Self::build(path, Bytes::Map { _watched: bus::Watched::new(&map), map, file, source })
+        Self::build(path, Bytes::Map { _watched: bus::Watched::new(&map, path), map, file, source })
     }
 
     /// The same over bytes in memory; `path` only names them in messages.
