@@ -23,6 +23,9 @@ crate::codes! {
         layout cannot be written; give token ids, or a text without a layout.";
 }
 
+/// The way out where text cannot be turned into tokens. One command takes them; `run` lays out a text of its own.
+const TAKES_IDS: &str = "assay logits --tokens 1,2,… takes token ids instead of text";
+
 /// The tokens that text is searched for before anything else.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
@@ -88,7 +91,7 @@ impl Tokenizer {
                 Error::new(&TOKENIZER_KEYS, format!("{} has no tokenizer", gguf.path().display()))
                     .expected(format!("{key}, an array of strings"))
                     .found(gguf.get(key).map_or("no such key".into(), Value::to_string))
-                    .hint("give token ids with --tokens instead of text")
+                    .hint(TAKES_IDS)
             })
         };
         let (tokens, merges) = (strings("tokenizer.ggml.tokens")?, strings("tokenizer.ggml.merges")?);
@@ -155,7 +158,7 @@ impl Tokenizer {
             Error::new(&TOKENIZER_SPECIAL, format!("{} lacks a special token", self.name()))
                 .expected(special.literal())
                 .found("no such token")
-                .hint("give token ids with --tokens instead of text")
+                .hint(TAKES_IDS)
         })
     }
 
@@ -209,7 +212,7 @@ impl Tokenizer {
             return Err(Error::new(&TOKENIZER_BYTE, format!("{} cannot write this text", self.name()))
                 .expected(format!("a token `{}` for the byte {byte:#04x}", stand_in(byte)))
                 .found("no such token")
-                .hint("give token ids with --tokens instead of text"));
+                .hint(TAKES_IDS));
         }
         let mut failed = None;
         let mut word = String::new();

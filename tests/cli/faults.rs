@@ -241,3 +241,19 @@ fn a_size_that_no_plan_has_is_a_usage_error() {
     let out = bench.run(&["logits", "--tokens-file", "many.txt", "--backend", "oracle", "--json"]);
     refused(&out, 2, "[plan-size]", &["1048576", "context 1048577"]);
 }
+
+/// `run` named an option that it does not have.
+#[test]
+fn a_text_that_cannot_be_tokens_is_told_with_a_command_that_takes_tokens() {
+    let bench = Bench::new();
+    let text = std::fs::read(bench.path("model.gguf")).unwrap();
+    // Of the same length, so that everything stays where it is.
+    let (marker, other) = ("<｜User｜>".as_bytes(), "<｜Uzer｜>".as_bytes());
+    let at = text.windows(marker.len()).position(|w| w == marker).unwrap();
+    let spoilt = [&text[..at], other, &text[at + marker.len()..]].concat();
+    std::fs::write(bench.path("own.gguf"), spoilt).unwrap();
+    let out = bench.run(&["run", "-m", "own.gguf", "-p", "hi"]);
+    refused(&out, 1, "[tokenizer-special]", &["<｜User｜>", "assay logits --tokens"]);
+    let out = bench.run(&["logits", "-m", "own.gguf", "--tokens", "1,2", "--backend", "oracle", "--json"]);
+    assert_eq!(out.code, 0, "{}", out.stderr);
+}
