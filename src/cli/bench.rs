@@ -297,7 +297,6 @@ fn csv(rows: &[Value]) -> String {
 
 /// A breakdown as rows.
 fn nodes(b: &Breakdown, facts: &Facts) -> Vec<Value> {
-    let sum: f64 = b.shares.iter().map(|s| s.ms).sum();
     let row = |node: String, instances: usize, ms: f64, bytes: f64, flops: f64| {
         json!({
             "test": b.test.name(), "node": node, "instances": instances, "ms": ms, "share": ms / b.step_ms,
@@ -307,7 +306,7 @@ fn nodes(b: &Breakdown, facts: &Facts) -> Vec<Value> {
         })
     };
     let shares = b.shares.iter().map(|s| row(s.node.to_string(), s.instances, s.ms, s.bytes, s.flops));
-    shares.chain([row("between launches".into(), 0, b.step_ms - sum, 0.0, 0.0)]).collect()
+    shares.chain([row("between launches".into(), 0, b.between_ms, 0.0, 0.0)]).collect()
 }
 
 /// What share of a limit per second so much work in so many milliseconds is.
@@ -319,10 +318,8 @@ fn percent(share: Option<f64>) -> String {
     share.map_or("-".to_string(), |v| format!("{:.1} %", 100.0 * v))
 }
 
-/// Node by node, then the large matrices. The last line of the nodes is what their sum misses of the whole step; it has
-/// nothing too much, since what the clock took is off.
+/// Node by node, then the large matrices. The last line of the nodes is what their sum misses of the whole step.
 fn table(b: &Breakdown, facts: &Facts) -> String {
-    let sum: f64 = b.shares.iter().map(|s| s.ms).sum();
     let mut out = format!(
         "\n{}, one step as one graph: {:.3} ms; between two launches the clock took {:.2} µs, which is taken off\n\n\
          | node | instances | ms | share | MB | of copy | of tensor peak |\n|---|---:|---:|---:|---:|---:|---:|\n",
@@ -342,7 +339,7 @@ fn table(b: &Breakdown, facts: &Facts) -> String {
             percent(share(s.flops, s.ms, facts.tensor)),
         );
     }
-    let between = b.step_ms - sum;
+    let between = b.between_ms;
     out += &format!("| between launches | | {between:.3} | {:.1} % | | | |\n", 100.0 * between / b.step_ms);
     if b.large.is_empty() {
         return out;

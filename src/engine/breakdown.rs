@@ -46,14 +46,32 @@ pub struct Breakdown {
     pub test: Test,
     /// Of the whole step, as one graph, on average over [`STEPS`] replays.
     pub step_ms: f64,
-    /// What reading the clock between two launches took, on average: their times add up to more than the step by it, and
-    /// it is taken off each of them.
+    /// What reading the clock between two launches took: their times add up to more than the step by it, and it is taken
+    /// off each of them, as far as that goes.
     pub clock_ms: f64,
+    /// What the shares miss of the step: the device waited between launches.
+    pub between_ms: f64,
     pub shares: Vec<Share>,
     pub large: Vec<Large>,
     /// Every launch, in order; for [`chrome`](super::chrome).
     #[serde(skip)]
     pub launches: Vec<Timed>,
+}
+
+/// What the clock took of each of these times, if together they may come to `whole`: the same of all, but of none more
+/// than it is. 0 where they come to less.
+fn clock(mut times: Vec<f64>, whole: f64) -> f64 {
+    times.sort_by(f64::total_cmp);
+    let (mut sum, mut n) = (times.iter().sum::<f64>(), times.len() as f64);
+    for time in times {
+        let clock = (sum - whole) / n;
+        if time >= clock {
+            return clock.max(0.0);
+        }
+        // All of it was the clock's.
+        (sum, n) = (sum - time, n - 1.0);
+    }
+    0.0
 }
 
 /// Times every node of one step: the last chunk of a prefill, or one token behind `depth` others.
@@ -80,9 +98,8 @@ pub fn per_node(session: &mut Session<'_>, test: Test) -> Result<Breakdown> {
     session.restore(&saved)?;
     let mut launches = session.time_each(&tokens[test.depth()..])?;
     session.discard(saved)?;
-    let sum: f64 = launches.iter().map(|l| f64::from(l.ms)).sum();
-    let clock_ms = ((sum - step_ms) / launches.len().max(1) as f64).max(0.0);
-    launches.iter_mut().for_each(|l| l.ms -= clock_ms as f32);
+    let clock_ms = clock(launches.iter().map(|l| f64::from(l.ms)).collect(), step_ms);
+    launches.iter_mut().for_each(|l| l.ms = (l.ms - clock_ms as f32).max(0.0));
 
     // An instance may take several launches.
     let mut instances: Vec<(usize, f64)> = Vec::new();
@@ -130,5 +147,29 @@ pub fn per_node(session: &mut Session<'_>, test: Test) -> Result<Breakdown> {
     let mut large: Vec<Large> = large.into_values().collect();
     large.sort_by(|a, b| b.ms.total_cmp(&a.ms));
     large.iter_mut().for_each(|l| l.ms /= l.instances as f64);
-    Ok(Breakdown { test, step_ms, clock_ms, shares, large, launches })
+    let between_ms = (step_ms - shares.iter().map(|s| s.ms).sum::<f64>()).max(0.0);
+    Ok(Breakdown { test, step_ms, clock_ms, between_ms, shares, large, launches })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the clock took on average was more than some launches took at all, and these came out negative.
+    #[test]
+    fn the_clock_takes_no_more_of_a_launch_than_there_is() {
+        let rest = |times: &[f64], clock: f64| times.iter().map(|t| (t - clock).max(0.0)).sum::<f64>();
+        for (times, whole, expected) in [
+            (&[5.0, 3.0, 4.0][..], 9.0, 1.0),
+            (&[5.0, 0.1, 4.0], 7.0, 1.0),
+            (&[5.0, 0.1, 0.2], 1.0, 4.0),
+            (&[2.0, 2.0], 0.0, 2.0),
+            (&[1.0, 2.0], 9.0, 0.0),
+            (&[], 1.0, 0.0),
+        ] {
+            let found = clock(times.to_vec(), whole);
+            assert!((found - expected).abs() < 1e-12, "{times:?} {whole}: {found}");
+            assert!((rest(times, found) - whole.min(times.iter().sum())).abs() < 1e-12);
+        }
+    }
 }

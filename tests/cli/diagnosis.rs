@@ -59,6 +59,8 @@ fn a_benchmark_says_the_same_in_every_format() {
         // What the clock itself took is in no node's share: these are never more than the step.
         let (step, clock) = (breakdown["step_ms"].as_f64().unwrap(), breakdown["clock_ms"].as_f64().unwrap());
         assert!(sum <= step * (1.0 + 1e-4) && clock >= 0.0, "{sum} of {step} ms, {clock} between two launches");
+        let between = breakdown["between_ms"].as_f64().unwrap();
+        assert!((sum + between - step).abs() < 1e-4 * step && between >= 0.0, "{sum} + {between} of {step} ms");
         assert_eq!(launches[0]["args"]["instance"], "token_embd");
         let layers = events.iter().filter(|e| e["pid"] == process && e["ph"] == "X" && e["tid"] == 0);
         assert!(layers.map(|e| e["name"].as_str().unwrap()).any(|n| n == "layer 4"));
@@ -88,6 +90,24 @@ fn a_benchmark_says_the_same_in_every_format() {
     let keys = |v: &Value| v.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
     assert_eq!(keys(&lines[0]), keys(&tests[0]));
     assert_eq!((&lines[1]["test"], lines[1]["per_node"].is_object()), (&"pp3".into(), true));
+}
+
+/// What the clock took on average was taken off launches that took less, whose times came out negative; and the rows
+/// were no step.
+#[test]
+fn no_node_has_a_negative_time_and_the_rows_add_up_to_the_step() {
+    let Some(bench) = with_kernels() else { return };
+    let page = bench.stdout(&["bench", "--backend", "emulator", "-p", "0", "-n", "1", "-r", "1", "--per-node"]);
+    assert_eq!(page.matches(", one step as one graph: ").count(), 1, "{page}");
+    for part in page.split(", one step as one graph: ").skip(1) {
+        let step: f64 = part.split(' ').next().unwrap().parse().unwrap();
+        let rows = part.lines().skip_while(|l| !l.starts_with("|---")).skip(1).take_while(|l| l.starts_with('|'));
+        let times: Vec<f64> = rows.map(|l| l.split('|').nth(3).unwrap().trim().parse().unwrap()).collect();
+        assert!(times.len() > 15 && times.iter().all(|ms| *ms >= 0.0) && !part.contains("-0.0"), "{part}");
+        // Each is rounded to a microsecond.
+        let (sum, most) = (times.iter().sum::<f64>(), 0.0005 * (times.len() + 2) as f64);
+        assert!((sum - step).abs() <= most + 1e-4 * step, "{sum} of {step}: {part}");
+    }
 }
 
 #[test]
