@@ -13,6 +13,19 @@ pub fn count(n: impl Display, what: &str) -> String {
     format!("{n} {head}{plural}{tail}")
 }
 
+/// Bytes in decimal units, as disks and downloads are sold: `1.0 kB`, `553.6 MB`, `3.61 GB`.
+pub fn size(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    for (unit, digits) in [("B", 0), ("kB", 1), ("MB", 1), ("GB", 2)] {
+        // What would be rounded to 1000 of a unit is 1 of the next.
+        if value < 1000.0 - 0.5 / 10f64.powi(digits) {
+            return format!("{value:.*} {unit}", digits as usize);
+        }
+        value /= 1000.0;
+    }
+    format!("{value:.2} TB")
+}
+
 /// The verb that goes with `n` things: `agree(1, "is", "are")`.
 pub fn agree<'a>(n: usize, one: &'a str, many: &'a str) -> &'a str {
     if n == 1 { one } else { many }
@@ -66,6 +79,23 @@ mod tests {
         assert_eq!(plain("a\u{1b}[2Jb\nc\u{202e}d", 40), "a\\u{1b}[2Jb c\\u{202e}d");
         assert_eq!(plain("ünïcode", 3), "ünï…");
         assert_eq!(harmless("a\u{7}\nb\n"), "a\\u{7}\nb\n");
+    }
+
+    /// A limit of a kilobyte was one of "0.0 MB".
+    #[test]
+    fn sizes_have_a_unit_that_fits() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.0 kB"),
+            (999_949, "999.9 kB"),
+            (999_960, "1.0 MB"),
+            (600_000_000, "600.0 MB"),
+            (3_612_000_000, "3.61 GB"),
+            (81_000_000_000_000, "81.00 TB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::{ModelArg, output};
 use crate::Result;
 use crate::model::census::Census;
 use crate::model::{FileKind, Gguf, Survey, Tokenizer, weights_note};
-use crate::words::count;
+use crate::words::{count, size};
 
 /// Print a model file's config, tensor types and bytes by role, and every misfit
 ///
@@ -212,16 +212,4 @@ fn types_table(census: &Census) -> Table {
     }
     t.add_row(["all".to_owned(), census.tensors.to_string(), size(census.bytes)]);
     t
-}
-
-/// Bytes in decimal units, as disks and downloads are sold: `553.6 MB`.
-pub fn size(bytes: u64) -> String {
-    let mut value = bytes as f64;
-    for unit in ["B", "kB", "MB", "GB"] {
-        if value < 999.95 {
-            return if unit == "B" { format!("{bytes} B") } else { format!("{value:.1} {unit}") };
-        }
-        value /= 1000.0;
-    }
-    format!("{value:.1} TB")
 }

@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 
 use super::standing;
 use crate::backend::Placement;
-use crate::engine::{Seating, Session, Tally, fit};
+use crate::engine::{Seating, Session, Tally};
 use crate::error::{Error, Kind, Result};
 use crate::plan::kernels::KernelTree;
 use crate::verify::Place;
 use crate::verify::places::{CudaPlace, EmulatorPlace};
-use crate::words::{agree, count};
+use crate::words::{agree, count, size};
 use crate::workbench::{WORKBENCH_MISSING, Workbench};
 
 /// Where to run.
@@ -177,7 +177,7 @@ impl Seat {
         bar.finish_and_clear();
         if let Some(loaded) = loaded?.filter(|l| l.bytes > 0) {
             let seconds = loaded.time.as_secs_f64();
-            let (size, rate) = (fit::bytes(loaded.bytes), loaded.bytes as f64 / 1e9 / seconds.max(1e-9));
+            let (size, rate) = (size(loaded.bytes), loaded.bytes as f64 / 1e9 / seconds.max(1e-9));
             anstream::eprintln!("loaded {size} of weights in {seconds:.2} s, {rate:.1} GB/s");
         }
         Ok(())

@@ -9,12 +9,11 @@ use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::inspect::size;
 use super::interrupt::Interrupt;
 use super::output;
 use crate::model::DType;
 use crate::model::synth::{self, Bias, Data, Shape, Spec, TypeRule};
-use crate::words::count;
+use crate::words::{count, size};
 use crate::{Error, Result};
 
 /// Write a model file of any shape with random weights, the same bytes on every machine

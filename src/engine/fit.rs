@@ -13,7 +13,7 @@ use crate::ops::{Elem, Node};
 use crate::plan::kernels::KernelTree;
 use crate::plan::schedule::Schedule;
 use crate::plan::{Instance, Plan, PlanOptions, Role};
-use crate::words::{agree, count};
+use crate::words::{agree, count, size};
 
 crate::codes! {
     NO_KERNEL: "no-kernel", No, "A node of the model's plan has no kernel for this architecture, these numerics and these \
@@ -86,18 +86,13 @@ impl fmt::Display for Budget {
             ("margin", self.margin),
         ];
         let text: Vec<String> =
-            parts.iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{what} {}", bytes(*n))).collect();
-        write!(f, "{} = {}", text.join(" + "), bytes(self.total()))
+            parts.iter().filter(|(_, n)| *n > 0).map(|(what, n)| format!("{what} {}", size(*n))).collect();
+        write!(f, "{} = {}", text.join(" + "), size(self.total()))
     }
 }
 
 fn piece(bytes: u64) -> u64 {
     if bytes < SMALL { bytes.next_multiple_of(512) } else { bytes.next_multiple_of(PIECE) }
-}
-
-/// `3.61 GB`, or `12.3 MB`.
-pub fn bytes(n: u64) -> String {
-    if n < 100_000_000 { format!("{:.1} MB", n as f64 / 1e6) } else { format!("{:.2} GB", n as f64 / 1e9) }
 }
 
 /// Where a session is to run.
@@ -138,7 +133,7 @@ impl Seating<'_> {
         }
         let which = if usable < free { "the memory that --memory leaves it" } else { "what is free" };
         let error = Error::new(&BUDGET, format!("this run needs more memory of {name} than {which}"))
-            .expected(format!("at most {} (of {} free)", bytes(usable), bytes(free)))
+            .expected(format!("at most {} (of {} free)", size(usable), size(free)))
             .found(budget);
         let fits = |context: usize, chunk: usize| -> Result<bool> {
             let options = PlanOptions { context, max_tokens: chunk, ..plan.options };
@@ -250,7 +245,7 @@ mod tests {
             let counted = budget.caches + budget.temporaries;
             assert!(counted >= buffers && counted < buffers * 3 / 2, "{budget}: {buffers}");
             assert_eq!(budget.copies, 2 * budget.caches);
-            assert!(budget.to_string().ends_with(&format!("= {}", bytes(budget.total()))));
+            assert!(budget.to_string().ends_with(&format!("= {}", size(budget.total()))));
         });
     }
 

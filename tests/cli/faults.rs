@@ -89,7 +89,7 @@ fn what_does_not_fit_is_refused_with_the_numbers_before_anything_is_loaded() {
         &out,
         3,
         "[device-budget]",
-        &["weights 33", "caches ", "temporaries ", "margin ", "at most 0.60 GB", "--ctx "],
+        &["weights 33", "caches ", "temporaries ", "margin ", "at most 600.0 MB", "--ctx "],
     );
     assert!(!out.stderr.contains("loaded "), "{}", out.stderr);
     let ctx = out.stderr.split_once("--ctx ").unwrap().1.split(')').next().unwrap();
