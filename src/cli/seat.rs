@@ -119,13 +119,25 @@ impl Seat {
         // What `auto` finds it takes as it is.
         let terms = if backend == Backend::Auto { terms.mixed() } else { terms };
         let place = match backend {
-            Backend::Oracle => return Ok(Seat { kernels: None, terms, why_oracle: None }),
+            Backend::Oracle => {
+                if terms.memory.is_some() {
+                    anstream::eprintln!("note: --memory limits a device's memory; the oracle takes what it needs");
+                }
+                return Ok(Seat { kernels: None, terms, why_oracle: None });
+            }
             Backend::Emulator => Self::emulator(),
             Backend::Device | Backend::Auto => Self::device(),
         };
         match place {
             Ok(kernels) => Ok(Seat { kernels: Some(kernels), terms, why_oracle: None }),
             Err(e) if backend == Backend::Auto && e.kind() == Kind::CouldNotRun => {
+                if terms.memory.is_some() {
+                    anstream::eprintln!(
+                        "note: --memory limits a device's memory, and here everything runs on the oracle, which takes what \
+                         it needs: {}",
+                        e.what()
+                    );
+                }
                 Ok(Seat { kernels: None, terms, why_oracle: Some(e.what().to_string()) })
             }
             Err(e) => Err(e),

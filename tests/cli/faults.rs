@@ -257,3 +257,18 @@ fn a_text_that_cannot_be_tokens_is_told_with_a_command_that_takes_tokens() {
     let out = bench.run(&["logits", "-m", "own.gguf", "--tokens", "1,2", "--backend", "oracle", "--json"]);
     assert_eq!(out.code, 0, "{}", out.stderr);
 }
+
+/// A limit that nothing kept was not mentioned; and one of a kilobyte was "0.0 MB".
+#[test]
+fn a_memory_limit_that_limits_nothing_is_said() {
+    let bench = Bench::new();
+    for backend in ["auto", "oracle"] {
+        let args = ["run", "-p", "38+45=", "-n", "1", "--backend", backend];
+        let out = bench.run(&[&args[..], &["--memory", "1K"]].concat());
+        refused(&out, 0, "note: --memory limits a device's memory", &["oracle"]);
+        assert!(!bench.run(&args).stderr.contains("--memory"));
+    }
+    let Some(bench) = with_kernels() else { return };
+    let out = bench.run(&["run", "-p", "38+45=", "-n", "1", "--backend", "emulator", "--memory", "1K"]);
+    refused(&out, 3, "[device-budget]", &["at most 1.0 kB (of "]);
+}
