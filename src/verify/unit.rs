@@ -87,13 +87,23 @@ pub fn judge(
         } else {
             vec![(p.case.clone(), None)]
         };
-        let references: Vec<Reference> =
-            parts.iter().map(|(c, _)| Reference::of(c, rounding)).collect::<Result<_>>()?;
+        // The device is not waited for: meanwhile the oracle works.
+        let (references, first) = std::thread::scope(|scope| {
+            let references =
+                scope.spawn(|| parts.iter().map(|(case, _)| Reference::of(case, rounding)).collect::<Result<Vec<_>>>());
+            let first = runner.run(&p.case, p.worst, 0, Ground::FIRST);
+            (references.join().unwrap_or_else(|_| Err(Error::internal("the oracle's thread ended early"))), first)
+        });
+        let (references, mut first) = (references?, Some(first?));
         let mut draw = Draw::new(seed, &format!("ground {}", p.case.label));
         let second = Ground::second(&mut draw, i);
         let mut untouched = Vec::new();
-        for (run, shift, ground) in [(0, 0u64, Ground::FIRST), (1, 4096 + 256 * (i as u64 % 7), second)] {
-            let out = match runner.run(&p.case, p.worst, shift, ground)? {
+        for (run, ground) in [Ground::FIRST, second].into_iter().enumerate() {
+            let out = match first.take() {
+                Some(first) => first,
+                None => runner.run(&p.case, p.worst, 4096 + 256 * (i as u64 % 7), ground)?,
+            };
+            let out = match out {
                 Ok(out) => out,
                 Err(f) => {
                     unit.failure = Some(f);
