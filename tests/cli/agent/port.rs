@@ -193,10 +193,9 @@ fn the_failed_port_ends_with_nothing_green_and_a_table_that_says_so() {
     }
 }
 
-/// An honest porter: three nodes, each red at first, each mended by what the verdict said.
-#[test]
-fn an_honest_porter_passes_three_nodes_after_red_attempts_that_it_learns_from() {
-    let server = Server::start(|_, seen| {
+/// An honest porter: each node red at first, then mended by what the verdict said.
+fn honest_porter() -> Server {
+    Server::start(|_, seen| {
         let stem = stem(seen);
         let name = stem.split('.').next().unwrap();
         let (right, manifest) = (source(&format!("kernels/{name}.cu")), source(&format!("kernels/{name}.toml")));
@@ -213,8 +212,20 @@ fn an_honest_porter_passes_three_nodes_after_red_attempts_that_it_learns_from() 
         let said = last["content"].as_str().unwrap();
         assert!(said.contains("RED"), "{said}");
         Reply::Json(answer("I see.", &[write(&format!("{name}.cu"), &right), verify()], (9900, 900)))
-    });
-    let port = Port::new(server);
+    })
+}
+
+/// What the attempts at each node came to.
+fn outcomes(port: &Port) -> Vec<Value> {
+    let report = port.json(&["report", "--agent", "--json"]);
+    assert_eq!(report["disagreements"], json!([]));
+    let of = |node: &Value| node["attempts"].as_array().unwrap().iter().map(|a| a["outcome"].clone()).collect();
+    report["nodes"].as_array().unwrap().iter().map(of).collect()
+}
+
+#[test]
+fn an_honest_porter_passes_three_nodes_after_red_attempts_that_it_learns_from() {
+    let port = Port::new(honest_porter());
     let out = port.run(&["agent", "swiglu", "take_rows", "embed[f16]"]);
     if no_compiler(&out) {
         return;
@@ -224,12 +235,7 @@ fn an_honest_porter_passes_three_nodes_after_red_attempts_that_it_learns_from() 
     assert!(out.stdout.contains("nothing is green yet"), "{}", out.stdout);
     // No terminal: a log of lines, without anything that a terminal obeys.
     assert!(!out.stderr.contains('\u{1b}') && !out.stderr.contains('\r'), "{}", out.stderr);
-    let report = port.json(&["report", "--agent", "--json"]);
-    for node in report["nodes"].as_array().unwrap() {
-        let outcomes: Vec<_> = node["attempts"].as_array().unwrap().iter().map(|a| a["outcome"].clone()).collect();
-        assert_eq!(outcomes, ["red", "pass"], "{node:#}");
-    }
-    assert_eq!(report["disagreements"], json!([]));
+    assert_eq!(outcomes(&port), [json!(["red", "pass"]), json!(["red", "pass"]), json!(["red", "pass"])]);
     let status = port.run(&["status"]).stdout;
     assert!(status.starts_with("3 of 27 nodes pass here on the CPU emulator"), "{status}");
     // Nothing passes here where nothing can run.
@@ -237,6 +243,38 @@ fn an_honest_porter_passes_three_nodes_after_red_attempts_that_it_learns_from() 
     let bare = bare.env("CXX", port.path("no-compiler")).arg("status").output().unwrap().stdout;
     let said = "3 of 27 nodes passed on the CPU emulator, for which there is no C++ compiler here";
     assert!(bare.starts_with(said.as_bytes()), "{}", String::from_utf8_lossy(&bare));
+}
+
+/// Where there is a device, what passes there is green and lands, a commit for each.
+#[test]
+fn an_honest_porter_lands_three_green_kernels_where_there_is_a_device() {
+    let port = Port::new(honest_porter());
+    let seen = |args: &[&str]| {
+        let out = port.command(env!("CARGO_BIN_EXE_assay")).env_remove("CUDA_VISIBLE_DEVICES").args(args).output();
+        let out = out.unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (out.status.code(), text(out.stdout), text(out.stderr))
+    };
+    let (code, out, log) = seen(&["agent", "swiglu", "take_rows", "embed[f16]", "--approve", "never-ask"]);
+    if out.contains("nothing is green yet") || log.contains("emulator-no-compiler") {
+        println!("could not run: no CUDA device");
+        return;
+    }
+    println!("{out}{log}");
+    assert_eq!(code, Some(0));
+    assert_eq!(outcomes(&port), [json!(["red", "pass"]), json!(["red", "pass"]), json!(["red", "pass"])]);
+    let (_, status, _) = seen(&["status", "--json"]);
+    println!("{status}");
+    let status: Value = serde_json::from_str(&status).unwrap();
+    let green: Vec<_> = status["nodes"].as_array().unwrap().iter().filter(|n| n["state"] == "green").collect();
+    assert_eq!(green.len(), 3, "{green:#?}");
+    let subjects = port.command("git").args(["log", "--format=%s"]).output().unwrap().stdout;
+    let subjects = String::from_utf8(subjects).unwrap();
+    println!("{subjects}");
+    for stem in ["swiglu", "take_rows", "embed"] {
+        assert_eq!(subjects.lines().filter(|s| s.starts_with(&format!("{stem}:"))).count(), 1, "{stem}");
+    }
+    assert_eq!(seen(&["audit"]).0, Some(0));
 }
 
 /// On a terminal the run stands below its log: graph, attempt, verdict, spending, and what it does now.
