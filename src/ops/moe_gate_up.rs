@@ -95,7 +95,7 @@ impl Op for MoeGateUp {
         // differ by. So large activations go with small weights, and small ones with large weights.
         let k = d.dim("K");
         if d.blocks == Blocks::Large {
-            d.f32("x").iter_mut().for_each(|v| *v *= 1e-7);
+            d.f32("x").iter_mut().for_each(|v| *v *= 1e-9);
         } else {
             let most = if d.blocks == Blocks::Subnormal { 300.0 } else { 3.0 };
             magnitudes::vary_tokens(d, "x", [k, k], [most, 30.0]);
