@@ -393,7 +393,7 @@ pub fn line(event: &Event) -> Option<String> {
         Event::Refused { what, why } => format!("refused: {what}: {}", short(why)),
         Event::BudgetStop { what, spent, limit } => format!("budget of {what}: {spent} of {limit}"),
         Event::Landing { node } => format!("{node} lands"),
-        Event::Landed { node, commit } => format!("{node} landed in {}", super::desk::cap(commit.clone(), 12)),
+        Event::Landed { node, commit } => format!("{node} landed in {}", super::desk::short(commit)),
         Event::NodeEnded { node, how, why } => format!("{node}: {}. {why}", how.words()),
         Event::Ended { how, why } => format!("the run ends ({}): {why}", serde_word(how)),
     })

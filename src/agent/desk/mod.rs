@@ -18,7 +18,7 @@ mod write;
 pub use judge::{Judged, Provenance};
 pub use tool::is_planted;
 pub use tool::{
-    ANSWER, CODES, EXCERPT, Ruling, SOURCE, Tool, ToolError, ToolResult, cap, json_len, printable, untrusted,
+    ANSWER, CODES, EXCERPT, Ruling, SOURCE, Tool, ToolError, ToolResult, cap, json_len, printable, short, untrusted,
 };
 
 use std::path::{Path, PathBuf};

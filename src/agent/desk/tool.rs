@@ -155,6 +155,11 @@ pub fn cap(mut text: String, limit: usize) -> String {
     text
 }
 
+/// The first twelve digits of a commit.
+pub fn short(commit: &str) -> String {
+    printable(&commit.chars().take(12).collect::<String>())
+}
+
 /// Bytes of a text inside of a JSON string.
 pub fn json_len(text: &str) -> usize {
     let of = |c: char| match c {

@@ -57,7 +57,7 @@ impl Run<'_> {
         match landed {
             Ok(commit) => {
                 self.emit(Event::Landed { node, commit: commit.clone() })?;
-                self.end_node(work, NodeEnd::Landed, format!("commit {}", desk::cap(commit, 12)))
+                self.end_node(work, NodeEnd::Landed, format!("commit {}", desk::short(&commit)))
             }
             Err(e) if e.kind() != Kind::Integrity && e.kind() != Kind::Internal => {
                 self.emit(Event::Refused { what: format!("landing {node}"), why: e.to_string() })?;

@@ -164,6 +164,10 @@ fn the_loop_lands_what_a_host_proved_as_its_approval_mode_says() {
     let log = port.log();
     let landed = "swiglu: emulated";
     assert!(log.starts_with("swiglu: ") && !log.starts_with(landed), "{log}");
+    // A log that names a commit names it as git does.
+    let head = port.command("git").args(["rev-parse", "--short=12", "HEAD"]).output().unwrap().stdout;
+    let named = format!("green and landed. commit {}", String::from_utf8_lossy(&head));
+    assert!(never.stderr.contains(&named), "{named}: {}", never.stderr);
     assert!(log.ends_with(&before) && log.contains("kernels/swiglu.cu\nkernels/swiglu.toml\nstate/"), "{log}");
     // The row holds the digest of the event that sent the kernel there, the commit names the row's evidence.
     let transcript = port.transcript();
