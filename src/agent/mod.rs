@@ -10,6 +10,7 @@
 
 #[cfg(feature = "agent")]
 pub mod budget;
+mod clock;
 pub mod codes;
 #[cfg(feature = "agent")]
 pub mod context;

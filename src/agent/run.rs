@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::budget::{Stop, money};
+use super::clock::Clock;
 use super::codes::{PRICE_NONE, TRANSCRIPT};
 use super::context::Brief;
 use super::endpoint::{Call, Client, Message, ToolSpec, UNKNOWN};
@@ -46,11 +47,7 @@ pub struct Run<'r> {
     transcript: Transcript,
     state: State,
     tools: Vec<ToolSpec>,
-    began: Instant,
-    /// Milliseconds of earlier processes.
-    before_ms: u64,
-    /// Time in which a person had the run paused: it is no time of the run's.
-    away: Duration,
+    clock: Clock,
 }
 
 impl<'r> Run<'r> {
@@ -69,7 +66,7 @@ impl<'r> Run<'r> {
             return Err(no_price(client));
         }
         let transcript = Transcript::create(dir, client.settings().redactor())?;
-        let mut run = Run::over(dir, shop, client, signals, view, transcript, State::default());
+        let mut run = Run::over(dir, shop, client, signals, view, transcript, State::default())?;
         run.emit(started)?;
         Ok(run)
     }
@@ -90,7 +87,7 @@ impl<'r> Run<'r> {
                 .hint("nothing had begun: assay agent begins a new run"));
         }
         let event = resumed(&state, note)?;
-        let mut run = Run::over(dir, shop, client, signals, view, transcript, state);
+        let mut run = Run::over(dir, shop, client, signals, view, transcript, state)?;
         run.emit(event)?;
         // Whoever resumes wants it to go on, whatever the process that is gone was told last.
         for (id, said) in supervise::inbox(dir)? {
@@ -112,12 +109,11 @@ impl<'r> Run<'r> {
         view: &'r mut dyn View,
         transcript: Transcript,
         state: State,
-    ) -> Run<'r> {
+    ) -> Result<Run<'r>> {
         let mut tools = shop.tools();
         tools.extend(tools::own());
-        let before_ms = state.ms;
-        let (began, away) = (Instant::now(), Duration::ZERO);
-        Run { shop, client, signals, view, dir: dir.into(), transcript, state, tools, began, before_ms, away }
+        let clock = Clock::start(dir, state.ms)?;
+        Ok(Run { shop, client, signals, view, dir: dir.into(), transcript, state, tools, clock })
     }
 
     /// Works until there is nothing left to do, a budget ends, somebody stops it, or it cannot go on.
@@ -147,8 +143,7 @@ impl<'r> Run<'r> {
     }
 
     fn ms(&self) -> u64 {
-        let here = self.began.elapsed().saturating_sub(self.away);
-        self.before_ms.saturating_add(u64::try_from(here.as_millis()).unwrap_or(u64::MAX))
+        self.clock.ms()
     }
 
     /// Writes an event and lets it change the state. Nothing else changes it.
@@ -189,7 +184,7 @@ impl<'r> Run<'r> {
     fn rest(&mut self) -> Result<()> {
         let since = Instant::now();
         std::thread::sleep(BEAT);
-        self.away += since.elapsed();
+        self.clock.leave_out(since.elapsed());
         Ok(())
     }
 
