@@ -21,6 +21,8 @@ pub fn atif(dir: &Path) -> Result<Value> {
     let mut state = State::default();
     let (mut version, mut digest) = (String::new(), String::new());
     let mut models: Vec<String> = Vec::new();
+    // What no price is known of did not cost nothing.
+    let mut priced = false;
     transcript::read(&dir.join(transcript::FILE), |record: Record| {
         state.apply(&record);
         digest = record.digest.to_string();
@@ -47,10 +49,14 @@ pub fn atif(dir: &Path) -> Result<Value> {
                     "model_name": model,
                     "message": content,
                     "metrics": {
-                        "prompt_tokens": prompt, "completion_tokens": completion, "cost_usd": dollars(*cost),
+                        "prompt_tokens": prompt, "completion_tokens": completion,
                     },
                     "extra": { "tokens_estimated": estimated, "cut_off": cut },
                 });
+                if state.started.as_ref().is_some_and(|s| s.price.is_some()) {
+                    priced = true;
+                    step["metrics"]["cost_usd"] = json!(dollars(*cost));
+                }
                 if !reasoning.is_empty() {
                     step["reasoning_content"] = json!(reasoning);
                 }
@@ -87,7 +93,7 @@ pub fn atif(dir: &Path) -> Result<Value> {
         }
     })?;
     let start = state.started.as_ref();
-    Ok(json!({
+    let mut out = json!({
         "schema_version": SCHEMA,
         "session_id": runs::id(dir),
         "agent": {
@@ -99,11 +105,14 @@ pub fn atif(dir: &Path) -> Result<Value> {
         "final_metrics": {
             "total_prompt_tokens": state.spent.prompt,
             "total_completion_tokens": state.spent.completion,
-            "total_cost_usd": dollars(state.spent.cost),
             "total_steps": steps.len(),
         },
         "extra": { "transcript_sha256": digest, "gguf": start.map(|s| s.model.clone()), "models": models },
-    }))
+    });
+    if priced {
+        out["final_metrics"]["total_cost_usd"] = json!(dollars(state.spent.cost));
+    }
+    Ok(out)
 }
 
 fn dollars(cost: u64) -> f64 {

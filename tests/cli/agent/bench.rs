@@ -178,6 +178,8 @@ fn a_model_ports_a_kernel_and_nothing_is_green_without_a_device() {
     assert!(report.stdout.contains("Verdicts by stage: pass 1, unit 1."), "{}", report.stdout);
     let atif = home.json(&["agent", "export"]);
     assert_eq!(atif["final_metrics"]["total_prompt_tokens"], 18500);
+    // No price is known: that is not a price of nothing.
+    assert!(!atif.to_string().contains("cost_usd"), "{atif:#}");
     let status = home.json(&["status", "--json"]);
     assert!(status["nodes"].as_array().unwrap().iter().all(|n| n["state"] != "green"), "{status}");
     let over = home.run(&["agent", "resume"]);
