@@ -24,7 +24,7 @@ pub struct New {
     #[command(flatten)]
     model: ModelArg,
     /// Port these ops only, e.g. swiglu,rope_tail [default: all that the model needs]
-    #[arg(long, value_name = "OP", value_delimiter = ',', num_args = 1..)]
+    #[arg(long, value_name = "OP,OP", value_delimiter = ',')]
     ops: Vec<String>,
     /// Bring the green kernels of all nodes that a prefill meets before NODE, to practise on it
     #[arg(long, value_name = "NODE")]

@@ -132,6 +132,8 @@ fn a_fresh_port_takes_no_place_that_is_taken_and_leaves_nothing_behind() {
         refused(&["new", dir, "-m", model], 2, "new-not-empty");
     }
     refused(&["new", "port", "-m", model, "--ops", "sofmax"], 2, "new-op");
+    // The folder behind the ops was taken for one of them.
+    refused(&["new", "--ops", "swiglu,sofmax", "port", "-m", model], 2, "new-op");
     refused(&["new", "port", "-m", model, "--upto", "swiglu"], 2, "new-upto");
     refused(&["new", "port", "-m", "absent.gguf"], 3, "io");
     refused(&["new", "port"], 3, "workbench-missing");
