@@ -46,7 +46,7 @@ impl Compare {
         as_json: bool,
     ) -> Result<u8> {
         let side = |backend| -> Result<(Seat, Session<'_>)> {
-            let seat = Seat::take(backend, terms.mixed())?;
+            let seat = Seat::take(backend, terms)?;
             let mut session = Session::new(model, options)?;
             seat.attach(&mut session)?;
             Ok((seat, session))

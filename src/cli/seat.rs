@@ -73,11 +73,6 @@ impl Terms {
     pub fn saving(self, n: u64) -> Terms {
         Terms { saved: n, ..self }
     }
-
-    /// For a comparison, which says of every op instance where it ran.
-    pub fn mixed(self) -> Terms {
-        Terms { allow_oracle: true, ..self }
-    }
 }
 
 fn memory(text: &str) -> Result<u64, String> {
@@ -117,7 +112,7 @@ impl Seat {
     /// A backend that is named and cannot run is an error; only `auto` goes on with the oracle, and says why.
     pub fn take(backend: Backend, terms: Terms) -> Result<Seat> {
         // What `auto` finds it takes as it is.
-        let terms = if backend == Backend::Auto { terms.mixed() } else { terms };
+        let terms = Terms { allow_oracle: terms.allow_oracle || backend == Backend::Auto, ..terms };
         let place = match backend {
             Backend::Oracle => {
                 if terms.memory.is_some() {

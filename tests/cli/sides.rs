@@ -151,3 +151,15 @@ fn a_nan_that_both_sides_have_is_traced_to_the_weights() {
     let out = bench.run(&[&args[..], &["--layers", "3-4"]].concat());
     assert!(out.code == 1 && last_line(&out).contains("look at what comes before it"), "{}", out.stdout);
 }
+
+/// A node without a kernel was the oracle's in silence, and the comparison of the oracle with itself was "within tolerance".
+#[test]
+fn a_side_without_a_kernel_is_refused_unless_the_oracle_is_allowed() {
+    let Some(bench) = with_kernels() else { return };
+    std::fs::remove_file(bench.path("kernels/swiglu.cu")).unwrap();
+    std::fs::remove_file(bench.path("kernels/swiglu.toml")).unwrap();
+    let args = [EMULATOR, &["--layers", "0"]].concat();
+    let out = bench.run(&args);
+    assert!(out.code == 1 && out.stderr.contains("[no-kernel]") && out.stderr.contains("swiglu"), "{}", out.stderr);
+    compared(&bench, &[&args[..], &["--allow-oracle"]].concat(), 0);
+}
