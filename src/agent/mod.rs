@@ -10,6 +10,7 @@
 
 #[cfg(feature = "agent")]
 pub mod budget;
+#[cfg(feature = "agent")]
 mod clock;
 pub mod codes;
 #[cfg(feature = "agent")]
