@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::Session;
 use crate::backend::Placement;
+use crate::backend::executor::POISON;
 use crate::error::{Error, Result};
 use crate::ops::cases::Values;
 use crate::ops::{Access, Node};
@@ -19,8 +20,6 @@ crate::codes! {
 
 /// Ops whose outputs hold −∞ where there is nothing to select yet.
 const MASKED: [&str; 1] = ["indexer_scores"];
-/// What memory holds that no op has written (see [`POISON`](crate::backend::executor::POISON)).
-const UNWRITTEN: u32 = crate::backend::executor::POISON;
 
 /// The residual streams behind one op instance, over all tokens fed.
 #[derive(Clone, Debug, Serialize)]
@@ -185,7 +184,7 @@ fn rows(instance: &Instance, arg: usize, plan: &crate::plan::Plan, step: &StepSt
 
 /// Whether what an op wrote is a NaN or an infinity that does not belong there.
 pub fn is_no_number(op: &str, v: f32) -> bool {
-    !v.is_finite() && v.to_bits() != UNWRITTEN && !(v == f32::NEG_INFINITY && MASKED.contains(&op))
+    !v.is_finite() && v.to_bits() != POISON && !(v == f32::NEG_INFINITY && MASKED.contains(&op))
 }
 
 fn look(
