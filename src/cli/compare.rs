@@ -154,13 +154,11 @@ fn sentence(found: &Sides) -> String {
     if beyond > 1 {
         text += &format!(" {beyond} of {} are.", count(found.differences.len(), "output"));
     }
-    match (bad.why, d.place()) {
-        (Why::Value | Why::Average, Placement::Emulator) => {
-            text + &format!("\nnext: assay verify {} --backend emulator", d.node.file_stem())
-        }
-        (Why::Value | Why::Average, _) => text + &format!("\nnext: assay verify {}", d.node.file_stem()),
-        _ => text,
+    if matches!(bad.why, Why::Value | Why::Average) {
+        let there = if d.place() == Placement::Emulator { " --backend emulator" } else { "" };
+        text += &format!("\nnext: assay verify {}{there}", d.node.file_stem());
     }
+    text
 }
 
 /// A number as the judge writes it, or a word.
