@@ -90,11 +90,14 @@ impl Request<'_, '_> {
         }
     }
 
+    /// Whether there is time for what the emulator leaves out by default.
+    fn has_time(&self) -> bool {
+        self.thorough || self.placement == Placement::Device
+    }
+
     /// Whether an op is met by the longest step.
     fn meets_longest(&self) -> bool {
-        self.thorough
-            || self.placement == Placement::Device
-            || self.op.macs(self.op.long(), STEP_TOKENS) <= EMULATOR_MACS_LONGEST
+        self.has_time() || self.op.macs(self.op.long(), STEP_TOKENS) <= EMULATOR_MACS_LONGEST
     }
 
     /// The counts of tokens of a variant's steps, and which sizes meet each.
@@ -112,7 +115,7 @@ impl Request<'_, '_> {
             Placement::Emulator if self.meets_longest() => &POWERS[..],
             _ => &POWERS[power..=power],
         };
-        if self.thorough || self.placement == Placement::Device {
+        if self.has_time() {
             counts.extend([draw.between(64, 130), draw.between(250, 520)]);
         }
         // A variant for few tokens is met where its tiles are not all full as well.
@@ -254,14 +257,13 @@ impl Request<'_, '_> {
                 *best = dims;
             }
         }
-        let every_phase = self.thorough || self.placement == Placement::Device;
         let mut out = Vec::new();
         for (period, dims) in cheapest {
             if period <= FEW {
                 out.extend((1..=FEW).flat_map(|tokens| (0..period).map(move |phase| (dims, tokens, phase))));
                 continue;
             }
-            let phases: BTreeSet<usize> = match every_phase {
+            let phases: BTreeSet<usize> = match self.has_time() {
                 true => (0..period).collect(),
                 false => [0, 1, period - 2, period - 1].into_iter().chain((0..4).map(|_| draw.below(period))).collect(),
             };
