@@ -22,8 +22,9 @@ inline __attribute__((always_inline)) void assay_load(V& v, const void* from) {
   __builtin_memcpy(&v, from, sizeof v);
 }
 
-// Four elements of each are widened at once: as assay_half_to_float and assay_bf16_to_float do it.
-struct AssayF16 {
+// Two bytes an element. Four are widened at once, by way of the f32 whose bits E has for them.
+template <class E>
+struct AssaySixteen {
   typedef float Acc;
   typedef double Sum;
   typedef AssayDoubles Sums;
@@ -31,27 +32,21 @@ struct AssayF16 {
   static inline __attribute__((always_inline)) void widen(Sum* to, const char* from) {
     AssayHalves part;
     assay_load(part, from);
-    AssayWords h = __builtin_convertvector(part, AssayWords);
-    AssayWords magnitude = (h & 0x7fffu) << 13;
-    AssayWords scaled = (AssayWords)((AssayFloats)magnitude * assay_bits<float>(0x77800000u));
-    AssayWords large = (AssayWords)(magnitude >= 0x0f800000u);
-    AssayWords bits = (large & (magnitude | 0x7f800000u)) | (~large & scaled);
-    Sums wide = __builtin_convertvector((AssayFloats)(bits | (h & 0x8000u) << 16), Sums);
+    Sums wide = __builtin_convertvector((AssayFloats)E::bits(__builtin_convertvector(part, AssayWords)), Sums);
     __builtin_memcpy(to, &wide, sizeof wide);
   }
 };
-struct AssayBf16 {
-  typedef float Acc;
-  typedef double Sum;
-  typedef AssayDoubles Sums;
-  static constexpr int K = 16, bytes = 2;
-  static inline __attribute__((always_inline)) void widen(Sum* to, const char* from) {
-    AssayHalves part;
-    assay_load(part, from);
-    AssayWords h = __builtin_convertvector(part, AssayWords);
-    Sums wide = __builtin_convertvector((AssayFloats)(h << 16), Sums);
-    __builtin_memcpy(to, &wide, sizeof wide);
+struct AssayF16 : AssaySixteen<AssayF16> {
+  // As assay_half_to_float.
+  static inline __attribute__((always_inline)) AssayWords bits(AssayWords h) {
+    AssayWords magnitude = (h & 0x7fffu) << 13;
+    AssayWords scaled = (AssayWords)((AssayFloats)magnitude * assay_bits<float>(0x77800000u));
+    AssayWords large = (AssayWords)(magnitude >= 0x0f800000u);
+    return (large & (magnitude | 0x7f800000u)) | (~large & scaled) | (h & 0x8000u) << 16;
   }
+};
+struct AssayBf16 : AssaySixteen<AssayBf16> {
+  static inline __attribute__((always_inline)) AssayWords bits(AssayWords h) { return h << 16; }
 };
 struct AssayS8 {
   typedef int Acc;
