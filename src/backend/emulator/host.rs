@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::abi::{Combine, Host, Site, Thread};
 use super::codes;
 use super::memory::POISON;
-use super::runner::{Failure, PendingCopy, Slot, State};
+use super::runner::{Failure, Operand, PendingCopy, Slot, State};
 
 pub static HOST: Host = Host { barrier, warp, active, yield_, copy, commit, wait, fail };
 
@@ -67,33 +67,32 @@ unsafe extern "C" fn warp(thread: *mut Thread, mask: c_uint, combine: Combine, o
             site,
         ));
     }
-    slot.state.set(State::Warp { mask: named, combine, operand, site });
+    slot.state.set(State::Warp { mask: named, site });
+    warp.operands[lane as usize].set(Some(Operand { mask: named, combine, value: operand, site }));
     warp.arrived.set(warp.arrived.get() | 1 << lane);
     if warp.arrived.get() & named != named {
         slot.suspend();
+        slot.state.set(State::Ready);
         return;
     }
     let mut operands = [std::ptr::null_mut(); 32];
     for other in (0..32).filter(|l| named >> l & 1 == 1) {
-        // SAFETY: the lane is present.
-        let state = unsafe { &*slot.runner().lane(slot, other) }.state.get();
-        let State::Warp { mask: theirs, combine: their_combine, operand, site: their_site } = state else { continue };
+        let Some(theirs) = warp.operands[other as usize].get() else { continue };
+        let same = theirs.mask == named && std::ptr::fn_addr_eq(combine, theirs.combine);
         // SAFETY: sites are literals of a loaded module.
-        if theirs != named || !std::ptr::fn_addr_eq(combine, their_combine) || unsafe { !site.same(their_site) } {
+        if !same || unsafe { !site.same(theirs.site) } {
             // SAFETY: as above.
-            let place = unsafe { their_site.text() };
+            let place = unsafe { theirs.site.text() };
+            let mask = theirs.mask;
             let text =
-                format!("lane {lane} has mask {named:#010x}, lane {other} waits at {place} with mask {theirs:#010x}");
+                format!("lane {lane} has mask {named:#010x}, lane {other} waits at {place} with mask {mask:#010x}");
             slot.fail(failure(&codes::WARP_MASK, text, site));
         }
-        operands[other as usize] = operand;
+        operands[other as usize] = theirs.value;
     }
     // SAFETY: every operand is on the stack of a lane that waits here, and has this combine's type.
     unsafe { combine(operands.as_ptr(), named) };
-    for other in (0..32).filter(|l| named >> l & 1 == 1) {
-        // SAFETY: the lane is present.
-        unsafe { &*slot.runner().lane(slot, other) }.state.set(State::Ready);
-    }
+    slot.state.set(State::Ready);
     warp.arrived.set(warp.arrived.get() & !named);
     warp.ready.set(warp.ready.get() | named & !(1 << lane));
 }

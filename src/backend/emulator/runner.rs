@@ -61,12 +61,20 @@ pub enum State {
         value: i32,
         site: Site,
     },
+    /// At a warp operation, or ready to go on from it.
     Warp {
         mask: u32,
-        combine: Combine,
-        operand: *mut c_void,
         site: Site,
     },
+}
+
+/// What a lane brings to a warp operation.
+#[derive(Clone, Copy)]
+pub struct Operand {
+    pub mask: u32,
+    pub combine: Combine,
+    pub value: *mut c_void,
+    pub site: Site,
 }
 
 /// A copy from global to shared memory under way; `group` is the thread's commit count when it was issued.
@@ -145,6 +153,8 @@ pub struct Warp {
     /// Waiting at a warp operation.
     pub arrived: Cell<u32>,
     pub finished: Cell<u32>,
+    /// Of the lanes that have arrived: side by side, as the last of them reads them all.
+    pub operands: [Cell<Option<Operand>>; 32],
 }
 
 pub struct Runner {
@@ -388,11 +398,6 @@ impl Runner {
 
     pub fn warp_of(&self, slot: &Slot) -> *const Warp {
         &raw const self.warps.borrow()[slot.linear() as usize / 32]
-    }
-
-    /// The slots of `slot`'s warp, by lane.
-    pub fn lane(&self, slot: &Slot, lane: u32) -> *const Slot {
-        &raw const *self.slots.borrow()[(slot.linear() & !31) as usize + lane as usize]
     }
 }
 
