@@ -2,7 +2,7 @@
 
 use super::argmax;
 use crate::error::{Error, Result};
-use crate::ops::cases::Draw;
+use crate::ops::draw::Draw;
 
 /// How to pick (docs/model.md §16.4). The default is greedy: a workbench wants the same text twice.
 #[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]

@@ -1,6 +1,8 @@
 //! What the three attention ops share: one joint softmax with a sink over window rows and compressed rows
 //! (docs/model.md §12).
 
+use std::ops::Range;
+
 use super::cases::POSITIONS;
 use super::{Draft, Rounding, math};
 
@@ -105,14 +107,16 @@ enum Scores {
     BelowSinks,
     /// Far above the sinks, which have no part in anything.
     AboveSinks,
+    /// Higher by more than f16 has room for in the rows that come last: a maximum that is kept for too long overflows.
+    Rising,
 }
 
 /// Sets scores and sinks apart, or moves both. The model's own sinks stay, and so do the scores that go with them.
 pub(super) fn move_scores(d: &mut Draft<'_>) {
     use Scores::*;
     let scores = match d.weight("sinks") {
-        None => d.draw.pick(&[Usual, Usual, High]),
-        Some(_) => d.draw.pick(&[Usual, Usual, Usual, High, High, Low, BelowSinks, AboveSinks]),
+        None => [Usual, Rising, Usual, High][d.turn % 4],
+        Some(_) => [Usual, Rising, High, Usual, Low, BelowSinks, Rising, AboveSinks][d.turn % 8],
     };
     let width = d.dim("D");
     let (size, sign, sinks) = match scores {
@@ -121,7 +125,8 @@ pub(super) fn move_scores(d: &mut Draft<'_>) {
         // No higher than −100 whatever the scale, and not much lower.
         Low => (104.0 / (width as f32 * scale(d)), -1.0, -104.0),
         BelowSinks => (0.0, 1.0, 14.0),
-        AboveSinks => (0.0, 1.0, -200.0),
+        AboveSinks => (0.0, 1.0, d.draw.pick(&[-200.0, -1e4, -1e30])),
+        Rising => (RISE / (width as f32 * scale(d)), 1.0, 0.0),
     };
     if let Some(mut weights) = d.weight("sinks").filter(|_| sinks != 0.0) {
         weights.iter_mut().for_each(|s| *s += sinks);
@@ -133,10 +138,35 @@ pub(super) fn move_scores(d: &mut Draft<'_>) {
     // One vector, added to all queries and, with the sign, to all rows.
     let size = size.sqrt();
     let lift: Vec<f32> = (0..width).map(|_| d.draw.pick(&[-size, size])).collect();
-    for (name, sign) in [("q", 1.0), ("ring", sign), ("comp", sign)] {
-        for row in d.f32(name).chunks_exact_mut(width) {
+    let (ring, comp) = match scores {
+        Rising => late(d),
+        _ => (0..usize::MAX, 0..usize::MAX),
+    };
+    let (newest, cap) = (d.dim("pos0") + d.tokens.max(1) - 1, d.dim("cap").max(1));
+    // The position that a row of the ring holds last.
+    let position = |row: usize| newest - ((newest % cap + cap - row) % cap).min(newest);
+    let add = |rows: &mut [f32], sign: f32, lifted: &dyn Fn(usize) -> bool| {
+        for (_, row) in rows.chunks_exact_mut(width).enumerate().filter(|(i, _)| lifted(*i)) {
             row.iter_mut().zip(&lift).for_each(|(v, l)| *v += sign * l);
         }
+    };
+    add(d.f32("q"), 1.0, &|_| true);
+    add(d.f32("ring"), sign, &|row| ring.contains(&position(row)));
+    add(d.f32("comp"), sign, &|row| comp.contains(&row));
+}
+
+/// Nats: 2^17.7, where f16 ends at 2^16 and a maximum kept until it grows by 2^20 is kept.
+const RISE: f32 = 12.3;
+
+/// Positions of the window, and compressed rows, of which the scores are higher: the last half or all of one of both.
+fn late(d: &mut Draft<'_>) -> (Range<usize>, Range<usize>) {
+    let (pos0, none) = (d.dim("pos0"), 0..0);
+    let kinds = if d.f32("comp").is_empty() { 1 } else { 4 };
+    match d.draw.below(kinds) {
+        0 => ((pos0 + d.tokens / 2).saturating_sub(d.dim("window") / 2)..usize::MAX, none),
+        1 => (none, (pos0 + d.tokens) / d.dim("ratio").max(1) / 2..usize::MAX),
+        2 => (0..usize::MAX, none),
+        _ => (none, 0..usize::MAX),
     }
 }
 

@@ -66,6 +66,8 @@ impl Op for AttentionMixed {
             &[4, 512, 256, 9, 128, 128],
             // As many heads as in Flash, and so few rows that the emulator can.
             &[64, 512, 256, 12, 16, 4],
+            // Some more than a tile.
+            &[72, 512, 256, 12, 8, 4],
             &[64, 512, 256, 520, 128, 4],
             &[64, 512, 256, 40, 128, 128],
         ]

@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use half::f16;
-
+use super::blocks::{Blocks, synthetic};
 use super::contract::{Access, Arg, Contract, Elem, Rounding, Scalar, Span};
+use super::draw::Draw;
 use super::expr::Expr;
 use super::{Call, Op, Slot, Weight};
 use crate::error::{Error, Result};
@@ -21,61 +21,6 @@ pub const STEP_TOKENS: usize = 8192;
 
 /// From here on a step is a long one, of which an op meets few.
 pub const LONG_STEP: usize = 2000;
-
-/// A stream of numbers from a seed.
-pub struct Draw(blake3::OutputReader);
-
-impl Draw {
-    /// An independent stream for every label.
-    pub fn new(seed: &[u8; 32], label: &str) -> Draw {
-        Draw(blake3::Hasher::new_keyed(seed).update(label.as_bytes()).finalize_xof())
-    }
-
-    pub fn bytes(&mut self, out: &mut [u8]) {
-        self.0.fill(out);
-    }
-
-    pub fn u32(&mut self) -> u32 {
-        let mut b = [0; 4];
-        self.bytes(&mut b);
-        u32::from_le_bytes(b)
-    }
-
-    /// Uniform in `0..n`; n must not be 0.
-    pub fn below(&mut self, n: usize) -> usize {
-        ((u64::from(self.u32()) * n as u64) >> 32) as usize
-    }
-
-    pub fn between(&mut self, low: usize, high: usize) -> usize {
-        low + self.below(high - low + 1)
-    }
-
-    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())]
-    }
-
-    /// Uniform in [0, 1).
-    pub fn unit(&mut self) -> f32 {
-        (self.u32() >> 8) as f32 / (1 << 24) as f32
-    }
-
-    /// Nearly normal with variance 1: a sum of uniforms, since a logarithm's last bit differs between machines. One value
-    /// in 32 is smaller by a power of two, down to 2^-32, so that what takes small for nothing shows.
-    pub fn fill_noise(&mut self, out: &mut [f32]) {
-        let mut bytes = [0u8; 4096];
-        for chunk in out.chunks_mut(512) {
-            self.bytes(&mut bytes);
-            for (v, b) in chunk.iter_mut().zip(bytes.chunks_exact(8)) {
-                // Eight bytes: mean 8·127.5, variance 8·(256² − 1)/12.
-                let sum: i32 = b.iter().map(|x| i32::from(*x)).sum();
-                *v = (sum - 1020) as f32 * (1.0 / 205.73);
-                if b[0].is_multiple_of(32) {
-                    *v *= 1.0 / (1u64 << (1 + b[1] % 32)) as f32;
-                }
-            }
-        }
-    }
-}
 
 /// Contents of an activation argument.
 #[derive(Clone, Debug, PartialEq)]
@@ -117,17 +62,6 @@ impl OwnedWeight {
     pub fn view(&self) -> Weight<'_> {
         Weight { dtype: self.dtype, k: self.k, rows: self.rows, bytes: &self.bytes }
     }
-}
-
-/// What the blocks of synthetic weights look like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Blocks {
-    /// Scales around the ones of trained files.
-    Usual,
-    /// Every scale is a subnormal f16.
-    Subnormal,
-    /// Every scale is near the largest f16.
-    Large,
 }
 
 /// One invocation of an op with everything that it reads.
@@ -240,6 +174,8 @@ pub struct Draft<'d> {
     /// Whether positions and indices lie at the far end of their range.
     pub far: bool,
     pub blocks: Blocks,
+    /// The case's number among those of its verdict: what must not be left to chance goes round by it.
+    pub turn: usize,
     /// What the kernel may round its operands to. An honest implementation that loses all of a value would excuse
     /// anything, so none is drawn that it cannot hold.
     pub rounding: Rounding,
@@ -324,6 +260,18 @@ impl Draft<'_> {
         pos0
     }
 
+    /// Token ids below `vocab`, and in every other case some that are none: they stand for 0.
+    pub fn draw_ids(&mut self, vocab: usize) {
+        let outside = [-1, i32::MIN, i32::MAX, i32::try_from(vocab).unwrap_or(i32::MAX)];
+        let ids: Vec<i32> = (0..self.tokens)
+            .map(|_| match self.draw.below(8) {
+                0 if self.turn.is_multiple_of(2) => self.draw.pick(&outside),
+                _ => self.index(vocab) as i32,
+            })
+            .collect();
+        self.i32("ids").copy_from_slice(&ids);
+    }
+
     /// An index below `n`; in a far case one of the last sixteenth.
     pub fn index(&mut self, n: usize) -> usize {
         let first = if self.far { n - n.div_ceil(16) } else { 0 };
@@ -339,6 +287,8 @@ pub struct Sizes<'s> {
     /// Types of the weights, in the contract's order, for synthetic ones.
     pub types: &'s [DType],
     pub blocks: Blocks,
+    /// See [`Draft::turn`].
+    pub turn: usize,
     /// What the variant may take: values stay within it.
     pub rounding: Rounding,
     pub way: Way,
@@ -356,6 +306,7 @@ impl<'s> Sizes<'s> {
             far: false,
             types,
             blocks: Blocks::Usual,
+            turn: 0,
             rounding: Rounding::None,
             way: Way::default(),
             phase: None,
@@ -428,6 +379,7 @@ pub fn draw_case(
         real: sizes.real.is_some(),
         far: sizes.far,
         blocks: sizes.blocks,
+        turn: sizes.turn,
         rounding: sizes.rounding,
         phase: sizes.phase,
         case,
@@ -512,78 +464,10 @@ fn drawn_scalar(span: Span, draw: &mut Draw) -> f64 {
     f64::from(value as f32)
 }
 
-/// Valid blocks with random contents; `None` when `k` is no multiple of the block.
-pub fn synthetic(dtype: DType, k: usize, rows: usize, blocks: Blocks, draw: &mut Draw) -> Option<Vec<u8>> {
-    let row_bytes = dtype.row_bytes(k)?;
-    let mut out = vec![0u8; row_bytes * rows];
-    let scale = |draw: &mut Draw, usual: f32| -> [u8; 2] {
-        let bits = draw.u32();
-        let d = match blocks {
-            Blocks::Usual => f16::from_f32(usual * (0.25 + 1.5 * ((bits >> 8) as f32 / (1 << 24) as f32))).to_bits(),
-            Blocks::Subnormal => 1 + (bits % 0x3ff) as u16,
-            Blocks::Large => 0x7400 + (bits % 0x7ff) as u16,
-        };
-        // Negative scales are valid and rare.
-        (d | if bits & 0xf0 == 0 { 0x8000 } else { 0 }).to_le_bytes()
-    };
-    match dtype {
-        DType::F32 => {
-            let mut v = vec![0.0f32; k * rows];
-            draw.fill_noise(&mut v);
-            let factor = match blocks {
-                Blocks::Usual => 1.0,
-                Blocks::Subnormal => 1e-6,
-                Blocks::Large => 3e3,
-            };
-            v.iter_mut().for_each(|v| *v *= factor);
-            out.copy_from_slice(bytemuck::cast_slice(&v));
-        }
-        DType::F16 => {
-            let mut v = vec![0.0f32; k * rows];
-            draw.fill_noise(&mut v);
-            let factor = match blocks {
-                Blocks::Usual => 0.05,
-                Blocks::Subnormal => 1e-5,
-                Blocks::Large => 1e4,
-            };
-            for (b, v) in out.chunks_exact_mut(2).zip(v) {
-                b.copy_from_slice(&f16::from_f32(v * factor).to_le_bytes());
-            }
-        }
-        DType::I32 => draw.bytes(&mut out),
-        _ => {
-            draw.bytes(&mut out);
-            // Where a block keeps its f16 scales, and a size that gives values around 0.05.
-            let (at, usual): (&[usize], f32) = match dtype {
-                DType::Q8_0 => (&[0], 7e-4),
-                DType::Q2_K => (&[80, 82], 4e-3),
-                DType::Q4_K => (&[0, 2], 2e-4),
-                DType::IQ2_XXS => (&[0], 1e-3),
-                _ => return None,
-            };
-            for block in out.chunks_exact_mut(dtype.block_bytes()) {
-                for i in at {
-                    block[*i..i + 2].copy_from_slice(&scale(draw, usual));
-                }
-            }
-        }
-    }
-    Some(out)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ops::OPS;
-
-    #[test]
-    fn noise_has_variance_one() {
-        let mut v = vec![0.0; 100_000];
-        Draw::new(&[7; 32], "x").fill_noise(&mut v);
-        let mean = v.iter().sum::<f32>() / v.len() as f32;
-        let var = v.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / v.len() as f32;
-        assert!(mean.abs() < 0.02 && (var - 1.0).abs() < 0.03, "{mean} {var}");
-    }
 
     /// A scalar that is the same in every case may as well stand in the kernel.
     #[test]

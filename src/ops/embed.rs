@@ -57,8 +57,7 @@ impl Op for Embed {
 
     fn fill(&self, d: &mut Draft<'_>) {
         let vocab = d.dim("V");
-        let ids: Vec<i32> = (0..d.tokens).map(|_| d.index(vocab) as i32).collect();
-        d.i32("ids").copy_from_slice(&ids);
+        d.draw_ids(vocab);
     }
 
     fn far(&self) -> &'static [&'static [i64]] {

@@ -45,7 +45,7 @@ impl Op for HadamardFp4RoundTrip {
     }
 
     fn presets(&self) -> &'static [&'static [i64]] {
-        &[&[1, 128], &[8, 128], &[64, 128]]
+        &[&[1, 128], &[8, 128], &[64, 128], &[72, 128]]
     }
 
     fn fill(&self, d: &mut Draft<'_>) {
@@ -156,7 +156,8 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::ops::cases::{Draw, Sizes, Values, draw_case};
+    use crate::ops::cases::{Sizes, Values, draw_case};
+    use crate::ops::draw::Draw;
 
     /// The transform brings drawn vectors to values on both sides of 6·2^k and to ties, exactly.
     #[test]

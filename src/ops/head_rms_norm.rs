@@ -36,7 +36,7 @@ impl Op for HeadRmsNorm {
     }
 
     fn presets(&self) -> &'static [&'static [i64]] {
-        &[&[2, 512], &[5, 512], &[64, 512]]
+        &[&[2, 512], &[5, 512], &[64, 512], &[72, 512]]
     }
 
     fn fill(&self, d: &mut Draft<'_>) {

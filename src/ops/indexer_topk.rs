@@ -69,13 +69,15 @@ impl Op for IndexerTopk {
     fn fill(&self, d: &mut Draft<'_>) {
         let (c, pos0) = (d.dim("C"), d.case.symbol("pos0").unwrap_or(0) as usize);
         let coarse = d.draw.below(2) == 0;
+        // Two or three apart, or neighbours.
+        let steps = if d.turn.is_multiple_of(2) { 500.0 } else { 20.0 };
         let bases: Vec<Option<f32>> =
             (0..d.tokens).map(|_| d.draw.pick(&[None, None, Some(0.75), Some(1.0), Some(-3.0), Some(1e-3)])).collect();
         for (t, row) in d.f32("s").chunks_exact_mut(c).enumerate() {
             let visible = ((pos0 + t + 1) / 4).min(c);
             if let Some(Some(base)) = bases.get(t) {
                 for (w, v) in row.iter_mut().enumerate() {
-                    let ulps = (*v * 500.0) as i32;
+                    let ulps = (*v * steps) as i32;
                     *v = if w >= visible {
                         f32::NEG_INFINITY
                     } else {

@@ -7,16 +7,19 @@
 use super::Draft;
 use super::contract::Rounding;
 
+/// The size of the smallest rows of products, where what they are multiplied with may be as small as 1e-8.
+pub(super) const LEAST: f32 = 1e-20;
+
 /// Elements that share a scale in many kernels.
 const GROUP: usize = 32;
 
-/// Gives every token's `width` elements of an argument, which are operands of `k` elements each, a size between 1e-6
+/// Gives every token's `width` elements of an argument, which are operands of `k` elements each, a size between `least`
 /// and `most` (half of them that of noise), and changes one operand of some: an outlier so many times as large, zero
 /// groups, nothing but zeros.
-pub(super) fn vary_tokens(d: &mut Draft<'_>, name: &str, [width, k]: [usize; 2], [most, outlier]: [f32; 2]) {
+pub(super) fn vary_tokens(d: &mut Draft<'_>, name: &str, [width, k]: [usize; 2], [least, most, outlier]: [f32; 3]) {
     let f16 = d.rounding == Rounding::F16;
     // With outliers f16 holds the largest, and without its smallest steps the least.
-    let (least, most, outlier) = if f16 { (1e-2, most.min(100.0), outlier.min(100.0)) } else { (1e-6, most, outlier) };
+    let (least, most, outlier) = if f16 { (1e-2, most.min(100.0), outlier.min(100.0)) } else { (least, most, outlier) };
     let (tokens, operands) = (d.f32(name).len() / width.max(1), (width / k.max(1)).max(1));
     for t in 0..tokens {
         let factor = match d.draw.below(2) {
@@ -107,7 +110,8 @@ pub(super) fn outliers(d: &mut Draft<'_>, name: &str, width: usize, factor: f32)
 #[cfg(test)]
 mod tests {
     use crate::model::quant::DType;
-    use crate::ops::cases::{Case, Draw, Sizes, Values, draw_case};
+    use crate::ops::cases::{Case, Sizes, Values, draw_case};
+    use crate::ops::draw::Draw;
     use crate::ops::{Rounding, find};
 
     fn rows(rounding: Rounding) -> Vec<Vec<f32>> {
@@ -126,7 +130,7 @@ mod tests {
     #[test]
     fn a_step_has_rows_of_every_size_and_kind() {
         let rows = rows(Rounding::None);
-        assert!(rows.iter().any(|r| (1e-7..1e-4).contains(&largest(r))));
+        assert!(rows.iter().any(|r| (1e-16..1e-4).contains(&largest(r))));
         assert!(rows.iter().any(|r| largest(r) > 1e3));
         assert!(rows.iter().any(|r| largest(r) == 0.0));
         let groups = |r: &Vec<f32>| r.chunks(32).filter(|g| largest(g) == 0.0).count();

@@ -70,13 +70,18 @@ impl Op for Matmul {
         ]
     }
 
+    fn spans(&self) -> &'static [(&'static [i64], usize, usize)] {
+        // So many rows that a device has blocks enough for the largest tiles: one token more than half of one, and than one.
+        &[(&[1024, 32768], 33, 33), (&[1024, 32768], 65, 65), (&[1024, 32768], 34, 64)]
+    }
+
     fn far(&self) -> &'static [&'static [i64]] {
         &[&[256, 11_003], &[256, 129_280]]
     }
 
     fn fill(&self, d: &mut Draft<'_>) {
         let k = d.dim("K");
-        magnitudes::vary_tokens(d, "x", [k, k], [3e3, 1e3]);
+        magnitudes::vary_tokens(d, "x", [k, k], [magnitudes::LEAST, 3e3, 1e3]);
     }
 
     fn rows_apart(&self) -> bool {

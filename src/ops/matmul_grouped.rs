@@ -58,7 +58,7 @@ impl Op for MatmulGrouped {
 
     fn fill(&self, d: &mut Draft<'_>) {
         let (g, k) = (d.dim("G"), d.dim("K"));
-        magnitudes::vary_tokens(d, "x", [g * k, k], [3e3, 1e3]);
+        magnitudes::vary_tokens(d, "x", [g * k, k], [magnitudes::LEAST, 3e3, 1e3]);
     }
 
     fn rows_apart(&self) -> bool {

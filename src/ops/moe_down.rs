@@ -1,7 +1,7 @@
 use rayon::prelude::*;
 
 use super::contract::*;
-use super::{Call, Draft, Op, magnitudes, math, router};
+use super::{Call, Draft, Op, magnitudes, math, moe};
 use crate::error::Result;
 
 static CONTRACT: Contract = Contract {
@@ -37,7 +37,7 @@ impl Op for MoeDown {
         let mid = math::round_rows(&call.f32("mid")?[..t * u * f], f, call.rounding);
         let sel = call.i32("sel")?;
         let y = call.f32_mut("y")?;
-        let results: Vec<(Vec<usize>, Vec<f32>)> = super::moe::by_expert(&sel[..t * u], e)
+        let results: Vec<(Vec<usize>, Vec<f32>)> = moe::by_expert(&sel[..t * u], e)
             .into_par_iter()
             .map(|(expert, pairs)| {
                 let inputs: Vec<f32> = pairs.iter().flat_map(|pair| &mid[pair * f..][..f]).copied().collect();
@@ -70,6 +70,7 @@ impl Op for MoeDown {
             &[544, 33, 8, 3],
             &[2080, 9, 4, 2],
             &[256, 9, 256, 6],
+            &[256, 9, 1100, 6],
             &[768, 24, 8, 3],
             // More rows than a thousand.
             &[256, 1100, 2, 2],
@@ -79,11 +80,15 @@ impl Op for MoeDown {
         ]
     }
 
+    fn spans(&self) -> &'static [(&'static [i64], usize, usize)] {
+        &[(&[256, 9, 24, 3], 124, 140)]
+    }
+
     fn fill(&self, d: &mut Draft<'_>) {
-        let sel = router::drawn_experts(d, d.tokens);
+        let sel = moe::chosen_experts(d);
         d.i32("sel").copy_from_slice(&sel);
         let (u, f) = (d.dim("U"), d.dim("F"));
-        magnitudes::vary_tokens(d, "mid", [u * f, f], [3e3, 1e3]);
+        magnitudes::vary_tokens(d, "mid", [u * f, f], [magnitudes::LEAST, 3e3, 1e3]);
     }
 
     fn rows_apart(&self) -> bool {

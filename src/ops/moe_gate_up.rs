@@ -1,8 +1,8 @@
 use rayon::prelude::*;
 
-use super::cases::Blocks;
+use super::blocks::Blocks;
 use super::contract::*;
-use super::{Call, Draft, Op, magnitudes, math, router, swiglu};
+use super::{Call, Draft, Op, magnitudes, math, moe, swiglu};
 use crate::error::Result;
 
 static CONTRACT: Contract = Contract {
@@ -44,7 +44,7 @@ impl Op for MoeGateUp {
         let x = math::round_rows(&call.f32("x")?[..t * k], k, call.rounding);
         let (sel, w) = (call.i32("sel")?, call.f32("w")?);
         let mid = call.f32_mut("mid")?;
-        let results: Vec<(Vec<usize>, Vec<f32>)> = super::moe::by_expert(&sel[..t * u], e)
+        let results: Vec<(Vec<usize>, Vec<f32>)> = moe::by_expert(&sel[..t * u], e)
             .into_par_iter()
             .map(|(expert, pairs)| {
                 let inputs: Vec<f32> = pairs.iter().flat_map(|pair| &x[pair / u * k..][..k]).copied().collect();
@@ -76,6 +76,7 @@ impl Op for MoeGateUp {
             &[544, 33, 8, 3],
             &[2080, 9, 4, 2],
             &[256, 9, 256, 6],
+            &[256, 9, 1100, 6],
             &[768, 24, 8, 3],
             &[256, 1100, 2, 2],
             &[4096, 64, 2, 2],
@@ -87,8 +88,12 @@ impl Op for MoeGateUp {
         &[&[256, 9, 256, 6]]
     }
 
+    fn spans(&self) -> &'static [(&'static [i64], usize, usize)] {
+        &[(&[256, 9, 24, 3], 124, 140)]
+    }
+
     fn fill(&self, d: &mut Draft<'_>) {
-        let sel = router::drawn_experts(d, d.tokens);
+        let sel = moe::chosen_experts(d);
         d.i32("sel").copy_from_slice(&sel);
         d.f32("w").iter_mut().for_each(|v| *v = 0.1 + v.abs());
         // Gates must not be large where the clamp begins: of sums that cancel to there, the last bits are more than f32 may
@@ -98,7 +103,8 @@ impl Op for MoeGateUp {
             d.f32("x").iter_mut().for_each(|v| *v *= 1e-9);
         } else {
             let most = if d.blocks == Blocks::Subnormal { 300.0 } else { 3.0 };
-            magnitudes::vary_tokens(d, "x", [k, k], [most, 30.0]);
+            // No smaller: a product of gate and up must be a number of full precision.
+            magnitudes::vary_tokens(d, "x", [k, k], [1e-12, most, 10.0]);
         }
     }
 

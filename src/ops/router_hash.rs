@@ -56,7 +56,7 @@ impl Op for RouterHash {
     }
 
     fn presets(&self) -> &'static [&'static [i64]] {
-        &[&[8, 3, 131], &[16, 6, 513], &[256, 6, 1031], &[64, 40, 131]]
+        &[&[8, 3, 131], &[16, 6, 513], &[256, 6, 1031], &[64, 40, 131], &[300, 6, 131]]
     }
 
     fn far(&self) -> &'static [&'static [i64]] {
@@ -65,8 +65,7 @@ impl Op for RouterHash {
 
     fn fill(&self, d: &mut Draft<'_>) {
         let vocab = d.dim("V");
-        let ids: Vec<i32> = (0..d.tokens).map(|_| d.index(vocab) as i32).collect();
-        d.i32("ids").copy_from_slice(&ids);
+        d.draw_ids(vocab);
         router::shift_tokens(d);
         if !d.real {
             let mut experts = router::drawn_experts(d, vocab);

@@ -53,7 +53,7 @@ impl Op for RouterTopk {
     }
 
     fn presets(&self) -> &'static [&'static [i64]] {
-        &[&[8, 3], &[16, 6], &[256, 6], &[32, 4], &[64, 40]]
+        &[&[8, 3], &[16, 6], &[256, 6], &[32, 4], &[64, 40], &[300, 6]]
     }
 
     fn fill(&self, d: &mut Draft<'_>) {

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::backend::Placement;
 use crate::error::Result;
 use crate::model::quant::DType;
-use crate::ops::cases::{Blocks, Case, Draw, LONG_STEP, Real, STEP_TOKENS, Sizes, Way, draw_case, fits};
+use crate::ops::blocks::Blocks;
+use crate::ops::cases::{Case, LONG_STEP, Real, STEP_TOKENS, Sizes, Way, draw_case, fits};
+use crate::ops::draw::Draw;
 use crate::ops::{Node, Op, Rounding};
 use crate::plan::manifest::Variant;
 
@@ -30,6 +32,8 @@ const POWERS: [usize; 4] = [256, 512, 1024, 4096];
 const LITTLE: u64 = 300_000;
 /// Tokens up to which every count is met by what costs little, and from every position that an op counts in.
 const FEW: usize = 8;
+/// Where tiles of products end, and right behind: met by what costs as little.
+const ENDS: [usize; 6] = [9, 16, 17, 32, 33, 65];
 /// Tokens up to which every way of calling an op is met.
 const EVERY_WAY: usize = 3;
 /// Bytes of weights past which a model's own are taken for one case of a variant.
@@ -123,8 +127,8 @@ impl Request<'_, '_> {
             counts.extend([max - 1, max / 2 + 1]);
         }
         let mut counts: BTreeMap<usize, Met> = counts.into_iter().map(|t| (t.clamp(min, max), Met::BySizes)).collect();
-        let few = if self.op.macs(self.op.presets()[0], FEW) <= LITTLE { FEW } else { 0 };
-        for t in (1..=few).chain(by_cheapest.iter().copied()).filter(|t| (min..=max).contains(t)) {
+        let little = (1..=FEW).chain(ENDS).filter(|t| self.op.macs(self.op.presets()[0], *t.max(&FEW)) <= LITTLE);
+        for t in little.chain(by_cheapest.iter().copied()).filter(|t| (min..=max).contains(t)) {
             counts.entry(t).or_insert(Met::ByCheapest);
         }
         counts
@@ -192,7 +196,7 @@ impl Request<'_, '_> {
                 };
                 for way in calls {
                     let sizes = Sizes { way, real: None, ..sizes };
-                    self.push(&mut out, &sizes, tokens, (min, max), &mut draw, label.clone())?;
+                    self.push(&mut out, sizes, tokens, (min, max), &mut draw, label.clone())?;
                 }
             }
             if tokens > 512 || by == Met::ByCheapest {
@@ -211,14 +215,14 @@ impl Request<'_, '_> {
                 let real =
                     Real { weights: shape.weights.clone(), scalars: &shape.scalars, absent: shape.absent.clone() };
                 let sizes = Sizes { rounding, real: Some(real), ..Sizes::of(&shape.dims, &self.types) };
-                self.push(&mut out, &sizes, tokens, (min, max), &mut draw, format!("{} T={tokens}", shape.label))?;
+                self.push(&mut out, sizes, tokens, (min, max), &mut draw, format!("{} T={tokens}", shape.label))?;
             }
         }
         for (dims, tokens, phase) in self.cycles(&presets, &mut draw) {
             if (min..=max).contains(&tokens) {
                 let sizes = Sizes { phase: Some(phase), rounding, ..Sizes::of(dims, &self.types) };
                 let label = format!("{} T={tokens} from {phase}", self.dims(dims));
-                self.push(&mut out, &sizes, tokens, (min, max), &mut draw, label)?;
+                self.push(&mut out, sizes, tokens, (min, max), &mut draw, label)?;
             }
         }
         for dims in self.op.far().iter().filter(fit) {
@@ -232,7 +236,7 @@ impl Request<'_, '_> {
                 }
                 let sizes = Sizes { far: true, rounding, ..Sizes::of(dims, &self.types) };
                 let label = format!("{} T={tokens} far", self.dims(dims));
-                self.push(&mut out, &sizes, tokens, (min, max), &mut draw, label)?;
+                self.push(&mut out, sizes, tokens, (min, max), &mut draw, label)?;
             }
         }
         for (dims, low, high) in self.op.spans() {
@@ -240,7 +244,7 @@ impl Request<'_, '_> {
             if fits(self.op, dims, &self.types) && self.op.macs(dims, tokens) <= self.limit(tokens) {
                 let sizes = Sizes { rounding, ..Sizes::of(dims, &self.types) };
                 let label = format!("{} T={tokens}", self.dims(dims));
-                self.push(&mut out, &sizes, tokens, (min, max), &mut draw, label)?;
+                self.push(&mut out, sizes, tokens, (min, max), &mut draw, label)?;
             }
         }
         Ok(out)
@@ -280,13 +284,14 @@ impl Request<'_, '_> {
     fn push(
         &self,
         out: &mut Vec<Planned>,
-        sizes: &Sizes<'_>,
+        mut sizes: Sizes<'_>,
         tokens: usize,
         (_, max): (usize, usize),
         draw: &mut Draw,
         label: String,
     ) -> Result<()> {
-        let case = draw_case(self.op, sizes, tokens, draw, label)?;
+        sizes.turn = usize::from(self.seed[0]) + out.len();
+        let case = draw_case(self.op, &sizes, tokens, draw, label)?;
         // A step may have fewer tokens than its schedule is made for.
         let worst = tokens.saturating_add(ROOM[out.len() % ROOM.len()]).min(max);
         let sampled = self.placement == Placement::Device && tokens > SAMPLED_FROM && self.op.tokenwise();

@@ -367,7 +367,8 @@ pub(super) fn coordinate(case: &Case, name: &str, shape: &[&str], len: usize, fl
 mod tests {
     use super::*;
     use crate::ops;
-    use crate::ops::cases::{Draw, Sizes, draw_case};
+    use crate::ops::cases::{Sizes, draw_case};
+    use crate::ops::draw::Draw;
 
     fn case() -> Case {
         let op = ops::find("swiglu").unwrap();

@@ -7,7 +7,8 @@ use super::compare::{FirstBad, Pool, Reference};
 use crate::backend::executor::{Executor, host_weight};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::ops::cases::{Case, Draw, Values};
+use crate::ops::cases::{Case, Values};
+use crate::ops::draw::Draw;
 use crate::ops::{Access, Elem, Rounding, Weight};
 use crate::plan::{BufferIx, Instance, Plan, StepState};
 

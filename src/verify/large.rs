@@ -13,7 +13,7 @@ use super::prefill::{EXACT_LIMIT, Prefill, Request, relative};
 use crate::backend::executor::Executor;
 use crate::error::{Error, Result};
 use crate::ops::Node;
-use crate::ops::cases::Draw;
+use crate::ops::draw::Draw;
 use crate::plan::coverage::Written;
 use crate::plan::schedule::Schedule;
 use crate::plan::{Instance, Numerics, Plan, PlanOptions, StepField, StepState};

@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::compare::{self, Reference};
 use crate::error::Result;
 use crate::model::quant::DType;
-use crate::ops::cases::{Case, Draw, Values};
+use crate::ops::cases::{Case, Values};
+use crate::ops::draw::Draw;
 use crate::ops::expr::Expr;
 use crate::ops::{Access, Comparison, Rounding};
 

@@ -18,7 +18,7 @@ use crate::backend::executor::Executor;
 use crate::backend::{Device, Module, Placement};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::ops::cases::Draw;
+use crate::ops::draw::Draw;
 use crate::ops::{Node, Rounding};
 use crate::plan::kernels::KernelTree;
 use crate::plan::schedule::Schedule;

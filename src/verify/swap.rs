@@ -9,7 +9,7 @@ use super::{Place, is_kernels_fault, source};
 use crate::backend::executor::Executor;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::ops::cases::Draw;
+use crate::ops::draw::Draw;
 use crate::ops::{self, Node};
 use crate::plan::kernels::KernelTree;
 use crate::plan::schedule::Schedule;

@@ -11,7 +11,8 @@ use super::asked::Planned;
 use super::compare::{self, Pool, Reference};
 use super::runner::{Failure, Ground, Runner};
 use crate::error::{Error, Result};
-use crate::ops::cases::{Case, Draw, Values};
+use crate::ops::cases::{Case, Values};
+use crate::ops::draw::Draw;
 use crate::ops::{Access, Rounding};
 
 /// Outputs that a pool or a sample has at least.

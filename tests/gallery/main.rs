@@ -10,6 +10,7 @@ mod attack;
 mod bench;
 mod counts;
 mod edits;
+mod ends;
 mod exhibits;
 mod extremes;
 
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         .chain(edits::EDITS)
         .chain(extremes::EXTREMES)
         .chain(counts::COUNTS)
+        .chain(ends::ENDS)
         .filter(|e| filters.is_empty() || filters.iter().any(|f| e.name.contains(*f)))
         .collect();
     if args.iter().any(|a| a == "--list") {

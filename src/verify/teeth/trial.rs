@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::model::Model;
 use crate::ops::Node;
-use crate::ops::cases::Draw;
+use crate::ops::draw::Draw;
 use crate::plan::kernels::KernelTree;
 use crate::plan::source::{LARGEST, SourceSet};
 use crate::plan::{Numerics, rules};

@@ -28,7 +28,7 @@ use crate::backend::executor::{Executor, entries};
 use crate::backend::{Module, Placement};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::ops::cases::Draw;
+use crate::ops::draw::Draw;
 use crate::plan::kernels::KernelTree;
 use crate::plan::schedule::{Schedule, canonical};
 use crate::plan::source::hex;

@@ -12,7 +12,7 @@ use crate::backend::Placement;
 use crate::backend::executor::Ran;
 use crate::engine::{Seating, Session, SessionOptions};
 use crate::error::{Error, Result};
-use crate::ops::cases::Draw;
+use crate::ops::draw::Draw;
 use crate::ops::{Access, Node, Rounding};
 use crate::plan::{BufferIx, Guard, Instance, Numerics, Plan, Role, StepField, StepState};
 use crate::verify::compare::Pool;

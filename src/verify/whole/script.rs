@@ -4,7 +4,7 @@
 //! same logits, however it came there.
 
 use crate::model::Model;
-use crate::ops::cases::Draw;
+use crate::ops::draw::Draw;
 use crate::plan::Numerics;
 
 /// Most tokens of a step, as `run` and `bench` have it by default.
