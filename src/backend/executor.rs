@@ -4,9 +4,14 @@
 //! Every buffer knows on which side its newest contents are, and is copied when the other side needs it. What was
 //! launched is compared with what the device reports at the end of every step.
 
+mod launch;
 mod load;
+mod oracle;
 mod peek;
 mod replay;
+mod saved;
+mod segment;
+mod sides;
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
@@ -14,17 +19,20 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::backend::{BufferId, Device, Field, Launch, Module, ModuleId, Placement, Span, Traced};
+use crate::backend::{BufferId, Device, Module, ModuleId, Placement, Span, Traced};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::ops::cases::Values;
-use crate::ops::{Access, Call, Elem, Node, Rounding, Slot, Weight};
+use crate::ops::{Access, Elem, Node, Rounding};
 use crate::plan::schedule::Schedule;
 use crate::plan::{BufferIx, Plan, Role, STEP_FIELDS, StepField, StepState};
 
 pub use self::load::Loaded;
+pub use self::oracle::host_weight;
 pub use self::replay::Timed;
 use self::replay::{Recordable, Recording};
+pub use self::saved::Saved;
+pub use self::segment::Segment;
 
 crate::codes! {
     TRACE: "trace", Integrity, "The launches that the device reports are not those of the schedule. Nothing of such a run counts.";
@@ -99,27 +107,6 @@ pub struct Ran {
     pub instance: usize,
     pub placement: Placement,
     pub launches: Vec<Traced>,
-}
-
-/// How the graph of a run of launches compared with the launches one by one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Segment {
-    pub launches: usize,
-    /// The kernel nodes that the driver gives back are the schedule's.
-    pub nodes_match: bool,
-    /// Every buffer that the run changes holds the same bytes.
-    pub bytes_match: bool,
-}
-
-/// Copies of all caches: what [`Executor::save`] gives.
-pub struct Saved(Vec<(BufferIx, Copied)>);
-
-enum Copied {
-    /// As it is after a reset.
-    Initial,
-    Host(Vec<u32>),
-    /// A buffer of the device that was attached then, and its bytes.
-    Device(BufferId, u64),
 }
 
 /// See the module's documentation.
@@ -288,64 +275,6 @@ impl<'m> Executor<'m> {
         Ok(Some(side.device))
     }
 
-    /// Copies every cache, where its newest contents are.
-    pub fn save(&mut self) -> Result<Saved> {
-        let plan = self.plan.clone();
-        let mut copies = Vec::new();
-        for (i, buffer) in plan.buffers.iter().enumerate() {
-            if !matches!(buffer.role, Role::Cache { .. }) {
-                continue;
-            }
-            let on_device = self.side.as_mut().filter(|_| self.valid[i].device);
-            let copy = match on_device.and_then(|s| s.buffers[i].map(|id| (s, id))) {
-                _ if self.initial[i].is_some() => Copied::Initial,
-                None => Copied::Host(self.host[i].clone()),
-                Some((side, id)) => {
-                    let bytes = plan.capacity(BufferIx(i)).max(1) as u64 * Elem::BYTES as u64;
-                    let copy = side.device.alloc(bytes);
-                    let copy = copy.map_err(|e| e.about(format_args!("a copy of the cache `{}`", buffer.name)))?;
-                    side.device.copy(id, copy, bytes)?;
-                    Copied::Device(copy, bytes)
-                }
-            };
-            copies.push((BufferIx(i), copy));
-        }
-        Ok(Saved(copies))
-    }
-
-    /// Puts saved caches back.
-    pub fn restore(&mut self, saved: &Saved) -> Result<()> {
-        for (buffer, copy) in &saved.0 {
-            match copy {
-                Copied::Initial => {
-                    self.reset_buffer(buffer.0);
-                    // Now, and not when the next step needs it and may be timed.
-                    if self.side.as_ref().is_some_and(|s| s.buffers[buffer.0].is_some()) {
-                        self.send(*buffer, true, 0)?;
-                    }
-                }
-                Copied::Host(words) => self.write_host(*buffer, words),
-                Copied::Device(copy, bytes) => {
-                    let id = self.send(*buffer, false, 0)?;
-                    let side = self.side.as_mut().ok_or_else(|| Error::internal("no device attached"))?;
-                    side.device.copy(*copy, id, *bytes)?;
-                    self.changed_on_device(*buffer);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    pub fn discard(&mut self, saved: Saved) -> Result<()> {
-        let Some(side) = &mut self.side else { return Ok(()) };
-        for (_, copy) in saved.0 {
-            if let Copied::Device(copy, _) = copy {
-                side.device.free(copy)?;
-            }
-        }
-        Ok(())
-    }
-
     /// Replaces every instance of a node by one that writes zeros and updates nothing.
     pub fn set_noop(&mut self, node: Option<Node>) {
         self.noop = node;
@@ -416,190 +345,6 @@ impl<'m> Executor<'m> {
         Some(side.schedules[side.of(step)].rounding(i))
     }
 
-    fn check_trace(&mut self) -> Result<()> {
-        let Some(side) = &mut self.side else { return Ok(()) };
-        side.device.sync()?;
-        let (seen, expected) = (side.device.take_trace()?, std::mem::take(&mut side.expected));
-        if seen == expected {
-            return Ok(());
-        }
-        let at = seen.iter().zip(&expected).take_while(|(a, b)| a == b).count();
-        Err(Error::new(&TRACE, format!("launch {at} of the step is not the schedule's"))
-            .expected(format!("{:?} of {} launches", expected.get(at), expected.len()))
-            .found(format!("{:?} of {} launches", seen.get(at), seen.len())))
-    }
-
-    /// The elements of a buffer that a step uses; for caches all of them.
-    fn extent(&self, buffer: BufferIx, step: &StepState) -> usize {
-        self.plan.used(buffer, step)
-    }
-
-    /// Gives a buffer these contents.
-    pub fn write_host(&mut self, buffer: BufferIx, words: &[u32]) {
-        self.host[buffer.0].clear();
-        self.host[buffer.0].extend_from_slice(words);
-        self.changed_on_host(buffer);
-    }
-
-    fn changed_on_host(&mut self, buffer: BufferIx) {
-        self.valid[buffer.0] = Valid { host: true, device: false };
-        self.initial[buffer.0] = None;
-    }
-
-    fn changed_on_device(&mut self, buffer: BufferIx) {
-        self.valid[buffer.0] = Valid { host: false, device: true };
-        self.initial[buffer.0] = None;
-    }
-
-    /// A buffer's contents in a step, as f32.
-    pub fn read(&mut self, buffer: BufferIx, step: &StepState) -> Result<&[f32]> {
-        let n = self.extent(buffer, step);
-        self.fetch(buffer, n)?;
-        Ok(bytemuck::cast_slice(&self.host[buffer.0][..n]))
-    }
-
-    /// The logits of the step's last `n_outputs` tokens, row after row.
-    pub fn logits(&mut self, step: &StepState) -> Result<&[f32]> {
-        self.read(self.plan.logits, step)
-    }
-
-    /// Makes the first `n` elements valid on the host.
-    fn fetch(&mut self, buffer: BufferIx, n: usize) -> Result<()> {
-        let (host, valid) = (&mut self.host[buffer.0], &mut self.valid[buffer.0]);
-        if host.len() < n {
-            host.resize(n, POISON);
-        }
-        if !valid.host
-            && let Some(side) = &mut self.side
-            && let Some(id) = side.buffers[buffer.0]
-        {
-            side.device.sync()?;
-            side.device.read(id, 0, bytemuck::cast_slice_mut(&mut host[..n]))?;
-        }
-        valid.host = true;
-        Ok(())
-    }
-
-    /// Makes a buffer's contents valid on the device, where it must be allocated for its worst case.
-    fn send(&mut self, buffer: BufferIx, read: bool, n: usize) -> Result<BufferId> {
-        let capacity = self.plan.capacity(buffer);
-        let (host, valid) = (&self.host[buffer.0], &mut self.valid[buffer.0]);
-        let side = self.side.as_mut().ok_or_else(|| Error::internal("no device attached"))?;
-        let id = match side.buffers[buffer.0] {
-            Some(id) => id,
-            None => {
-                let id = side.device.alloc(capacity.max(1) as u64 * Elem::BYTES as u64);
-                let id = id.map_err(|e| e.about(format_args!("the buffer `{}`", self.plan.buffers[buffer.0].name)))?;
-                side.device.fill(id, POISON)?;
-                side.buffers[buffer.0] = Some(id);
-                id
-            }
-        };
-        if read && !valid.device {
-            match self.initial[buffer.0] {
-                Some(word) => side.device.fill(id, word)?,
-                None => side.device.write(id, 0, bytemuck::cast_slice(&host[..n.min(host.len())]))?,
-            }
-            valid.device = true;
-        }
-        Ok(id)
-    }
-
-    fn launch(&mut self, i: usize, step: &StepState) -> Result<Vec<Launch>> {
-        let (launches, ran) = self.prepare(i, step)?;
-        let side = self.side.as_mut().ok_or_else(|| Error::internal("no device attached"))?;
-        if let (Some(word), Some((scratch, _))) = (side.scratch_begins_as, side.scratch)
-            && side.schedules[side.of(step)].scratch(&self.plan, i)? > 0
-        {
-            side.device.fill(scratch, word)?;
-        }
-        for launch in &launches {
-            side.device.launch(launch)?;
-        }
-        side.expected.extend(ran.launches.iter().cloned());
-        self.trace.push(ran);
-        Ok(launches)
-    }
-
-    /// The launches of instance `i`, with what it reads sent to the device and its results marked as there.
-    fn prepare(&mut self, i: usize, step: &StepState) -> Result<(Vec<Launch>, Ran)> {
-        let plan = self.plan.clone();
-        let (fields, buffers) = self.fields(i, step)?;
-        let instance = &plan.instances[i];
-        let side = self.side.as_mut().ok_or_else(|| Error::internal("no device attached"))?;
-        let schedule = &side.schedules[side.of(step)];
-        let choice = schedule.choices[i].clone();
-        let choice = choice
-            .ok_or_else(|| Error::internal(format!("{} is placed on the device without a kernel", instance.label)))?;
-        let module = side.modules[&choice.stem];
-        let (mut launches, mut traced) = (Vec::new(), Vec::new());
-        for g in schedule.launches(&plan, i)? {
-            let name = format!("{}: {}", instance.label, g.entry);
-            let (grid, block, shared) = (g.grid, g.block, g.shared);
-            traced.push(Traced { entry: g.entry.clone(), grid, block, shared });
-            launches.push(Launch { name, module, entry: g.entry, grid, block, shared, args: fields.clone() });
-        }
-        let placement = side.device.info().placement;
-        for (buffer, access) in buffers {
-            if access != Access::Read {
-                self.changed_on_device(buffer);
-            }
-        }
-        Ok((launches, Ran { instance: i, placement, launches: traced }))
-    }
-
-    /// The argument struct of instance `i`, with everything that it reads sent to the device.
-    fn fields(&mut self, i: usize, step: &StepState) -> Result<(Vec<Field>, Bound)> {
-        let plan = self.plan.clone();
-        let instance = &plan.instances[i];
-        let contract = instance.contract();
-        let (mut fields, mut buffers) = (Vec::new(), Vec::new());
-        for (arg, buffer) in contract.args.iter().zip(&instance.args) {
-            let Some(buffer) = *buffer else {
-                fields.push(Field::Null);
-                continue;
-            };
-            let n = self.extent(buffer, step);
-            // Results that stay on the device leave the host's copy short of this step.
-            if !self.valid[buffer.0].device && arg.access != Access::Write && self.host[buffer.0].len() < n {
-                return Err(Error::internal(format!(
-                    "{}: `{}` is read before it is written",
-                    instance.label, arg.name
-                )));
-            }
-            let id = self.send(buffer, arg.access != Access::Write, n)?;
-            fields.push(Field::Pointer { buffer: id, offset: 0 });
-            buffers.push((buffer, arg.access));
-        }
-        for weight in &instance.weights {
-            fields.push(match weight {
-                None => Field::Null,
-                Some(name) => Field::Pointer { buffer: self.weight(name)?, offset: 0 },
-            });
-        }
-        let side = self.side.as_mut().ok_or_else(|| Error::internal("no device attached"))?;
-        for field in &instance.steps {
-            fields.push(Field::Pointer { buffer: side.step, offset: *field as u64 * 4 });
-        }
-        let at = side.of(step);
-        fields.push(if side.schedules[at].scratch(&plan, i)? == 0 {
-            Field::Null
-        } else {
-            Field::Pointer { buffer: side.scratch(&plan)?, offset: 0 }
-        });
-        for d in &instance.dims {
-            let d = i32::try_from(*d).map_err(|_| Error::internal(format!("{}: dimension {d}", instance.label)))?;
-            fields.push(Field::I32(d));
-        }
-        for (scalar, value) in contract.scalars.iter().zip(&instance.scalars) {
-            fields.push(match scalar.elem {
-                Elem::F32 => Field::F32(*value as f32),
-                Elem::I32 => Field::I32(*value as i32),
-            });
-        }
-        Ok((fields, buffers))
-    }
-
     /// What instance `i` has written and updated, in the contract's order.
     pub fn outputs(&mut self, i: usize, step: &StepState) -> Result<Vec<Option<Values>>> {
         let plan = self.plan.clone();
@@ -617,143 +362,6 @@ impl<'m> Executor<'m> {
         }
         Ok(out)
     }
-
-    /// Stage 7 of one maximal run of device launches: runs it launch by launch, puts every buffer that it changed back,
-    /// replays it as a captured graph, and compares nodes and bytes. `None` where the device has no graphs.
-    pub fn replay_segment(&mut self, step: &StepState, range: Range<usize>) -> Result<Option<Segment>> {
-        if self.side.as_ref().is_none_or(|s| s.device.info().placement != Placement::Device) {
-            return Ok(None);
-        }
-        let plan = self.plan.clone();
-        let mut launches = Vec::new();
-        let mut changed: Vec<BufferIx> = Vec::new();
-        if let Some(side) = &mut self.side {
-            side.device.write(side.step, 0, bytemuck::cast_slice(&step.0))?;
-        }
-        for i in range.clone() {
-            let instance = &plan.instances[i];
-            for (arg, buffer) in instance.contract().args.iter().zip(&instance.args) {
-                if let (true, Some(b)) = (arg.access != Access::Read, buffer)
-                    && !changed.contains(b)
-                {
-                    changed.push(*b);
-                    let read = arg.access == Access::Update;
-                    let n = self.extent(*b, step);
-                    self.send(*b, read, n)?;
-                }
-            }
-        }
-        let before = self.device_bytes(&changed)?;
-        for i in range {
-            if plan.instances[i].guard.holds(step, plan.top_k) {
-                launches.extend(self.launch(i, step)?);
-            }
-        }
-        self.check_trace()?;
-        let eager = self.device_bytes(&changed)?;
-        let side = self.side.as_mut().ok_or_else(|| Error::internal("no device attached"))?;
-        for (id, bytes) in &before {
-            side.device.write(*id, 0, bytes)?;
-        }
-        let (graph, nodes) = side.device.record(&launches)?;
-        side.device.replay(graph)?;
-        side.device.sync()?;
-        side.device.forget(graph)?;
-        let expected: Vec<Traced> = launches
-            .iter()
-            .map(|l| Traced { entry: l.entry.clone(), grid: l.grid, block: l.block, shared: l.shared })
-            .collect();
-        let replayed = self.device_bytes(&changed)?;
-        Ok(Some(Segment { launches: launches.len(), nodes_match: nodes == expected, bytes_match: eager == replayed }))
-    }
-
-    fn device_bytes(&mut self, buffers: &[BufferIx]) -> Result<Vec<(BufferId, Vec<u8>)>> {
-        let side = self.side.as_mut().ok_or_else(|| Error::internal("no device attached"))?;
-        side.device.sync()?;
-        let mut out = Vec::new();
-        for b in buffers {
-            let Some(id) = side.buffers[b.0] else { continue };
-            let mut bytes = vec![0; self.plan.capacity(*b).max(1) * Elem::BYTES];
-            side.device.read(id, 0, &mut bytes)?;
-            out.push((id, bytes));
-        }
-        Ok(out)
-    }
-
-    fn zero_outputs(&mut self, i: usize, step: &StepState) -> Result<()> {
-        let plan = self.plan.clone();
-        let instance = &plan.instances[i];
-        for (arg, buffer) in instance.contract().args.iter().zip(&instance.args) {
-            if let (Access::Write, Some(buffer)) = (arg.access, buffer) {
-                let n = self.extent(*buffer, step);
-                self.write_host(*buffer, &vec![0; n]);
-            }
-        }
-        Ok(())
-    }
-
-    fn oracle(&mut self, i: usize, step: &StepState) -> Result<()> {
-        let plan = self.plan.clone();
-        let instance = &plan.instances[i];
-        let contract = instance.contract();
-        // Buffers leave the table while the op borrows them, so that one can be written while others are read.
-        let mut taken: Vec<(BufferIx, Vec<u32>)> = Vec::new();
-        for (arg, buffer) in contract.args.iter().zip(&instance.args) {
-            let Some(buffer) = *buffer else { continue };
-            let n = self.extent(buffer, step);
-            if arg.access == Access::Write {
-                if self.host[buffer.0].len() < n {
-                    self.host[buffer.0].resize(n, POISON);
-                }
-            } else {
-                self.fetch(buffer, n)?;
-            }
-            if taken.iter().any(|(b, _)| *b == buffer) {
-                return Err(Error::internal(format!("{} binds one buffer twice", instance.label)));
-            }
-            taken.push((buffer, std::mem::take(&mut self.host[buffer.0])));
-        }
-        let mut storage = taken.iter_mut();
-        let mut slots = Vec::new();
-        for (arg, buffer) in contract.args.iter().zip(&instance.args) {
-            let Some(buffer) = *buffer else {
-                slots.push(Slot::Absent);
-                continue;
-            };
-            let n = plan.used(buffer, step);
-            let words =
-                storage.next().map(|(_, w)| &mut w[..n]).ok_or_else(|| Error::internal("a buffer is missing"))?;
-            slots.push(match (arg.elem, arg.access) {
-                (Elem::F32, Access::Read) => Slot::F32(bytemuck::cast_slice(words)),
-                (Elem::I32, Access::Read) => Slot::I32(bytemuck::cast_slice(words)),
-                (Elem::F32, _) => Slot::F32Mut(bytemuck::cast_slice_mut(words)),
-                (Elem::I32, _) => Slot::I32Mut(bytemuck::cast_slice_mut(words)),
-            });
-        }
-        let weights = instance.weights.iter().map(|w| w.as_deref().map(|w| host_weight(self.model, w)).transpose());
-        let mut call = Call {
-            contract,
-            slots,
-            weights: weights.collect::<Result<_>>()?,
-            steps: instance.steps.iter().map(|f| step.get(*f)).collect(),
-            dims: instance.dims.clone(),
-            scalars: instance.scalars.clone(),
-            rounding: Rounding::None,
-        };
-        let outcome = instance.op.oracle(&mut call);
-        drop(call);
-        for (buffer, words) in taken {
-            self.host[buffer.0] = words;
-        }
-        outcome?;
-        for (arg, buffer) in contract.args.iter().zip(&instance.args) {
-            if let (true, Some(buffer)) = (arg.access != Access::Read, buffer) {
-                self.changed_on_host(*buffer);
-            }
-        }
-        self.trace.push(Ran { instance: i, placement: Placement::Oracle, launches: vec![] });
-        Ok(())
-    }
 }
 
 /// Every entry of a stem that some schedule launches.
@@ -761,12 +369,6 @@ pub fn entries(schedules: &[Schedule], stem: &str) -> Vec<String> {
     let choices = schedules.iter().flat_map(|s| s.choices.iter().flatten()).filter(|c| c.stem == stem);
     let entries: BTreeSet<_> = choices.flat_map(|c| c.variant.launches.iter().map(|l| l.entry.clone())).collect();
     entries.into_iter().collect()
-}
-
-/// A tensor as the oracle reads it.
-pub fn host_weight<'m>(model: &'m Model, name: &str) -> Result<Weight<'m>> {
-    let t = model.tensor(name).ok_or_else(|| Error::internal(format!("no tensor {name}")))?;
-    Ok(Weight { dtype: t.dtype, k: t.width(), rows: t.rows(), bytes: t.bytes })
 }
 
 fn values(elem: Elem, words: &[u32]) -> Values {
