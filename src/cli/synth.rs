@@ -49,7 +49,7 @@ pub struct Synth {
     /// Q4_K experts in the last K layers
     #[arg(long, default_value_t = 0, value_name = "K")]
     q4_layers: usize,
-    /// Type of some tensors, e.g. `token_embd=q8_0`, `attn_*=f16`, `ffn_*_exps@3-5=q4_k`; later ones win
+    /// Type of some tensors, e.g. `token_embd=q8_0`, `attn_output_*=f16`, `ffn_*_exps@3-5=q4_k`; later ones win
     #[arg(long = "type", value_name = "ROLE[@LAYERS]=TYPE")]
     types: Vec<String>,
     /// Layers with a router bias: all, those that are not hash-routed, or none

@@ -110,6 +110,20 @@ fn wrong_options_of_synth() {
     assay(&["synth", "/no/such/folder/m.gguf", "--shape", "small"]).assert().code(3);
 }
 
+/// `attn_*=f16` made no model: norms and sinks have one type.
+#[test]
+fn every_rule_that_the_help_gives_as_an_example_makes_a_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let help = String::from_utf8(assay(&["synth", "--help"]).assert().success().get_output().stdout.clone()).unwrap();
+    let rules: Vec<&str> = help.split('`').skip(1).step_by(2).filter(|w| w.contains('=')).collect();
+    assert!(rules.len() > 2, "{help}");
+    // Seven layers, as a rule names the last of them.
+    let all: Vec<&str> = rules.iter().flat_map(|rule| ["--type", rule]).chain(["--layers", "7"]).collect();
+    let path = dir.path().join("m.gguf");
+    synth(&path, &all);
+    inspect(&path, 0);
+}
+
 /// What the help says of sizes is what comes out.
 #[test]
 fn the_sizes_that_the_help_states() {
