@@ -114,26 +114,14 @@ impl Seat {
         // What `auto` finds it takes as it is.
         let terms = Terms { allow_oracle: terms.allow_oracle || backend == Backend::Auto, ..terms };
         let place = match backend {
-            Backend::Oracle => {
-                if terms.memory.is_some() {
-                    anstream::eprintln!("note: --memory limits a device's memory; the oracle takes what it needs");
-                }
-                return Ok(Seat { kernels: None, terms, why_oracle: None });
-            }
+            Backend::Oracle => return Ok(Self::oracle(terms, None)),
             Backend::Emulator => Self::emulator(),
             Backend::Device | Backend::Auto => Self::device(),
         };
         match place {
             Ok(kernels) => Ok(Seat { kernels: Some(kernels), terms, why_oracle: None }),
             Err(e) if backend == Backend::Auto && e.kind() == Kind::CouldNotRun => {
-                if terms.memory.is_some() {
-                    anstream::eprintln!(
-                        "note: --memory limits a device's memory, and here everything runs on the oracle, which takes what \
-                         it needs: {}",
-                        e.what()
-                    );
-                }
-                Ok(Seat { kernels: None, terms, why_oracle: Some(e.what().to_string()) })
+                Ok(Self::oracle(terms, Some(e.what().to_string())))
             }
             Err(e) => Err(e),
         }
@@ -147,6 +135,15 @@ impl Seat {
 
     fn emulator() -> Result<(Box<dyn Place>, KernelTree)> {
         let tree = KernelTree::open(&Self::bench()?.kernels())?;
+    fn oracle(terms: Terms, why_oracle: Option<String>) -> Seat {
+        if terms.memory.is_some() {
+            anstream::eprintln!(
+                "note: --memory limits a device's memory; everything runs on the oracle, which takes what it needs"
+            );
+        }
+        Seat { kernels: None, terms, why_oracle }
+    }
+
         Ok((Box::new(EmulatorPlace::new()?), tree))
     }
 
