@@ -112,8 +112,8 @@ impl Run {
             let compare = Compare::new(sides, self.layers.as_deref(), &model)?;
             return compare.run(&model, &prompt, options, self.terms, self.json);
         }
-        let seat = Seat::take(self.backend, self.terms)?;
         let context = self.context(&model, prompt.len())?;
+        let seat = Seat::take(self.backend, self.terms.at_least(prompt.len()))?;
         let chunk = self.chunk.min(prompt.len());
         let options = SessionOptions { numerics: self.numerics, chunk, context, all_logits: false };
         let mut session = Session::new(&model, options)?;

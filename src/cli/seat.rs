@@ -66,12 +66,20 @@ pub struct Terms {
     /// Saved sequences that the device must have room for.
     #[arg(skip)]
     saved: u64,
+    /// Positions that the caches must hold, where they could do with less than was asked for.
+    #[arg(skip)]
+    shortest: Option<usize>,
 }
 
 impl Terms {
     /// With room on the device for `n` saved sequences.
     pub fn saving(self, n: u64) -> Terms {
         Terms { saved: n, ..self }
+    }
+
+    /// The caches may hold less than was asked for, but no less than `n` positions.
+    pub fn at_least(self, n: usize) -> Terms {
+        Terms { shortest: Some(n), ..self }
     }
 }
 
@@ -127,14 +135,6 @@ impl Seat {
         }
     }
 
-    fn device() -> Result<(Box<dyn Place>, KernelTree)> {
-        let bench = Self::bench()?;
-        let place = CudaPlace::new(&bench.settings.architectures)?;
-        Ok((Box::new(place), KernelTree::open(&bench.kernels())?))
-    }
-
-    fn emulator() -> Result<(Box<dyn Place>, KernelTree)> {
-        let tree = KernelTree::open(&Self::bench()?.kernels())?;
     fn oracle(terms: Terms, why_oracle: Option<String>) -> Seat {
         if terms.memory.is_some() {
             anstream::eprintln!(
@@ -144,6 +144,14 @@ impl Seat {
         Seat { kernels: None, terms, why_oracle }
     }
 
+    fn device() -> Result<(Box<dyn Place>, KernelTree)> {
+        let bench = Self::bench()?;
+        let place = CudaPlace::new(&bench.settings.architectures)?;
+        Ok((Box::new(place), KernelTree::open(&bench.kernels())?))
+    }
+
+    fn emulator() -> Result<(Box<dyn Place>, KernelTree)> {
+        let tree = KernelTree::open(&Self::bench()?.kernels())?;
         Ok((Box::new(EmulatorPlace::new()?), tree))
     }
 
@@ -159,8 +167,9 @@ impl Seat {
     pub fn attach(&self, session: &mut Session<'_>) -> Result<()> {
         let Some((place, tree)) = &self.kernels else { return Ok(()) };
         let build = |source: &_, entries: &[String]| place.build(source, entries);
-        let Terms { allow_oracle, memory, time_limit, saved } = self.terms;
-        let seating = Seating { tree, arch: place.arch(), allow_oracle, memory, saved };
+        let Terms { allow_oracle, memory, time_limit, saved, shortest } = self.terms;
+        let shortest = shortest.unwrap_or(session.context());
+        let seating = Seating { tree, arch: place.arch(), allow_oracle, memory, saved, shortest };
         let mut device = place.start_reading(session.model().path())?;
         device.set_time_limit(Duration::from_secs_f64(time_limit))?;
         let missing = session.attach(&seating, device, &build)?;

@@ -96,6 +96,7 @@ fn piece(bytes: u64) -> u64 {
 }
 
 /// Where a session is to run.
+#[derive(Clone, Copy)]
 pub struct Seating<'a> {
     pub tree: &'a KernelTree,
     pub arch: &'a str,
@@ -105,6 +106,8 @@ pub struct Seating<'a> {
     pub memory: Option<u64>,
     /// Saved sequences that the device will hold at once.
     pub saved: u64,
+    /// The shortest context that the run could do with: none below it is worth a hint.
+    pub shortest: usize,
 }
 
 impl Seating<'_> {
@@ -142,9 +145,12 @@ impl Seating<'_> {
         };
         let PlanOptions { context, max_tokens: chunk, .. } = plan.options;
         let (mut ways, mut shorter) = (Vec::new(), None);
-        let (mut low, mut high) = (1, context);
+        let (mut low, mut high) = (self.shortest.clamp(1, context), context);
+        if low < high && fits(low, chunk.min(low))? {
+            shorter = Some(low);
+        }
         // Halving: what is too long stays too long.
-        while fits(low, chunk.min(low))? && high - low > (low / 64).max(1) {
+        while shorter.is_some() && high - low > (low / 64).max(1) {
             let middle = low.midpoint(high);
             if fits(middle, chunk.min(middle))? {
                 (low, shorter) = (middle, Some(middle));
@@ -161,7 +167,7 @@ impl Seating<'_> {
             ways.push(format!("steps of {} (--chunk {steps})", count(steps, "token")));
         }
         Err(match ways.as_slice() {
-            [] => error.hint("no context and no step is short enough: free memory, or use a larger device"),
+            [] => error.hint("no shorter context or step would do: free memory, or use a larger device"),
             ways => error.hint(format!("{} would fit", ways.join(", or "))),
         })
     }
@@ -222,7 +228,7 @@ mod tests {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let model = Model::open(&root.join("reference/tiny/model.gguf")).unwrap();
         let tree = KernelTree::open(&root.join("kernels")).unwrap();
-        body(&model, &Seating { tree: &tree, arch: EMULATOR, allow_oracle: true, memory, saved: 0 })
+        body(&model, &Seating { tree: &tree, arch: EMULATOR, allow_oracle: true, memory, saved: 0, shortest: 1 })
     }
 
     fn touched(plan: &Plan) -> BTreeSet<BufferIx> {
@@ -274,6 +280,10 @@ mod tests {
             assert!(needs(model, seating, fits, chunk) <= short);
             assert!(error.found_text().unwrap().contains("weights "), "{error}");
             assert!(refuse(1 << 20).hint_text().unwrap().contains("larger device"));
+            // What the run cannot do with is no way out.
+            let seating = Seating { shortest: 30_000, ..*seating };
+            let error = seating.check_memory(model, &asked, &schedules, u64::MAX, "a device").unwrap_err();
+            assert!(!error.hint_text().unwrap().contains("--ctx"), "{error}");
         });
         with_seating(Some(long), |model, seating| {
             let asked = plan(model, context, chunk);

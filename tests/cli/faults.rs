@@ -101,6 +101,28 @@ fn what_does_not_fit_is_refused_with_the_numbers_before_anything_is_loaded() {
     refused(&run("600M", "5"), 2, "[usage]", &["--ctx"]);
 }
 
+/// A context of 3 for a prompt of 6 tokens, and `--ctx` for `logits`, which has no such option.
+#[test]
+fn no_context_that_is_too_short_for_the_tokens_is_given_as_a_hint() {
+    let Some(bench) = with_kernels() else { return };
+    bench.write("many.txt", &"7,".repeat(2000));
+    for args in
+        [&["run", "-p", "38+45=", "--ctx", "11", "-n", "1"][..], &["logits", "--tokens-file", "many.txt", "--json"]]
+    {
+        let refusal = |memory: &str| {
+            let out = bench.run(&[args, &["--backend", "emulator", "--memory", memory]].concat());
+            refused(&out, 3, "[device-budget]", &["= "]);
+            out.stderr
+        };
+        // All that it needs but for half a megabyte: a much shorter context would do.
+        let needs = refusal("1M");
+        let needs = needs.split_once("= ").unwrap().1.split(" MB").next().unwrap();
+        let less = format!("{}M", needs.parse::<f64>().unwrap() - 0.5);
+        let said = refusal(&less);
+        assert!(!said.contains("--ctx"), "{said}");
+    }
+}
+
 #[test]
 fn a_kernel_that_traps_is_named() {
     let Some(bench) = with_kernels() else { return };

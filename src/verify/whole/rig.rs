@@ -128,7 +128,14 @@ impl<'w, 'm> Rig<'w, 'm> {
         let mut session = Session::new(whole.model, SessionOptions { numerics, chunk, context, all_logits })?;
         let place = whole.place;
         // What is left to the oracle is the verdict's own finding, not a refusal.
-        let seating = Seating { tree: whole.tree, arch: place.arch(), allow_oracle: true, memory: None, saved: 1 };
+        let seating = Seating {
+            tree: whole.tree,
+            arch: place.arch(),
+            allow_oracle: true,
+            memory: None,
+            saved: 1,
+            shortest: usize::MAX,
+        };
         let device = place.start_reading(whole.model.path())?;
         session.attach(&seating, device, &|source, entries| place.build(source, entries))?;
         session.load(&mut |_, _| {})?;
