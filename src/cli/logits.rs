@@ -112,6 +112,7 @@ impl Logits {
             all_logits: self.all,
         };
         let mut session = Session::new(&model, options)?;
+        session.check(&tokens)?;
         seat.attach(&mut session)?;
         let (first, last) = tokens.split_at(tokens.len() - self.decode_last);
         let mut logits = session.feed(first)?;

@@ -266,16 +266,17 @@ impl<'m> Session<'m> {
         self.position += tokens;
     }
 
-    fn check(&self, tokens: &[u32]) -> Result<()> {
+    /// Refuses tokens that the model does not have, and none at all.
+    pub fn check(&self, tokens: &[u32]) -> Result<()> {
         if tokens.is_empty() {
             return Err(Error::new(&NO_TOKENS, "no tokens were given").hint("give --tokens, --tokens-file or -p"));
         }
         let vocab = self.model.config.vocab;
         match tokens.iter().enumerate().find(|(_, t)| **t as usize >= vocab) {
             None => Ok(()),
-            Some((i, t)) => Err(Error::new(&TOKEN_RANGE, format!("token {i} is no id of this model"))
+            Some((i, t)) => Err(Error::new(&TOKEN_RANGE, format!("this model has no token {t}"))
                 .expected(format!("ids below {vocab}"))
-                .found(t)),
+                .found(format!("{t}, behind {}", count(i, "token")))),
         }
     }
 }

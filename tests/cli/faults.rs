@@ -248,7 +248,7 @@ fn tokens_that_no_model_has_and_prompts_of_nothing_are_usage_errors() {
         &run(&["logits", "--tokens", "1,99999", "--json"]),
         2,
         "[token-range]",
-        &["token 1", "ids below 512", "99999"],
+        &["this model has no token 99999", "ids below 512", "99999, behind 1 token"],
     );
     refused(&run(&["run", "-p", " "]), 2, "[usage]", &["the prompt is empty"]);
     std::fs::write(bench.path("none.txt"), "").unwrap();
