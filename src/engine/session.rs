@@ -182,18 +182,16 @@ impl<'m> Session<'m> {
         let step = self.executor.plan().step(chunk.len(), self.position, outputs)?;
         self.ids.clear();
         self.ids.extend(chunk.iter().map(|t| *t as i32));
-        // What the oracle computes it reads from the map, during the step.
-        let mapped = self.executor.uses_oracle();
-        if mapped {
-            self.model.gguf.check_unchanged()?;
-        }
+        // Text of weights that are in no file any more is nobody's: it ends here, whatever ran it.
+        self.model.gguf.check_unchanged()?;
         let ran = if logits {
             self.executor.run_to_logits(&step, &self.ids).map(drop)
         } else {
             self.executor.run(&step, &self.ids)
         };
         ran.map_err(|e| e.about(format_args!("{} at position {}", count(chunk.len(), "token"), self.position)))?;
-        if mapped {
+        // What the oracle computes it reads from the map, during the step.
+        if self.executor.uses_oracle() {
             self.model.gguf.check_unchanged()?;
         }
         let ran = self.executor.take_trace();
@@ -256,6 +254,7 @@ impl<'m> Session<'m> {
     pub fn begin(&mut self, tokens: &[u32]) -> Result<StepState> {
         self.check(tokens)?;
         let step = self.executor.plan().step(tokens.len(), self.position, 1)?;
+        self.model.gguf.check_unchanged()?;
         let ids: Vec<i32> = tokens.iter().map(|t| *t as i32).collect();
         self.executor.set_tokens(&ids);
         Ok(step)

@@ -227,17 +227,26 @@ fn a_model_that_changes_under_the_oracle_ends_the_run() {
     }
 }
 
-/// What was loaded is loaded: a device needs the file no more.
+/// A run went on with what was loaded, and ended with exit code 0 and text of weights that no file held any more.
 #[test]
-fn a_model_that_is_replaced_after_loading_is_no_matter() {
+fn a_model_that_changes_after_loading_ends_the_run_and_one_that_takes_its_name_does_not() {
     let Some(bench) = with_kernels() else { return };
-    let model = own_model(&bench);
-    let (most, rest) = LONG.split_last().map(|(_, rest)| ("4", rest)).unwrap();
-    let mut child = start(&bench, &[rest, &[most, "--backend", "emulator", "-m", "own.gguf"]].concat());
-    first_byte(&mut child);
-    std::fs::write(&model, "gone").unwrap();
-    let out = end(child);
-    assert_eq!(out.code, 0, "{}", out.stderr);
+    for replaced in [false, true] {
+        let model = own_model(&bench);
+        let most = if replaced { "4" } else { "12" };
+        let rest = &LONG[..LONG.len() - 1];
+        let mut child = start(&bench, &[rest, &[most, "--backend", "emulator", "-m", "own.gguf"]].concat());
+        first_byte(&mut child);
+        if replaced {
+            bench.write("other", "another model");
+            std::fs::rename(bench.path("other"), &model).unwrap();
+            let out = end(child);
+            assert_eq!(out.code, 0, "{}", out.stderr);
+        } else {
+            std::fs::write(&model, "gone").unwrap();
+            refused(&end(child), 3, "[gguf-changed]", &["own.gguf", "start again"]);
+        }
+    }
 }
 
 #[test]
