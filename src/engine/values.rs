@@ -8,6 +8,7 @@ use crate::backend::Placement;
 use crate::backend::executor::POISON;
 use crate::error::{Error, Result};
 use crate::ops::cases::Values;
+use crate::ops::expr::Expr;
 use crate::ops::{Access, Node};
 use crate::plan::{Instance, StepState};
 use crate::words::count;
@@ -46,9 +47,8 @@ pub struct NotFinite {
     pub placement: Placement,
     /// The written argument, by its contract's name.
     pub output: &'static str,
-    /// Row and element of it, and the position of the step's first token.
-    pub row: usize,
-    pub element: usize,
+    /// `h[T=0, F=6]`, and the position of the step's first token.
+    pub at: String,
     pub position: usize,
     /// `NaN`, `inf` or `-inf`; how many more of this output's values are none.
     pub value: String,
@@ -61,10 +61,8 @@ impl NotFinite {
         Error::new(&NOT_FINITE, format!("{} wrote what is no number, and all that it read was", self.instance))
             .expected("finite values")
             .found(format!(
-                "{}[{}, {}] = {} in the step from position {}: {} of {} of `{}`, which ran on {}",
-                self.output,
-                self.row,
-                self.element,
+                "{} = {} in the step from position {}: {} of {} of `{}`, which ran on {}",
+                self.at,
                 self.value,
                 self.position,
                 self.count,
@@ -117,8 +115,7 @@ pub fn trace(session: &mut Session<'_>, tokens: &[u32]) -> Result<Trace> {
             let outputs = session.executor.outputs(i, &step)?;
             for (k, values) in outputs.iter().enumerate() {
                 let Some(Values::F32(values)) = values else { continue };
-                let width = (values.len() / rows(instance, k, &plan, &step)).max(1);
-                if let Some(bad) = look(instance, k, values, width, placement, position) {
+                if let Some(bad) = look(instance, k, values, &step, placement, position) {
                     out.not_finite = Some(bad);
                     break 'chunks;
                 }
@@ -172,14 +169,24 @@ fn add(sums: &mut Sums, values: &[f32], tokens: usize) {
     sums.tokens += tokens;
 }
 
-/// Rows of an argument in a step: its buffer's first dimension.
-fn rows(instance: &Instance, arg: usize, plan: &crate::plan::Plan, step: &StepState) -> usize {
-    let Some(buffer) = instance.args[arg] else { return 1 };
-    match plan.buffers[buffer.0].shape.first() {
-        Some(crate::plan::Extent::Fixed(n)) => (*n).max(1),
-        Some(crate::plan::Extent::Step(field)) => (step.get(*field).max(1)) as usize,
-        None => 1,
+/// What an expression over sizes comes to, 1 at least. `symbol` is what a name in it stands for.
+pub fn size(text: &str, symbol: &dyn Fn(&str) -> Option<i64>) -> usize {
+    let value = Expr::parse(text).ok().and_then(|e| e.eval(&|s| symbol(s)).ok());
+    value.and_then(|v| usize::try_from(v).ok()).unwrap_or(1).max(1)
+}
+
+/// `y[T=3, N=17]`: an element of an argument of this shape, by its flat index among `len`.
+pub fn coordinate(name: &str, shape: &[&str], len: usize, flat: usize, symbol: &dyn Fn(&str) -> Option<i64>) -> String {
+    let mut sizes: Vec<usize> = shape[1..].iter().map(|text| size(text, symbol)).collect();
+    sizes.insert(0, len / sizes.iter().product::<usize>().max(1));
+    let (mut rest, mut parts) = (flat, vec![String::new(); shape.len()]);
+    for i in (0..shape.len()).rev() {
+        parts[i] = if i == 0 { rest.to_string() } else { (rest % sizes[i]).to_string() };
+        rest /= sizes[i].max(1);
     }
+    let named: Vec<_> =
+        shape.iter().zip(parts).map(|(s, p)| if s.len() <= 2 { format!("{s}={p}") } else { p }).collect();
+    format!("{name}[{}]", named.join(", "))
 }
 
 /// Whether what an op wrote is a NaN or an infinity that does not belong there.
@@ -191,21 +198,25 @@ fn look(
     instance: &Instance,
     arg: usize,
     values: &[f32],
-    width: usize,
+    step: &StepState,
     placement: Placement,
     position: usize,
 ) -> Option<NotFinite> {
-    let op = instance.contract().op;
-    let bad = |v: &f32| is_no_number(op, *v);
+    let contract = instance.contract();
+    let bad = |v: &f32| is_no_number(contract.op, *v);
     let first = values.iter().position(bad)?;
+    let symbol = |name: &str| match contract.dims.iter().position(|d| *d == name) {
+        Some(i) => Some(instance.dims[i]),
+        None => contract.steps.iter().position(|s| *s == name).map(|i| i64::from(step.get(instance.steps[i]))),
+    };
+    let arg = &contract.args[arg];
     Some(NotFinite {
         instance: instance.label.clone(),
         node: instance.node.clone(),
         layer: instance.layer,
         placement,
-        output: instance.contract().args[arg].name,
-        row: first / width,
-        element: first % width,
+        output: arg.name,
+        at: coordinate(arg.name, arg.shape, values.len(), first, &symbol),
         position,
         value: values[first].to_string(),
         count: values.iter().filter(|v| bad(v)).count(),
@@ -249,11 +260,11 @@ mod tests {
         let spoilt = Model::from_gguf(Gguf::from_bytes(&path, bytes).unwrap()).unwrap();
         let found = traced(&spoilt, 4);
         let bad = found.not_finite.unwrap();
-        assert_eq!((&*bad.instance, bad.layer, bad.row, bad.element), ("blk.2.ffn_norm", Some(2), 0, 7));
+        assert_eq!((&*bad.instance, bad.layer, &*bad.at), ("blk.2.ffn_norm", Some(2), "y[R=0, D=7]"));
         assert_eq!((&*bad.value, bad.count, bad.placement), ("NaN", 4, Placement::Oracle));
         // Up to there the streams are known.
         assert_eq!(found.residuals.last().unwrap().instance, "blk.2.hc_attn_expand");
         let text = bad.error().to_string();
-        assert!(text.contains("blk.2.ffn_norm wrote") && text.contains("y[0, 7] = NaN"), "{text}");
+        assert!(text.contains("blk.2.ffn_norm wrote") && text.contains("y[R=0, D=7] = NaN"), "{text}");
     }
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::engine::values;
 use crate::error::Result;
 use crate::ops::cases::{Case, OwnedWeight, Values};
 use crate::ops::{Access, Comparison, Rounding, Weight};
@@ -314,8 +315,7 @@ fn row_len(case: &Case, shape: &[&str]) -> usize {
 
 /// What an expression over a case's sizes comes to, 1 at least.
 fn size_of(case: &Case, text: &str) -> usize {
-    let value = crate::ops::expr::Expr::parse(text).ok().and_then(|e| e.eval(&|s| case.symbol(s)).ok());
-    value.and_then(|v| usize::try_from(v).ok()).unwrap_or(1).max(1)
+    values::size(text, &|s| case.symbol(s))
 }
 
 /// Whether these outputs, alone, pass: the comparison that mutants are put to.
@@ -349,18 +349,7 @@ pub fn is_word(found: Number, word: u32) -> bool {
 
 /// `y[T=3, N=17]`, from a flat index.
 pub(super) fn coordinate(case: &Case, name: &str, shape: &[&str], len: usize, flat: usize) -> String {
-    let mut rest = flat;
-    let mut sizes: Vec<usize> = shape[1..].iter().map(|s| size_of(case, s)).collect();
-    sizes.insert(0, len / sizes.iter().product::<usize>().max(1));
-    let mut parts = vec![String::new(); shape.len()];
-    for i in (0..shape.len()).rev() {
-        let n = sizes[i].max(1);
-        parts[i] = if i == 0 { rest.to_string() } else { (rest % n).to_string() };
-        rest /= n;
-    }
-    let named: Vec<_> =
-        shape.iter().zip(parts).map(|(s, p)| if s.len() <= 2 { format!("{s}={p}") } else { p }).collect();
-    format!("{name}[{}]", named.join(", "))
+    values::coordinate(name, shape, len, flat, &|s| case.symbol(s))
 }
 
 #[cfg(test)]

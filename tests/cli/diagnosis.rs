@@ -156,7 +156,7 @@ fn values_are_traced_and_the_first_that_is_no_number_is_named() {
     let out = bench.run(&args);
     assert_eq!(out.code, 1, "{}", out.stderr);
     assert!(out.stderr.contains("[not-finite]") && out.stderr.contains("blk.0."), "{}", out.stderr);
-    assert!(out.stderr.contains("h[0, 6] = NaN") && out.stderr.contains("assay verify swiglu"), "{}", out.stderr);
+    assert!(out.stderr.contains("h[T=0, F=6] = NaN") && out.stderr.contains("assay verify swiglu"), "{}", out.stderr);
     assert!(
         out.stdout.contains("blk.0.hc_attn_expand") && !out.stdout.contains("blk.0.hc_ffn_expand"),
         "{}",
@@ -166,7 +166,7 @@ fn values_are_traced_and_the_first_that_is_no_number_is_named() {
     let doc: Value = serde_json::from_str(&out.stdout).unwrap();
     assert_eq!((out.code, &doc["schema"]), (1, &"assay.trace-values/1".into()));
     let bad = &doc["trace"]["not_finite"];
-    assert_eq!((&bad["output"], &bad["element"], &bad["node"]), (&"h".into(), &6.into(), &"swiglu".into()));
+    assert_eq!((&bad["output"], &bad["at"], &bad["node"]), (&"h".into(), &"h[T=0, F=6]".into(), &"swiglu".into()));
 }
 
 /// One kernel that could not be read ended every command with a bare error, and no other kernel was judged.
