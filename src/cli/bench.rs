@@ -187,7 +187,6 @@ impl Bench {
                     "verified": verified,
                     "tests": rows,
                     "per_node": breakdowns,
-                    "rows": rows,
                 });
                 output::json("assay.bench/1", document)?;
             }
@@ -258,9 +257,9 @@ impl Bench {
         output::println("|---|---:|---:|---:|---:|---:|---:|")?;
         for m in done {
             let (rate, deviation) = m.rate();
-            let ms = m.mean_device_ms();
+            let ms = m.mean_device_ms().map_or("-".into(), |ms| format!("{ms:.2}"));
             output::println(format!(
-                "| {} | {rate:.2} ± {deviation:.2} | {ms:.2} | {:.1} | {:.2} | {} | {} |",
+                "| {} | {rate:.2} ± {deviation:.2} | {ms} | {:.1} | {:.2} | {} | {} |",
                 m.test.name(),
                 m.bytes_per_token / 1e6,
                 m.flops_per_token / 1e9,
@@ -272,11 +271,12 @@ impl Bench {
     }
 }
 
-/// Rows of one shape as comma-separated values: a list becomes its mean, an object is left to JSON.
+/// Rows of one shape as comma-separated values: a list becomes its mean, an empty one nothing, an object is left to JSON.
 fn csv(rows: &[Value]) -> String {
-    let mean = |list: &[Value]| list.iter().filter_map(Value::as_f64).sum::<f64>() / list.len().max(1) as f64;
+    let mean = |list: &[Value]| list.iter().filter_map(Value::as_f64).sum::<f64>() / list.len() as f64;
     let field = |v: &Value| match v {
         Value::Null => String::new(),
+        Value::Array(list) if list.is_empty() => String::new(),
         Value::Array(list) => mean(list).to_string(),
         Value::String(text) if text.contains([',', '"', '\n']) => format!("\"{}\"", text.replace('"', "\"\"")),
         Value::String(text) => text.clone(),

@@ -31,7 +31,7 @@ impl Test {
         }
     }
 
-    /// `pp512`, `tg128 @ d2048`.
+    /// `pp512`, `tg128@d2048`: without blanks, as the ledger and a column of a table name it.
     pub fn name(self) -> String {
         let (kind, n) = match self {
             Test::Prefill { tokens, .. } => ("pp", tokens),
@@ -39,7 +39,7 @@ impl Test {
         };
         match self.depth() {
             0 => format!("{kind}{n}"),
-            depth => format!("{kind}{n} @ d{depth}"),
+            depth => format!("{kind}{n}@d{depth}"),
         }
     }
 }
@@ -50,7 +50,8 @@ pub struct Measured {
     pub test: Test,
     /// Seconds of each repetition by the wall clock: with everything that a user waits for.
     pub seconds: Vec<f64>,
-    /// Milliseconds that the device was at it in each repetition. Steps that were not replayed as graphs are left out.
+    /// Milliseconds that the device was at it in each repetition. Steps that were not replayed as graphs are left out, and
+    /// repetitions in which none was.
     pub device_ms: Vec<f64>,
     /// Bytes of weights and caches that a token reads at least, and floating-point operations that it takes, on average
     /// over the test.
@@ -68,9 +69,10 @@ impl Measured {
         (mean, if rates.len() > 1 { (squares / (n - 1.0)).sqrt() } else { 0.0 })
     }
 
-    /// Milliseconds a repetition that the device was at it, on average.
-    pub fn mean_device_ms(&self) -> f64 {
-        self.device_ms.iter().sum::<f64>() / self.device_ms.len().max(1) as f64
+    /// Milliseconds a repetition that the device was at it, on average; `None` where no device's clock told.
+    pub fn mean_device_ms(&self) -> Option<f64> {
+        let n = self.device_ms.len();
+        (n > 0).then(|| self.device_ms.iter().sum::<f64>() / n as f64)
     }
 }
 
@@ -100,7 +102,7 @@ pub fn measure(session: &mut Session<'_>, test: Test, repetitions: usize) -> Res
         }
         if repetition > 0 {
             seconds.push(started.elapsed().as_secs_f64());
-            device_ms.push(session.device_ms()?);
+            device_ms.extend(session.device_ms()?);
         }
     }
     session.discard(saved)?;

@@ -93,7 +93,7 @@ pub fn per_node(session: &mut Session<'_>, test: Test) -> Result<Breakdown> {
         session.restore(&saved)?;
         session.device_ms()?;
         session.advance(&tokens[test.depth()..])?;
-        step_ms += session.device_ms()? / STEPS as f64;
+        step_ms += session.device_ms()?.unwrap_or_default() / STEPS as f64;
     }
     session.restore(&saved)?;
     let mut launches = session.time_each(&tokens[test.depth()..])?;

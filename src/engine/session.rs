@@ -218,9 +218,10 @@ impl<'m> Session<'m> {
         self.executor.discard(saved.caches)
     }
 
-    /// Milliseconds that the device was at graphs since the last call; 0 without one.
-    pub fn device_ms(&mut self) -> Result<f64> {
-        self.executor.device_mut().map_or(Ok(0.0), |d| d.replayed_ms())
+    /// Milliseconds that the device was at graphs since the last call; `None` where none was replayed.
+    pub fn device_ms(&mut self) -> Result<Option<f64>> {
+        let ms = self.executor.device_mut().map_or(Ok(0.0), |d| d.replayed_ms())?;
+        Ok((ms > 0.0).then_some(ms))
     }
 
     /// Every launch of one step over `tokens` with its time; the sequence is not to be continued.
@@ -253,8 +254,8 @@ impl<'m> Session<'m> {
     /// Sets up one step over all of `tokens`, for callers that then run it instance by instance.
     pub fn begin(&mut self, tokens: &[u32]) -> Result<StepState> {
         self.check(tokens)?;
-        let step = self.executor.plan().step(tokens.len(), self.position, 1)?;
         self.model.gguf.check_unchanged()?;
+        let step = self.executor.plan().step(tokens.len(), self.position, 1)?;
         let ids: Vec<i32> = tokens.iter().map(|t| *t as i32).collect();
         self.executor.set_tokens(&ids);
         Ok(step)

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::record::About;
-use crate::engine::bench::{Measured, Test};
+use crate::engine::bench::Measured;
 use crate::ledger::{self, Binding, Class, Figure, Informative, Target, clock};
 
 /// What the runs have in common.
@@ -26,7 +26,7 @@ pub fn statement(measured: &[Measured], setting: &Setting, binding: Binding, abo
         node: Target::Schedule,
         class: Class::Device,
         binding,
-        runs: measured.iter().map(|m| (name(m.test), figures(m, setting))).collect(),
+        runs: measured.iter().map(|m| (m.test.name(), figures(m, setting))).collect(),
         informative: Informative {
             assay: env!("CARGO_PKG_VERSION").into(),
             time: clock::now(),
@@ -40,11 +40,6 @@ pub fn statement(measured: &[Measured], setting: &Setting, binding: Binding, abo
     }
 }
 
-/// `pp512`, `tg128@d2048`.
-fn name(test: Test) -> String {
-    test.name().replace(' ', "")
-}
-
 fn figures(m: &Measured, setting: &Setting) -> BTreeMap<String, Figure> {
     let (rate, deviation) = m.rate();
     let count = |n: usize| Figure::Count(i64::try_from(n).unwrap_or(i64::MAX));
@@ -55,18 +50,22 @@ fn figures(m: &Measured, setting: &Setting) -> BTreeMap<String, Figure> {
         ("repetitions".to_string(), count(m.seconds.len())),
         ("tokens_per_second".to_string(), Figure::Real(rate)),
         ("deviation".to_string(), Figure::Real(deviation)),
-        ("device_ms".to_string(), Figure::Real(m.mean_device_ms())),
         ("bytes_per_token".to_string(), Figure::Real(m.bytes_per_token)),
         ("flops_per_token".to_string(), Figure::Real(m.flops_per_token)),
     ]);
-    let limits = [("copy_bytes_per_second", setting.copy), ("tensor_flops_per_second", setting.tensor)];
-    out.extend(limits.into_iter().filter_map(|(name, v)| Some((name.to_string(), Figure::Real(v?)))));
+    let told = [
+        ("device_ms", m.mean_device_ms()),
+        ("copy_bytes_per_second", setting.copy),
+        ("tensor_flops_per_second", setting.tensor),
+    ];
+    out.extend(told.into_iter().filter_map(|(name, v)| Some((name.to_string(), Figure::Real(v?)))));
     out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::bench::Test;
 
     #[test]
     fn a_run_is_named_as_the_ledger_names_it_and_its_figures_are_the_benchmarks() {
@@ -80,7 +79,7 @@ mod tests {
         };
         let setting =
             Setting { chunk: 2048, device: "d".into(), driver: "13.0".into(), copy: Some(4e12), tensor: None };
-        assert_eq!(name(test), "tg32@d2048");
+        assert_eq!(test.name(), "tg32@d2048");
         let figures = figures(&m, &setting);
         assert_eq!(figures["tokens_per_second"], Figure::Real(100.0));
         assert_eq!((figures["device_ms"], figures["depth"]), (Figure::Real(311.0), Figure::Count(2048)));
