@@ -2,6 +2,9 @@
 //!
 //! Cases that end in a lost device run in a child process (this program again, with `--child NAME`), as the verifier
 //! does it.
+//!
+//! One long file: a program of its own (no harness) that a device's owner runs once, whose list of tests and whose
+//! children are one table at its top.
 
 use std::{
     path::Path,

@@ -5,6 +5,8 @@
 //! waited for with the deadline. After a time-out or a sticky error the device is *broken*: every later call fails
 //! with the same code, and dropping it frees nothing, since freeing would wait too. The process should then end with
 //! `_exit`, which the operating system and the driver clean up after.
+//!
+//! Longer than other files: which call may wait, and what a fault leaves usable, holds only if it is read as a whole.
 
 use std::{
     collections::BTreeMap,
