@@ -13,19 +13,21 @@ use crate::error::{Error, Result};
 use crate::words::count;
 use crate::workbench::Workbench;
 
+/// Seconds that a client is kept waiting where nobody says how many.
+const PATIENCE: u64 = 45;
+
 /// Serve a workbench's tools to an agent over MCP, on standard input and output
 ///
 /// The agent can read, write one node's kernel at a time, build and verify. It cannot land: it asks, and you grant it.
 #[derive(clap::Args)]
-#[command(args_conflicts_with_subcommands = true)]
 pub struct Mcp {
     #[command(subcommand)]
     action: Option<Action>,
     #[command(flatten)]
     desk: DeskArgs,
-    /// How long a verdict may keep the client waiting before it gets a job to poll; 0: not at all
-    #[arg(long, value_name = "SECONDS", default_value_t = 45)]
-    patience: u64,
+    /// How long a verdict may keep the client waiting before it gets a job to poll; 0: not at all [default: 45]
+    #[arg(long, value_name = "SECONDS")]
+    patience: Option<u64>,
 }
 
 #[derive(clap::Subcommand)]
@@ -63,10 +65,15 @@ enum Client {
 
 impl Mcp {
     pub fn run(&self) -> Result<u8> {
+        // Not clap's word, which would have -C behind `mcp` refused as well.
+        if self.action.is_some() && (self.patience.is_some() || self.desk.any()) {
+            return Err(Error::usage("options of the server say nothing to `assay mcp config` and `assay mcp log`")
+                .expected("assay mcp with them, or the other without"));
+        }
         match &self.action {
             Some(Action::Config { client, json }) => config(*client, *json),
             None => {
-                let patience = Duration::from_secs(self.patience.min(3600));
+                let patience = Duration::from_secs(self.patience.unwrap_or(PATIENCE).min(3600));
                 let desk = self.desk.open()?;
                 // A host that does not answer is said before any client works.
                 desk.greet_own()?;

@@ -56,6 +56,14 @@ pub struct DeskArgs {
 }
 
 impl DeskArgs {
+    /// Whether anything was said of a desk.
+    #[cfg(feature = "mcp")]
+    pub fn any(&self) -> bool {
+        let DeskArgs { model, node, shared, backend, key, no_record, hosts } = self;
+        let said = model.model.is_some() || node.is_some() || key.is_some() || !hosts.runner.is_empty();
+        said || *shared || *no_record || *backend != Backend::Auto
+    }
+
     /// Which key was named.
     #[cfg(feature = "mcp")]
     pub fn key(&self) -> Option<String> {

@@ -436,9 +436,38 @@ fn errors_over_mcp_did_not_say_what_to_do() {
     let tools = client.ask("tools/list", json!({}))["result"]["tools"].clone();
     let job = tools.as_array().unwrap().iter().find(|t| t["name"] == "job").unwrap();
     assert!(job["description"].as_str().unwrap().contains("Does not wait"), "{job}");
+    // It may end a verdict.
+    assert_eq!(job["annotations"]["readOnlyHint"], false, "{job}");
+    let typo = client.call("verify", json!({ "node": "matmul[q9_0]" }));
+    assert!(text(&typo).contains("`matmul[q9_0]` names no node"), "{typo}");
     let begun = client.call("verify", json!({ "node": "swiglu" }));
     assert!(!text(&begun).contains("at ."), "{begun}");
     drop(client);
     let out = bench.run(&["mcp", "--node", "nosuch"]);
     assert!(out.code == 2 && out.stderr.contains("assay next"), "{}: {}", out.code, out.stderr);
+}
+
+/// `assay mcp -C DIR config` was no command: an option behind `mcp` was one of the server's.
+#[test]
+fn a_folder_may_be_named_behind_mcp_and_agent() {
+    let bench = bench();
+    let root = bench.path("").canonicalize().unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let at = |args: &[&str]| crate::bench::assay_with(elsewhere.path(), args, &[]);
+    let root = root.to_str().unwrap();
+    for args in [["-C", root, "mcp", "config"], ["mcp", "-C", root, "config"], ["mcp", "config", "-C", root]] {
+        let out = at(&[&args[..], &["--for", "other"]].concat());
+        assert!(out.code == 0 && out.stdout.contains(root), "{args:?}: {}", out.stderr);
+    }
+    let served = at(&["mcp", "--node", "swiglu", "-C", root, "config", "--for", "other"]);
+    assert!(served.code == 2 && served.stderr.contains("say nothing to `assay mcp config`"), "{}", served.stderr);
+    #[cfg(feature = "agent")]
+    {
+        let none = at(&["agent", "-C", root, "status"]);
+        assert!(none.stderr.contains("agent-run-none"), "{}", none.stderr);
+        for args in [&["swiglu", "status"][..], &["--max-steps", "3", "status"]] {
+            let out = at(&[&["-C", root, "agent"], args].concat());
+            assert!(out.code == 2 && out.stderr.contains("begins none"), "{args:?}: {}", out.stderr);
+        }
+    }
 }

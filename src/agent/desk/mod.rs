@@ -187,10 +187,14 @@ impl Desk {
     }
 
     /// The node that a call is about: the one it names, or the one on the desk.
-    fn about(&self, named: Option<&str>) -> Result<Node> {
+    pub(in crate::agent) fn about(&self, named: Option<&str>) -> Result<Node> {
         match (named, &self.options.node) {
             (Some(text), _) => {
-                let node = text.parse().map_err(|e: String| Error::new(&TOOL_ARGUMENTS, tool::cap(e, 200)))?;
+                let unread = |e: String| {
+                    let what = format!("`{}` names no node: {}", folder::shown(text), tool::cap(e, 200));
+                    Error::new(&TOOL_ARGUMENTS, what).hint("`next` lists nodes")
+                };
+                let node = text.parse().map_err(unread)?;
                 self.known(&node)?;
                 Ok(node)
             }
@@ -213,13 +217,14 @@ impl Desk {
 
     fn known(&self, node: &Node) -> Result<()> {
         if ops::find(&node.op).is_none() {
-            return Err(Error::new(&TOOL_ARGUMENTS, format!("there is no op `{}`", node.op)).hint("`next` lists nodes"));
+            let what = format!("there is no op `{}`", folder::shown(&node.op));
+            return Err(Error::new(&TOOL_ARGUMENTS, what).hint("`next` lists nodes"));
         }
         if !self.nodes.contains(node) {
             let near: Vec<_> = self.nodes.iter().filter(|n| n.op == node.op).map(ToString::to_string).collect();
             return Err(Error::new(
                 &TOOL_ARGUMENTS,
-                format!("{node} is no node of this model: it holds other weight types"),
+                format!("{} is no node of this model: it holds other weight types", folder::shown(&node.to_string())),
             )
             .expected(if near.is_empty() {
                 "a node that `next` or `status` lists".into()

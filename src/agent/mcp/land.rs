@@ -21,7 +21,7 @@ const THINKING: Duration = Duration::from_secs(600);
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Ask {
-    node: Node,
+    node: String,
     #[serde(default)]
     what: String,
 }
@@ -56,12 +56,13 @@ impl Server {
         context: &RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ToolError> {
         let ask: Ask = arguments(given, "{\"node\": NODE, \"what\": TEXT}, the second where it is wanted")?;
-        let (desk, node) = (self.desk.clone(), ask.node.clone());
+        let named = self.desk.about(Some(&ask.node))?;
+        let (desk, node) = (self.desk.clone(), named.clone());
         let ready = move || landing::ready(desk.bench(), desk.model(), &node);
         blocking(ready).await?;
-        let (node, what) = (ask.node.clone(), cap(ask.what, 200));
+        let (node, what) = (named.clone(), cap(ask.what, 200));
         self.session.write(&Event::Asked { call: call.number, node: node.clone() })?;
-        let answer = answer(&ask.node, &what, context).await;
+        let answer = answer(&named, &what, context).await;
         self.session.write(&Event::Said { call: call.number, answer: answer.word().into() })?;
         match answer {
             Answer::No => Ok(said(

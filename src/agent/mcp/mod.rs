@@ -127,7 +127,8 @@ fn tools(desk: &Desk, patience: Duration) -> Vec<Tool> {
             "required": ["job"],
             "additionalProperties": false,
         }),
-        true,
+        // It may end a verdict.
+        false,
     ));
     out.push(tool(
         "request_landing",

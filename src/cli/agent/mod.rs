@@ -41,7 +41,7 @@ use work::Work;
 /// worth, and nothing else counts. Where there is no device a kernel can pass on the emulator and nothing turns green.
 /// Ctrl-C once pauses after the step, twice stops.
 #[derive(clap::Args)]
-#[command(args_conflicts_with_subcommands = true)]
+#[command(subcommand_precedence_over_arg = true)]
 pub struct Agent {
     #[command(subcommand)]
     action: Option<Action>,
@@ -81,6 +81,13 @@ struct Resume {
 
 impl Agent {
     pub fn run(&self) -> Result<u8> {
+        // Not clap's word, which would have -C behind `agent` refused as well.
+        let given = self.work.given();
+        if self.action.is_some() && !(given.is_empty() && self.nodes.is_empty()) {
+            let what = given.first().map_or("a node", |flag| *flag);
+            return Err(Error::usage(format!("{what} in front of what is said to a run begins none"))
+                .expected("assay agent [NODE…] with options, or the word for a run and its options behind it"));
+        }
         match &self.action {
             None => self.begin(),
             Some(Action::Status(c)) => c.run(),
