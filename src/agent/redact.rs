@@ -1,5 +1,7 @@
 //! Secrets out of everything that is kept or shown: the exact value of a key, wherever it turns up.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use crate::files;
@@ -70,7 +72,7 @@ impl Redactor {
                 true => text.replace(secret.reveal(), MARK),
                 false => text,
             };
-            without_beginnings(text, secret.reveal())
+            without_beginnings(without_pieces(text, secret.reveal()), secret.reveal())
         })
     }
 
@@ -85,6 +87,40 @@ impl Redactor {
             Value::Object(map) => Value::Object(map.into_iter().map(|(k, v)| (self.text(&k), self.value(v))).collect()),
             other => other,
         }
+    }
+}
+
+/// Shortest piece of a long secret that is taken out wherever it stands. Shorter ones, as in a server's `sk-…abcd`, tell
+/// whose key it is and not what it is.
+const PIECE: usize = 12;
+
+/// A server that masks a key may leave most of it: `sk-proj-abcdefgh****wxyz`. Pieces are looked for of long secrets alone,
+/// since a short one may be made of words.
+fn without_pieces(text: String, secret: &str) -> String {
+    if secret.len() < 2 * PIECE {
+        return text;
+    }
+    let (bytes, key) = (text.as_bytes(), secret.as_bytes());
+    let begins: HashSet<&[u8]> = key.windows(PIECE).collect();
+    // A secret is ASCII, so that a piece ends between characters of the text.
+    let (mut out, mut kept, mut at) = (String::new(), 0, 0);
+    while let Some(piece) = bytes.get(at..at + PIECE) {
+        if !begins.contains(piece) {
+            at += 1;
+            continue;
+        }
+        let mut end = at + PIECE;
+        // As long as what follows goes on as the secret does somewhere.
+        while end < bytes.len() && begins.contains(&bytes[end + 1 - PIECE..=end]) {
+            end += 1;
+        }
+        out.push_str(&text[kept..at]);
+        out.push_str(MARK);
+        (kept, at) = (end, end);
+    }
+    match kept {
+        0 => text,
+        _ => out + &text[kept..],
     }
 }
 
@@ -128,6 +164,24 @@ mod tests {
         assert_eq!(redactor.value(value), json!({"a [redacted]": ["x", {"b": "[redacted][redacted]"}], "n": 1}));
         assert_eq!(format!("{redactor:?}"), "Redactor { secrets: [[redacted]] }");
         assert!(Secret::new("none").is_err() && Secret::new("with a blank").is_err());
+    }
+
+    /// A 401 that said which key it was showed most of it.
+    #[test]
+    fn a_masked_key_showed_most_of_itself() {
+        let key = "sk-proj-abcdefgh-IJKLMNOP-0123456789-wxyz";
+        let redactor = Redactor::new([Secret::new(key).unwrap()]);
+        let said = redactor.text("Incorrect API key provided: sk-proj-abcdefgh-IJK****6789-wxyz. größe");
+        assert_eq!(said, "Incorrect API key provided: [redacted]****6789-wxyz. größe");
+        let said = redactor.text("****IJKLMNOP-0123456789-wxyz, and sk-p…wxyz");
+        assert_eq!(said, "****[redacted], and sk-p…wxyz");
+        for at in 1..key.len() - 12 {
+            let said = redactor.text(&format!("ä{}ä{}", &key[at..at + 12], &key[at..at + 11]));
+            assert_eq!(said, format!("ä[redacted]ä{}", &key[at..at + 11]));
+        }
+        // A short one may be made of words.
+        let short = Redactor::new([Secret::new("local-model-key").unwrap()]);
+        assert_eq!(short.text("the local-model-k of local-model-key"), "the local-model-k of [redacted]");
     }
 
     #[test]
