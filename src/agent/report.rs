@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::budget::{Spent, money};
+use super::endpoint::UNKNOWN;
 use super::events::{Event, Judged, Record, RunEnd};
 use super::state::State;
 use super::{kept, runs, transcript};
@@ -355,7 +356,11 @@ pub fn line(event: &Event) -> Option<String> {
         Event::Reserved { .. } => return None,
         Event::Replied { prompt, completion, content, calls, cut, .. } => {
             let called: Vec<_> = calls.iter().map(|c| c.name.as_str()).collect();
-            let called = if called.is_empty() { format!("says: {}", short(content)) } else { called.join(", ") };
+            let called = match (called.is_empty(), content.trim().is_empty()) {
+                (false, _) => called.join(", "),
+                (true, true) => "says nothing".into(),
+                (true, false) => format!("says: {}", short(content)),
+            };
             let cut = if *cut { ", cut off" } else { "" };
             format!("model ({prompt}+{completion} tokens{cut}): {called}")
         }
@@ -369,7 +374,7 @@ pub fn line(event: &Event) -> Option<String> {
         }
         Event::Result { tool, ok, content, .. } => match ok {
             true => format!("{tool}: {}", short(content)),
-            false => format!("{tool} refused: {}", short(content)),
+            false => format!("{tool}, an error: {}", short(content.strip_prefix("error: ").unwrap_or(content))),
         },
         Event::Judging { attempt, place, .. } => format!("attempt {attempt} goes to the judge on the {place}"),
         Event::Verdict { attempt, judged, .. } => {
@@ -383,6 +388,8 @@ pub fn line(event: &Event) -> Option<String> {
         Event::Answered { by, yes, text, .. } => {
             let word = match yes {
                 Some(true) => "yes",
+        // Its refusal has been told.
+        Event::Result { tool, ok: false, .. } if tool == UNKNOWN => return None,
                 Some(false) => "no",
                 None => "",
             };
