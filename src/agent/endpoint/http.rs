@@ -206,8 +206,13 @@ impl Client {
         let mut body = Body::Unknown(Vec::new());
         let mut ended = false;
         while !ended {
-            // After its last word a server owes at most a count of tokens; some keep the connection open.
-            let patience = if assembler.finished() { watch.idle.min(LAST_WORDS) } else { watch.idle };
+        let mut last_word = None;
+            // After its last word a server owes at most a count of tokens; some keep the connection open, or talk on.
+            if assembler.finished() && last_word.is_none() {
+                last_word = Some(Instant::now());
+            }
+            let owed = |since: Instant| watch.idle.min(LAST_WORDS).saturating_sub(since.elapsed());
+            let patience = last_word.map_or(watch.idle, owed);
             let chunk = match watch.wait_for(patience, response.chunk()).await {
                 Ok(Ok(Some(bytes))) => bytes,
                 Ok(Ok(None)) => break,

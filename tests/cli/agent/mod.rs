@@ -4,6 +4,7 @@ mod bench;
 mod budgets;
 mod calls;
 mod endpoint;
+mod clumsy;
 mod fake;
 mod incidents;
 mod landing;

@@ -25,6 +25,10 @@ pub enum Reply {
     Silence,
     /// So many megabytes of one string.
     Huge(usize),
+    /// These bytes, and nothing else.
+    Raw(Vec<u8>),
+    /// 200, an event stream that begins with these bytes and goes on with comments, a byte at a time, for ever.
+    Drip(Vec<u8>),
 }
 
 /// One request as it came.
@@ -150,6 +154,19 @@ fn serve(mut stream: TcpStream, script: &Script, log: &Mutex<Vec<Seen>>, over: &
         Reply::Silence => {
             while !over.load(Ordering::Relaxed) {
                 std::thread::sleep(Duration::from_millis(20));
+            }
+            Ok(())
+        }
+        Reply::Raw(bytes) => stream.write_all(&bytes),
+        Reply::Drip(bytes) => {
+            send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")?;
+            stream.write_all(&bytes)?;
+            for byte in b": still at work\n".iter().cycle() {
+                stream.write_all(&[*byte])?;
+                std::thread::sleep(Duration::from_millis(10));
+                if over.load(Ordering::Relaxed) {
+                    break;
+                }
             }
             Ok(())
         }
