@@ -33,6 +33,9 @@ pub struct Spent {
     pub prompt: u64,
     pub completion: u64,
     pub cost: u64,
+    /// What servers counted beyond what had been set aside, which is all that a call is charged with.
+    pub beyond: u64,
+    pub cost_beyond: u64,
     /// Some of it was not counted by the server.
     pub estimated: bool,
     pub reserved: Option<Reserved>,
@@ -51,6 +54,11 @@ const LEAST_ANSWER: u64 = 256;
 
 /// One currency unit in what costs are counted in.
 pub const UNIT: u64 = 1_000_000_000_000;
+
+/// Bytes of a token, over a whole answer: code has three to six. What is longer than this is more than so many tokens.
+pub const TOKEN_BYTES: u64 = 16;
+/// Bytes of an answer for each token that a server counted in it, from which on it has not counted.
+const NO_COUNT: u64 = 256;
 
 /// A cost for people.
 pub fn money(cost: u64) -> String {
@@ -88,7 +96,7 @@ impl Spent {
             return Err(stop("steps", self.steps, limits.steps));
         }
         self.wall(limits, elapsed_ms)?;
-        let left = limits.tokens.saturating_sub(self.tokens());
+        let left = limits.tokens.saturating_sub(self.believed());
         let (answer, least) = (answer.max(longest), LEAST_ANSWER.min(answer).max(longest));
         if left < prompt.saturating_add(least) {
             let spent = format!("{} are spent, and the next call may take {prompt} and {least} more", self.tokens());
@@ -97,7 +105,7 @@ impl Spent {
         let mut completion = answer.min(left - prompt);
         let price = price.unwrap_or(Price { input: 0, output: 0 });
         if let Some(limit) = limits.cost {
-            let left = limit.saturating_sub(self.cost());
+            let left = limit.saturating_sub(self.cost().saturating_add(self.cost_beyond));
             let after_prompt = left.checked_sub(price.of(prompt, 0));
             let answer = after_prompt.map(|left| left.checked_div(price.output).unwrap_or(u64::MAX));
             match answer.filter(|answer| *answer >= least) {
@@ -114,15 +122,27 @@ impl Spent {
 
     /// Whether the server has counted past a budget. What was set aside was not enough then, and nothing more is asked.
     pub fn passed(&self, limits: &Limits) -> Result<(), Stop> {
-        if self.tokens() > limits.tokens {
-            return Err(stop("tokens", self.tokens(), limits.tokens));
+        let told = |spent: String, beyond: Option<String>| match beyond {
+            None => spent,
+            Some(beyond) => format!("{spent}, and {beyond} more by the server's count,"),
+        };
+        if self.believed() > limits.tokens {
+            let beyond = (self.beyond > 0).then(|| self.beyond.to_string());
+            let spent = told(self.tokens().to_string(), beyond);
+            return Err(Stop { what: "tokens", spent, limit: limits.tokens.to_string() });
         }
         match limits.cost {
-            Some(limit) if self.cost() > limit => {
-                Err(Stop { what: "cost", spent: money(self.cost()), limit: money(limit) })
+            Some(limit) if self.cost().saturating_add(self.cost_beyond) > limit => {
+                let beyond = (self.cost_beyond > 0).then(|| money(self.cost_beyond));
+                Err(Stop { what: "cost", spent: told(money(self.cost()), beyond), limit: money(limit) })
             }
             _ => Ok(()),
         }
+    }
+
+    /// All that the servers say was used.
+    pub fn believed(&self) -> u64 {
+        self.tokens().saturating_add(self.beyond)
     }
 
     pub fn wall(&self, limits: &Limits, elapsed_ms: u64) -> Result<(), Stop> {
@@ -139,6 +159,18 @@ impl Spent {
 
 fn stop(what: &'static str, spent: u64, limit: u64) -> Stop {
     Stop { what, spent: spent.to_string(), limit: limit.to_string() }
+}
+
+/// Tokens of an answer of so many bytes, where `allowed` were and the server counted `counted` (0: none at all): the
+/// server's word, unless it is none; and whether it was taken. Without one an answer has tokens as code has them, and no more
+/// than allowed unless it is longer than so many tokens ever are.
+pub fn tokens_of_answer(counted: u64, bytes: u64, allowed: u64) -> (u64, bool) {
+    if counted.saturating_mul(NO_COUNT) >= bytes {
+        return (counted, true);
+    }
+    let usual = bytes.div_ceil(3);
+    let long = bytes > allowed.saturating_mul(TOKEN_BYTES);
+    (if long { usual } else { usual.min(allowed) }.max(counted), false)
 }
 
 /// Tokens of a text before anybody has counted them: by the most for its bytes that the server counted so far, with a
@@ -256,6 +288,34 @@ mod tests {
         let spent = Spent { prompt: 10_001, ..Spent::default() };
         assert_eq!(spent.passed(&limits()).unwrap_err().spent, "10001");
         assert!(Spent { prompt: 10_000, ..Spent::default() }.passed(&limits()).is_ok());
+    }
+
+    #[test]
+    fn what_a_server_counts_beyond_what_was_set_aside_is_kept_apart_and_ends_the_run() {
+        let spent = Spent { prompt: 5_000, beyond: 4_000, ..Spent::default() };
+        assert_eq!(spent.tokens(), 5_000);
+        assert!(spent.passed(&limits()).is_ok());
+        assert_eq!(spent.reserve(&limits(), 0, 600, (2_000, 0), None).unwrap().completion, 400);
+        assert_eq!(spent.reserve(&limits(), 0, 900, (2_000, 0), None).unwrap_err().what, "tokens");
+        let more = Spent { beyond: 5_001, ..spent };
+        assert!(more.tokens() <= 10_000 && more.passed(&limits()).unwrap_err().spent.contains("5001 more"));
+        let dear = Spent { cost: 1, cost_beyond: UNIT, ..Spent::default() };
+        assert_eq!(dear.passed(&Limits { cost: Some(UNIT), ..limits() }).unwrap_err().what, "cost");
+    }
+
+    #[test]
+    fn a_count_that_an_answers_length_contradicts_is_none() {
+        for (counted, bytes, allowed, want) in [
+            (100, 300, 200, (100, true)),
+            (0, 0, 200, (0, true)),
+            (0, 300, 200, (100, false)),
+            (1, 3_000, 200, (200, false)),
+            // So many bytes are more than 200 tokens.
+            (1, 3_300, 200, (1_100, false)),
+            (u64::MAX, 1, 200, (u64::MAX, true)),
+        ] {
+            assert_eq!(tokens_of_answer(counted, bytes, allowed), want, "{counted} of {bytes}");
+        }
     }
 
     #[test]

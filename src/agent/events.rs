@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::budget::Limits;
-use super::endpoint::{Call, Message, Price, Trouble};
+use super::endpoint::{Call, Message, Price, Trouble, Usage};
 use crate::ops::Node;
 
 /// Whom to ask, and when.
@@ -204,12 +204,16 @@ pub enum Event {
         /// What was asked, in bytes: what later estimates go by.
         bytes: u64,
     },
-    /// The server counted more tokens than were set aside: more than the request can hold, or a longer answer than allowed.
+    /// The server counted more tokens than were set aside: more than the request can hold, or a longer answer than allowed. The
+    /// event before has the numbers; this one is for whoever reads.
     Overcounted {
         counted: u64,
         reserved: u64,
     },
     /// The server did not answer; what it may have cost stays spent.
+        /// What the server counted, where that is more than was set aside.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        claimed: Option<Usage>,
     Failed {
         prompt: u64,
         completion: u64,
@@ -221,6 +225,8 @@ pub enum Event {
     /// A tool's answer.
     Result {
         call: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        claimed: Option<Usage>,
         tool: String,
         ok: bool,
         content: String,

@@ -36,6 +36,8 @@ pub struct Report {
     pub steps: u64,
     pub prompt_tokens: u64,
     pub completion_tokens: u64,
+    /// What servers counted beyond what had been set aside, which is all that the budget was charged with.
+    pub beyond_tokens: u64,
     /// Some of the tokens were not counted by the server.
     pub estimated: bool,
     pub cost: Option<String>,
@@ -133,6 +135,7 @@ impl Report {
         (report.estimated, report.seconds) = (spent.estimated, state.ms / 1000);
         let priced = report.servers.iter().any(|s| s.priced);
         report.cost = priced.then(|| money(spent.cost));
+        report.beyond_tokens = spent.beyond;
         for node in &mut report.nodes {
             node.cost = priced.then(|| money(node.costs));
         }
@@ -251,6 +254,13 @@ impl Report {
         let verdicts: Vec<_> = self.verdicts.iter().map(|(stage, n)| format!("{stage} {n}")).collect();
         if !verdicts.is_empty() {
             let _ = writeln!(w, "Verdicts by stage: {}.", verdicts.join(", "));
+        if self.beyond_tokens > 0 {
+            let _ = writeln!(
+                w,
+                "The server counts {} tokens beyond what its calls could take; the budget was not charged with them.",
+                self.beyond_tokens
+            );
+        }
         }
         let _ = writeln!(w, "\n| node | end | attempts | steps | tokens | seconds |\n|---|---|---|---|---|---|");
         for n in &self.nodes {
@@ -365,7 +375,9 @@ pub fn line(event: &Event) -> Option<String> {
             format!("model ({prompt}+{completion} tokens{cut}): {called}")
         }
         Event::Overcounted { counted, reserved } => {
-            format!("{counted} tokens were used where at most {reserved} were set aside")
+            format!(
+                "the server counts {counted} tokens where at most {reserved} were set aside, which is what is charged"
+            )
         }
         Event::Failed { trouble, what, wait_ms, .. } => {
             let again =

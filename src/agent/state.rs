@@ -3,7 +3,7 @@
 use std::collections::{HashSet, VecDeque};
 
 use super::budget::{Gauge, Limits, Reserved, Spent};
-use super::endpoint::{Call, Message, Price};
+use super::endpoint::{Call, Message, Price, Usage};
 use super::events::{About, Approve, Event, Judged, NodeEnd, Place, Record, RunEnd};
 use crate::ledger::{Digest, Stage};
 use crate::ops::Node;
@@ -187,19 +187,20 @@ impl State {
                 self.spent.calls += 1;
                 self.spent.reserved = Some(Reserved { prompt, completion, cost });
             }
-            Event::Failed { prompt, completion, cost, .. } => {
-                self.spent.settle(prompt, completion, cost);
+            Event::Failed { prompt, completion, cost, claimed, .. } => {
+                self.settle(Usage { prompt, completion }, cost, claimed);
                 // Nobody counted what was lost: what was set aside for it stands in its place.
                 self.spent.estimated |= prompt > 0 || completion > 0;
                 self.failures += 1;
             }
-            Event::Replied { prompt, completion, cost, estimated, content, calls, plain, bytes, .. } => {
+            Event::Replied { prompt, completion, cost, estimated, content, calls, plain, bytes, claimed, .. } => {
                 let allowed = self.spent.reserved.map_or(u64::MAX, |r| r.completion);
-                self.spent.settle(prompt, completion, cost);
-                self.gauge.answered(allowed, completion);
+                self.settle(Usage { prompt, completion }, cost, claimed);
+                let counted = claimed.unwrap_or(Usage { prompt, completion });
+                self.gauge.answered(allowed, counted.completion);
                 self.spent.estimated |= estimated;
                 if !estimated {
-                    self.gauge.saw(prompt, bytes);
+                    self.gauge.saw(counted.prompt, bytes);
                 }
                 (self.failures, self.condensed, self.step_approved) = (0, 0, false);
                 self.replied(content, calls, plain);
@@ -279,6 +280,19 @@ impl State {
     }
 
     fn replied(&mut self, content: String, calls: Vec<Call>, plain: bool) {
+    /// Settles a call: what it is charged with, and what the server counted where that is more.
+    fn settle(&mut self, charged: Usage, cost: u64, claimed: Option<Usage>) {
+        self.spent.settle(charged.prompt, charged.completion, cost);
+        let Some(claimed) = claimed else { return };
+        let beyond = |claimed: u64, charged: u64| claimed.saturating_sub(charged);
+        for more in [beyond(claimed.prompt, charged.prompt), beyond(claimed.completion, charged.completion)] {
+            self.spent.beyond = self.spent.beyond.saturating_add(more);
+        }
+        let price = self.started.as_ref().and_then(|s| s.price);
+        let claimed = price.map_or(0, |p| p.of(claimed.prompt, claimed.completion));
+        self.spent.cost_beyond = self.spent.cost_beyond.saturating_add(claimed.saturating_sub(cost));
+    }
+
         self.plain = plain;
         if let Some(work) = &mut self.work {
             work.idle += 1;

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::plain::{self, UNREADABLE};
 use super::{Answer, Call, Failure, MOST_ANSWERED, MOST_CALLS, Trouble, UNKNOWN, Usage};
+use crate::agent::budget::TOKEN_BYTES;
 use crate::agent::redact::Redactor;
 
 /// What marks the complaint that a conversation is too long, in the words of the servers there are.
@@ -21,6 +22,9 @@ const TOO_LONG: [&str; 10] = [
     "input is too long",
     "n_ctx",
 ];
+
+/// Why an answer ended that was cut off.
+const CUT: &str = "length";
 
 /// A tool call in the making.
 #[derive(Default)]
@@ -84,6 +88,21 @@ impl Assembler {
         self.finish.is_some()
     }
 
+    /// Whether more has come than `tokens` tokens ever are, by what was said or by the server's own count.
+    pub fn passes(&self, tokens: u64) -> bool {
+        self.said() > tokens.saturating_mul(TOKEN_BYTES) || self.usage.is_some_and(|usage| usage.completion > tokens)
+    }
+
+    /// Nothing more of it is read: an answer that was cut off at its limit.
+    pub fn cut(&mut self) {
+        self.finish = Some(CUT.into());
+    }
+
+    /// Bytes that the model wrote.
+    fn said(&self) -> u64 {
+        (self.content.len() + self.reasoning.len()) as u64 + self.called
+    }
+
     /// Whether anything like an answer has come.
     pub fn seen(&self) -> bool {
         self.seen
@@ -141,8 +160,8 @@ impl Assembler {
 
     /// Secrets go before anything is looked at or cut: of half a key nobody can tell any more that it is one.
     pub fn answer(self, tools: &[&str], redactor: &Redactor) -> Answer {
-        let cut = self.finish.as_deref() == Some("length");
-        let said = (self.content.len() + self.reasoning.len()) as u64 + self.called;
+        let cut = self.finish.as_deref() == Some(CUT);
+        let said = self.said();
         let mut calls = Vec::new();
         for draft in self.drafts {
             for arguments in objects(&draft.arguments, cut) {

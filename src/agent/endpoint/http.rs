@@ -150,7 +150,7 @@ impl Client {
         if !status.is_success() {
             return Err(self.refusal(response, watch).await);
         }
-        let read = self.read(response, watch, received, assembler).await;
+        let read = self.read(response, watch, received, assembler, request.answer_tokens).await;
         // A complaint in the place of an answer is none; one in the middle of an answer is.
         let broke = |failure: &Failure| matches!(failure.trouble, Trouble::Connection | Trouble::NotJson);
         if read.as_ref().is_err_and(|failure| !assembler.seen() && !broke(failure)) {
@@ -202,11 +202,12 @@ impl Client {
         watch: &Watch<'_>,
         received: &mut u64,
         assembler: &mut Assembler,
+        allowed: u64,
     ) -> Result<(), Failure> {
         let mut body = Body::Unknown(Vec::new());
         let mut ended = false;
-        while !ended {
         let mut last_word = None;
+        while !ended {
             // After its last word a server owes at most a count of tokens; some keep the connection open, or talk on.
             if assembler.finished() && last_word.is_none() {
                 last_word = Some(Instant::now());
@@ -228,6 +229,11 @@ impl Client {
             body.push(&chunk);
             if let Body::Stream(events) = &mut body {
                 ended = feed(events.take(), assembler)?;
+                // A server that knows no limit is not listened to beyond it, and stops when nobody listens.
+                if !ended && !assembler.finished() && assembler.passes(allowed) {
+                    assembler.cut();
+                    return Ok(());
+                }
             }
         }
         match body {

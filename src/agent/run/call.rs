@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{BEAT, Run};
-use crate::agent::budget::Reserved;
+use crate::agent::budget::{Reserved, tokens_of_answer};
 use crate::agent::endpoint::{Answer, Failure, Request, Trouble, Usage, retry};
 use crate::agent::events::{Event, NodeEnd, RunEnd};
 use crate::agent::{desk, tools};
@@ -15,12 +15,11 @@ const REASONING: usize = 16 << 10;
 /// The longest that a server may have itself waited for.
 const LONGEST_WAIT: Duration = Duration::from_secs(900);
 
-/// Tokens of an answer that nobody counted, of so many bytes, where `allowed` were: as code has them, and no more than
-/// allowed unless the answer is longer than so many tokens ever are.
-fn uncounted(bytes: u64, allowed: u64) -> u64 {
-    const LONG: u64 = 16;
-    let usual = bytes.div_ceil(3);
-    if bytes > allowed.saturating_mul(LONG) { usual } else { usual.min(allowed) }
+/// What a call is charged with: no more than was set aside. What was counted beyond that comes second.
+fn charged(counted: Usage, reserved: Reserved) -> (Usage, Option<Usage>) {
+    let (prompt, completion) = (counted.prompt.min(reserved.prompt), counted.completion.min(reserved.completion));
+    let charged = Usage { prompt, completion };
+    (charged, (charged != counted).then_some(counted))
 }
 
 impl Run<'_> {
@@ -62,14 +61,12 @@ impl Run<'_> {
 
     fn replied(&mut self, answer: Answer, reserved: Reserved, (bytes, estimate): (u64, u64)) -> Result<()> {
         let usage = answer.usage.unwrap_or(Usage { prompt: 0, completion: 0 });
-        // An answer that says something has tokens, and so has every prompt: who counts none has not counted.
-        let (no_prompt, no_completion) = (usage.prompt == 0, usage.completion == 0 && answer.said > 0);
-        let estimated = no_prompt || no_completion;
+        // Every prompt has tokens: who counts none has not counted.
+        let no_prompt = usage.prompt == 0;
         let prompt = if no_prompt { estimate.min(reserved.prompt) } else { usage.prompt };
-        let completion = match no_completion {
-            true => uncounted(answer.said, reserved.completion),
-            false => usage.completion,
-        };
+        let (completion, taken) = tokens_of_answer(usage.completion, answer.said, reserved.completion);
+        let estimated = no_prompt || !taken;
+        let (Usage { prompt, completion }, claimed) = charged(Usage { prompt, completion }, reserved);
         let cost = self.client.settings().price.map_or(0, |p| p.of(prompt, completion));
         self.emit(Event::Replied {
             prompt,
@@ -82,12 +79,16 @@ impl Run<'_> {
             plain: answer.plain,
             cut: answer.cut,
             bytes,
+            claimed,
         })?;
-        let (counted, aside) = (prompt.saturating_add(completion), reserved.prompt.saturating_add(reserved.completion));
-        if prompt > reserved.prompt || completion > reserved.completion {
-            self.emit(Event::Overcounted { counted, reserved: aside })?;
-        }
-        Ok(())
+        self.overcounted(claimed, reserved)
+    }
+
+    fn overcounted(&mut self, claimed: Option<Usage>, reserved: Reserved) -> Result<()> {
+        let Some(claimed) = claimed else { return Ok(()) };
+        let counted = claimed.prompt.saturating_add(claimed.completion);
+        let reserved = reserved.prompt.saturating_add(reserved.completion);
+        self.emit(Event::Overcounted { counted, reserved }).map(|_| ())
     }
 
     fn failed(&mut self, failure: Failure, reserved: Reserved) -> Result<()> {
@@ -103,6 +104,7 @@ impl Run<'_> {
             }
             _ => (0, 0),
         };
+        let (Usage { prompt, completion }, claimed) = charged(Usage { prompt, completion }, reserved);
         let cost = settings.price.map_or(0, |p| p.of(prompt, completion));
         let tries = self.state.failures + 1;
         let again = failure.trouble.passes() && tries < settings.tries;
@@ -112,7 +114,8 @@ impl Run<'_> {
         };
         let wait_ms = if again { u64::try_from(pause.as_millis()).unwrap_or(u64::MAX) } else { 0 };
         let (trouble, what) = (failure.trouble, failure.what);
-        self.emit(Event::Failed { prompt, completion, cost, trouble, what: what.clone(), wait_ms })?;
+        self.emit(Event::Failed { prompt, completion, cost, claimed, trouble, what: what.clone(), wait_ms })?;
+        self.overcounted(claimed, reserved)?;
         match trouble {
             Trouble::Stopped => self.stop(),
             Trouble::Context if self.state.condensed == 0 => self.condense("it was too long for the model"),

@@ -333,7 +333,7 @@ fn state_json(state: &RunState, dir: &Path, alive: bool) -> Value {
         "last_verdict": state.last_verdict,
         "ended": state.ended.iter().map(|(node, how, why)| json!({ "node": node, "how": how, "why": why })).collect::<Vec<_>>(),
         "spent": {
-            "steps": spent.steps, "tokens": spent.tokens(), "cost": money(spent.cost()), "seconds": state.ms / 1000,
+            "steps": spent.steps, "tokens": spent.tokens(), "beyond": spent.beyond, "cost": money(spent.cost()), "seconds": state.ms / 1000,
         },
         "limits": limits,
         "over": state.over.as_ref().map(|(how, why)| json!({ "how": how, "why": why })),

@@ -204,10 +204,14 @@ impl Work {
             };
             match state.out_of.as_deref() {
                 Some("steps") => say("--max-steps", &room(limits.steps, spent.steps, 10)),
-                Some("tokens") => say("--max-tokens", &room(limits.tokens, spent.tokens(), 200_000)),
+                Some("tokens") => say("--max-tokens", &room(limits.tokens, spent.believed(), 200_000)),
                 Some("time") => say("--max-time", &(room(limits.wall_ms / 1000, state.ms / 1000, 600) + "s")),
                 Some("cost") => {
-                    let cost = limits.cost.unwrap_or(0).saturating_mul(2).max(spent.cost().saturating_add(UNIT));
+                    let cost = limits
+                        .cost
+                        .unwrap_or(0)
+                        .saturating_mul(2)
+                        .max(spent.cost().saturating_add(spent.cost_beyond).saturating_add(UNIT));
                     say("--max-cost", &money(cost));
                 }
                 _ => {}

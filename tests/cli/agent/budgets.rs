@@ -5,6 +5,7 @@ use std::time::Duration;
 use assay::agent::budget::Limits;
 use assay::agent::endpoint::Price;
 use assay::agent::events::{Approve, RunEnd};
+use assay::agent::report::Report;
 use serde_json::{Value, json};
 
 use super::fake::{Fake, limits, run_with};
@@ -69,6 +70,70 @@ fn a_server_that_counts_past_the_budget_is_asked_nothing_more() {
     assert!(out.has("Overcounted"));
 }
 
+/// What a server counts beyond what its calls could take was charged, so that a run of 100,000 tokens had spent five million.
+#[test]
+fn one_answer_overran_the_budget_of_tokens() {
+    let price = Some(Price { input: 1_000_000, output: 2_000_000 });
+    for usage in [
+        json!({"prompt_tokens": 5_000_000, "completion_tokens": 50}),
+        json!({"prompt_tokens": 100, "completion_tokens": 9_000_000}),
+        json!({"prompt_tokens": 1e30, "completion_tokens": u64::MAX}),
+    ] {
+        let mut reply = answer("", &[("read", json!({}))], (1, 1));
+        reply["usage"] = usage.clone();
+        let server = Server::start(move |_, _| Reply::Json(reply.clone()));
+        let limits = Limits { tokens: 100_000, cost: Some(200_000_000_000), ..limits() };
+        let out = run_with(&server, &Fake::default(), Approve::NeverAsk, limits, |s| {
+            (s.answer_tokens, s.price) = (300, price);
+        });
+        let spent = &out.state.spent;
+        assert_eq!((out.end, server.seen().len()), (RunEnd::Budget, 1), "{usage}");
+        assert!(spent.tokens() <= 100_000 && spent.cost() <= 200_000_000_000, "{usage}: {spent:?}");
+        assert!(spent.beyond > 4_000_000 && spent.cost_beyond > 0, "{usage}: {spent:?}");
+        let report = Report::of(out.dir.path(), None).unwrap();
+        assert_eq!(report.beyond_tokens, spent.beyond);
+        assert!(report.text().contains("tokens beyond what its calls could take"), "{}", report.text());
+    }
+    // No count at all, in every way of not counting.
+    for usage in [
+        Value::Null,
+        json!("many"),
+        json!({"prompt_tokens": -5, "completion_tokens": -7}),
+        json!({"prompt_tokens": "100", "completion_tokens": "50"}),
+        json!({"prompt_tokens": {}, "completion_tokens": [1]}),
+        json!({"prompt_tokens": 2_000, "completion_tokens": 1}),
+    ] {
+        let mut reply = answer(&"x".repeat(3_000), &[("read", json!({}))], (1, 1));
+        reply["usage"] = usage.clone();
+        let server = Server::start(move |_, _| Reply::Json(reply.clone()));
+        let limits = Limits { tokens: 40_000, steps: 50, ..limits() };
+        let out = run_with(&server, &Fake::default(), Approve::NeverAsk, limits, |s| s.answer_tokens = 1_200);
+        let (spent, calls) = (&out.state.spent, server.seen().len() as u64);
+        assert!(out.end == RunEnd::Budget && spent.tokens() <= 40_000 && spent.estimated, "{usage}: {spent:?}");
+        assert!(calls < 40 && spent.completion >= 1_000 * calls, "{usage}: {calls}, {spent:?}");
+    }
+}
+
+/// A server that knows no limit was listened to for 8 MiB, whatever was left.
+#[test]
+fn a_stream_is_not_read_beyond_what_its_answer_may_be() {
+    let piece = json!({"content": "word ".repeat(100)});
+    // One that says itself that it has passed the limit, and one that counts nothing.
+    for usage in [json!({"prompt_tokens": 9, "completion_tokens": 5_000}), Value::Null] {
+        let event = json!({"choices": [{"index": 0, "delta": piece, "finish_reason": null}], "usage": usage});
+        let event = format!("data: {event}\n\n").into_bytes();
+        let server = Server::start(move |n, _| match n {
+            0 => Reply::StreamThenSilence(vec![event.clone(); 40]),
+            _ => Reply::Json(answer("", &[("give_up", json!({"reason": "enough"}))], (10, 10))),
+        });
+        let out = run_with(&server, &Fake::default(), Approve::NeverAsk, limits(), |s| s.answer_tokens = 300);
+        assert_eq!((out.end, server.seen().len()), (RunEnd::Done, 2), "{:?}", out.log);
+        assert!(out.has("cut: true") && out.has("Overcounted"), "{:?}", out.log);
+        assert_eq!(out.state.spent.completion, 300 + 10);
+        assert!(out.state.spent.beyond > 1_000, "{:?}", out.state.spent);
+    }
+}
+
 /// However the server counts within the bytes of the request, the sum of its own counts stays within the budget.
 #[test]
 fn what_is_set_aside_for_a_prompt_is_the_most_that_it_can_be() {
@@ -94,7 +159,7 @@ fn an_answer_that_ends_in_an_error_or_in_nonsense_is_paid_for() {
     let long = || {
         let text = "x".repeat(500);
         let piece = json!({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": null}]});
-        vec![format!("data: {piece}\n\n").repeat(100).into_bytes()]
+        vec![format!("data: {piece}\n\n").repeat(40).into_bytes()]
     };
     let ends: [&[u8]; 4] = [
         b"data: {\"error\": {\"message\": \"oops\"}}\n\n",
