@@ -7,6 +7,8 @@
 
 mod head;
 
+pub(super) use head::open;
+
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;

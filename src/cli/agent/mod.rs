@@ -108,7 +108,7 @@ impl Agent {
         if work.max_cost.is_some() && client.settings().price.is_none() {
             return Err(no_price(&client));
         }
-        let _lock = runs.lock()?;
+        let _lock = runs.lock(&|what| anstream::eprintln!("note: {what}"))?;
         let terminal = Arc::new(Terminal::new(work.plain));
         let signals = signals(work.json, terminal.clone());
         let mut shop = work.shop(&bench, &terminal)?;
@@ -178,7 +178,7 @@ impl Resume {
         if work.limits(Some(&before)).cost.is_some() && client.settings().price.is_none() {
             return Err(no_price(&client));
         }
-        let _lock = runs.lock()?;
+        let _lock = runs.lock(&|what| anstream::eprintln!("note: {what}"))?;
         let terminal = Arc::new(Terminal::new(work.plain));
         let signals = signals(work.json, terminal.clone());
         let mut shop = work.shop(&bench, &terminal)?;

@@ -257,14 +257,15 @@ fn a_killed_run_is_resumed_by_another_process() {
     assert!(nothing.code == 1 && nothing.stderr.contains("asks nothing"), "{}", nothing.stderr);
     assert_eq!(home.run(&["agent", "pause"]).code, 0);
     assert_eq!(home.run(&["agent", "say", "mind the stride"]).code, 0);
+    // Nobody has looked after the killed one yet: its number is still there.
     child.kill().unwrap();
-    child.wait().unwrap();
     let dead = home.json(&["agent", "status", "--json"]);
     assert_eq!(dead["alive"], false);
     let reserved = dead["spent"]["tokens"].as_u64().unwrap();
     assert!(reserved > 1000, "what was set aside is spent: {dead}");
 
     let out = home.run(&["agent", "resume", "--json"]);
+    child.wait().unwrap();
     assert_eq!(out.code, 1, "a node was given up: {}{}", out.stdout, out.stderr);
     let doc: Value = serde_json::from_str(&out.stdout).unwrap();
     assert_eq!(doc["nodes"][0]["end"], "given up");
