@@ -4,8 +4,8 @@ use std::path::Path;
 
 use git2::{Repository, RepositoryInitOptions};
 
-use super::land::index_entry;
-use super::repo::git;
+use super::land::{author, index_entry};
+use super::repo::{Repo, git};
 use super::{AUTHOR, GIT};
 use crate::error::{Error, Result};
 
@@ -21,6 +21,11 @@ pub fn knows_author() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The same of the repository around `root`, which may say it too; one that is in no git need not know.
+pub fn knows_author_of(root: &Path) -> Result<()> {
+    Repo::find(root)?.map_or(Ok(()), |repo| author(&repo).map(drop))
 }
 
 /// Makes a repository of `root`, without a template and its hooks, and commits every file of it. Gives the commit.

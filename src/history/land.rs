@@ -472,7 +472,7 @@ pub(super) fn author(repo: &Repo) -> Result<Signature<'static>> {
     repo.git.signature().map_err(|e| {
         Error::new(&AUTHOR, "git does not know who you are")
             .because(e)
-            .hint("git config user.name NAME; git config user.email MAIL")
+            .hint("git config user.name NAME; git config user.email MAIL (with --global: for all of your repositories)")
     })
 }
 

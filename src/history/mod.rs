@@ -21,7 +21,7 @@ pub use attempts::{
 };
 pub use audit::{Options as AuditOptions, Report, Signer, audit};
 pub use extend::{open, read};
-pub use first::{first_commit, knows_author};
+pub use first::{first_commit, knows_author, knows_author_of};
 pub use land::{Landed, Request as LandRequest, land, landed};
 pub use landed_as::landed_as;
 pub use landings::{Contracts, Recompute, Unchecked};

@@ -135,6 +135,7 @@ impl Agent {
             key: work.signer(&bench)?,
             wait_s: work.wait.map_or(600, |w| w.as_secs()),
         };
+        anonymous(&bench)?;
         let dir = runs.create()?;
         let mut view = terminal.view(standing(&bench, shop.desk().model().path()));
         let run = Run::begin(&dir, &mut shop, &client, &signals, &mut view, started)?;
@@ -189,6 +190,7 @@ impl Resume {
                 .found(file_name(&shop))
                 .hint("assay agent resume -m FILE"));
         }
+        anonymous(&bench)?;
         let mut view = terminal.view(standing(&bench, shop.desk().model().path()));
         let place = Some(place(&shop)).filter(|place| start.is_some_and(|s| s.place != *place));
         let settings = client.settings();
@@ -317,6 +319,22 @@ fn signals(json: bool, terminal: Arc<Terminal>) -> Arc<Signals> {
         terminal.log(words);
     });
     signals
+}
+
+/// Whoever git does not know is told before anything is spent.
+fn anonymous(bench: &Workbench) -> Result<()> {
+    match history::knows_author_of(&bench.root) {
+        Err(e) if e.code().id == history::AUTHOR.id => {
+            let hint = e.hint_text().unwrap_or_default();
+            anstream::eprintln!(
+                "note: {} [{}]: red attempts are not kept as commits, and nothing can land; {hint}",
+                e.what(),
+                e.code().id
+            );
+            Ok(())
+        }
+        known => known,
+    }
 }
 
 /// A state in JSON, for `status`.
