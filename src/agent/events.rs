@@ -278,6 +278,9 @@ pub enum Event {
     },
     Paused {
         id: String,
+        /// What it is about: the change that a step makes, the verdict on what is to land. Bounded.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        shown: String,
         by: String,
     },
     Continued {

@@ -17,6 +17,8 @@ pub mod codes;
 pub mod context;
 pub mod desk;
 #[cfg(feature = "agent")]
+mod diff;
+#[cfg(feature = "agent")]
 pub mod endpoint;
 #[cfg(feature = "agent")]
 pub mod events;

@@ -19,6 +19,7 @@ use crate::error::{Error, Kind, Result};
 use crate::ledger::Digest;
 use crate::ops::Node;
 
+mod asking;
 mod call;
 mod judging;
 
@@ -235,41 +236,6 @@ impl<'r> Run<'r> {
         Ok(())
     }
 
-    /// Asks, and looks for an answer until one is there or the time for it is over.
-    fn await_answer(&mut self, ask: &Ask) -> Result<()> {
-        let wait = Duration::from_secs(self.state.started.as_ref().map_or(0, |s| s.wait_s));
-        let since = Instant::now();
-        while self.state.ask.as_ref() == Some(ask) && !self.state.paused {
-            if self.signals.stop() || self.signals.pause() {
-                if self.signals.pause() {
-                    self.emit(Event::Paused { id: String::new(), by: "Ctrl-C".into() })?;
-                }
-                return Ok(());
-            }
-            if let Some((yes, text)) = self.view.answer(ask) {
-                self.emit(Event::Answered { id: ask.id, by: "person".into(), yes, text })?;
-                return Ok(());
-            }
-            let late = self.state.spent.wall(&self.state.limits, self.ms()).is_err();
-            if since.elapsed() >= wait || late {
-                let text = match ask.about {
-                    About::Question => "Nobody answered. Go on as you think best, or give_up.".to_string(),
-                    _ => format!("nobody answered within {} s", since.elapsed().as_secs()),
-                };
-                self.emit(Event::Answered { id: ask.id, by: "nobody".into(), yes: None, text })?;
-                return Ok(());
-            }
-            std::thread::sleep(BEAT);
-            self.hear()?;
-        }
-        Ok(())
-    }
-
-    fn ask(&mut self, about: About, text: String) -> Result<()> {
-        let id = self.state.asks + 1;
-        self.emit(Event::Asked { id, about, text }).map(|_| ())
-    }
-
     fn choose(&mut self) -> Result<()> {
         let told = self.state.started.as_ref().map_or(Vec::new(), |s| s.nodes.clone());
         if let Err(stop) = self.state.spent.wall(&self.state.limits, self.ms()) {
@@ -416,7 +382,12 @@ impl<'r> Run<'r> {
                 NodeEnd::Stuck,
                 format!("{why}, after every other strategy; nobody is asked in this run"),
             ),
-            _ => self.ask(About::Stuck, format!("{node} is stuck: {why}, after every other strategy")),
+            _ => {
+                let last = work.attempts.last();
+                let last =
+                    last.map_or(String::new(), |a| format!("the last verdict: attempt {}, {}", a.number, a.said));
+                self.ask(About::Stuck, format!("{node} is stuck: {why}, after every other strategy"), last)
+            }
         }
     }
 
@@ -424,7 +395,8 @@ impl<'r> Run<'r> {
     fn tool(&mut self, work: &Work, call: &Call) -> Result<()> {
         if self.state.approve == Approve::EachStep && !self.state.step_approved {
             let calls: Vec<String> = self.state.pending.iter().map(describe).collect();
-            return self.ask(About::Step, format!("{}: {}", work.node, calls.join("; ")));
+            let shown = self.preview(work);
+            return self.ask(About::Step, format!("{}: {}", work.node, calls.join("; ")), shown);
         }
         if let Some(flaw) = call.flaw.clone() {
             if call.name == UNKNOWN {
@@ -445,7 +417,10 @@ impl<'r> Run<'r> {
                     Ok(ask) if ask.question.trim().is_empty() => {
                         self.result(call, false, "error: the question is empty, so nobody was asked".into())
                     }
-                    Ok(ask) => self.ask(About::Question, desk::cap(desk::printable(ask.question.trim()), 4000)),
+                    Ok(ask) => {
+                        let question = desk::cap(desk::printable(ask.question.trim()), 4000);
+                        self.ask(About::Question, question, String::new())
+                    }
                 },
             },
             tools::GIVE_UP => match tools::arguments::<tools::Reason>(call) {

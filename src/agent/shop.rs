@@ -61,6 +61,8 @@ pub trait Shop {
     fn call(&mut self, name: &str, arguments: &Map<String, Value>) -> Result<Reply>;
     /// The files of a node's kernel, as they are now.
     fn source(&self, node: &Node) -> Result<Vec<(String, String)>>;
+    /// A file below kernels/ that may be the node's to write; none where there is none. Errors: no agent reaches it.
+    fn file(&self, path: &str) -> Result<Option<String>>;
     /// Judges the node's kernel.
     fn judge(&mut self, node: &Node, order: &Order<'_>) -> Result<Word>;
     /// A judgement that an earlier process recorded under this transcript.
@@ -311,6 +313,10 @@ impl Shop for DeskShop<'_> {
         let Some(row) = ledger.rows().iter().find(of_mark) else { return Ok(None) };
         let (judged, failure) = told(node, &row.evidence, Some(row.seq))?;
         let text = format!("{}recorded as row {}\n", framed(&judged), row.seq);
+    fn file(&self, path: &str) -> Result<Option<String>> {
+        self.desk.folder().read(path)
+    }
+
         self.desk.keep_attempt(node, &row.evidence)?;
         Ok(Some(Word { text, failure, judged }))
     }

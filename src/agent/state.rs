@@ -72,6 +72,8 @@ pub struct Ask {
 }
 
 #[derive(Clone, Debug)]
+    /// What it is about.
+    pub shown: String,
 pub struct State {
     pub started: Option<Start>,
     pub limits: Limits,
@@ -237,9 +239,9 @@ impl State {
                 }
                 self.tell(text);
             }
-            Event::Asked { id, about, text } => {
+            Event::Asked { id, about, text, shown } => {
                 self.asks = self.asks.max(id);
-                self.ask = Some(Ask { id, about, text });
+                self.ask = Some(Ask { id, about, text, shown });
             }
             Event::Answered { yes, text, by, .. } => self.answered(yes, &text, &by),
             Event::Paused { id, .. } => {

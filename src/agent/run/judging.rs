@@ -43,7 +43,12 @@ impl Run<'_> {
             }
             (None, _) => {
                 let row = judged.row.map_or(String::new(), |row| format!(", row {row}"));
-                self.ask(About::Landing, format!("{} is green on {}{row}. Land it?", work.node, judged.arch))
+                let text = format!("{} is green on {}{row}. Land it?", work.node, judged.arch);
+                let mut shown = format!("the verdict: {}\n", judged.words());
+                if let Some(last) = work.attempts.last().filter(|last| !last.change.is_empty()) {
+                    shown += &format!("what attempt {} changed:\n{}", last.number, last.change);
+                }
+                self.ask(About::Landing, text, shown)
             }
         }
     }

@@ -347,7 +347,7 @@ fn state_json(state: &RunState, dir: &Path, alive: bool) -> Value {
         "state": word(state, alive),
         "node": state.work.as_ref().map(|w| w.node.to_string()),
         "attempts": state.attempts(),
-        "asks": state.ask.as_ref().map(|a| json!({ "id": a.id, "about": a.about, "text": a.text })),
+        "asks": state.ask.as_ref().map(|a| json!({ "id": a.id, "about": a.about, "text": a.text, "shown": a.shown })),
         "last_verdict": state.last_verdict,
         "ended": state.ended.iter().map(|(node, how, why)| json!({ "node": node, "how": how, "why": why })).collect::<Vec<_>>(),
         "spent": {

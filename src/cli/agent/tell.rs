@@ -124,7 +124,9 @@ impl Status {
             limits.wall_ms / 1000
         );
         if let Some(ask) = &state.ask {
-            out += &format!("asks        {}\n            assay agent approve, reject, or say TEXT\n", ask.text);
+            out += &format!("asks        {}\n", ask.text);
+            ask.shown.lines().for_each(|line| out += &format!("          | {line}\n"));
+            out += "            assay agent approve, reject, or say TEXT\n";
         }
         if !state.started.as_ref().is_some_and(|s| s.place.device) {
             out += "There is no device here: nothing that this run does can turn green.\n";

@@ -153,6 +153,9 @@ impl View for Watching<'_> {
             let time = record.time.split_once('T').map_or("", |(_, t)| t);
             self.terminal.log(&format!("{time} {}", text.replace('\n', "\n          ")));
         }
+        if let Event::Asked { shown, .. } = &record.event {
+            shown.lines().for_each(|line| self.terminal.log(&format!("         | {line}")));
+        }
         self.stand(&record.event, state);
     }
 

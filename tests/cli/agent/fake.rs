@@ -115,7 +115,15 @@ impl Shop for Fake {
         Ok(word(made))
     }
 
-    fn recorded(&mut self, _: &Node, transcript: &Digest) -> Result<Option<Word>> {
+    fn file(&self, path: &str) -> Result<Option<String>> {
+        Ok(self.0.files.borrow().get(path).cloned())
+    }
+
+    fn last_attempt(&self, _: &Node) -> Result<u64> {
+        Ok(self.0.before.get())
+    }
+
+    fn recorded(&mut self, _: &Node, transcript: &Digest, _: u64) -> Result<Option<Word>> {
         Ok(self.0.rows.borrow().get(&transcript.to_string()).cloned().map(word))
     }
 
