@@ -18,6 +18,8 @@ pub struct Brief<'b> {
     pub node: &'b Node,
     pub why: &'b str,
     pub attempts: &'b [Attempt],
+    /// Of the next one.
+    pub number: u64,
     pub attempts_left: u64,
     /// What is left of the budgets, in words.
     pub budget: String,
@@ -93,7 +95,7 @@ pub fn render(desk: &Desk, brief: &Brief<'_>) -> Result<Vec<Message>> {
         upstream => upstream(look("upstream")),
         tensors => look("tensors")?,
         attempts => attempts,
-        attempt => brief.attempts.len() + 1,
+        attempt => brief.number,
         attempts_left => brief.attempts_left.saturating_sub(1),
         budget => brief.budget,
         place => brief.place,

@@ -126,7 +126,14 @@ pub struct Judged {
     /// The ledger's row and the digest of its evidence, where there is a key to sign with.
     pub row: Option<u64>,
     pub evidence: Option<String>,
+    /// Refused before there was anything that a row could bind: a manifest that cannot be read, a source that is no text.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub unbound: bool,
     pub seconds: u64,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// An event of a run where it stands.
@@ -203,6 +210,9 @@ pub enum Event {
         cut: bool,
         /// What was asked, in bytes: what later estimates go by.
         bytes: u64,
+        /// What the server counted, where that is more than was set aside.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        claimed: Option<Usage>,
     },
     /// The server counted more tokens than were set aside: more than the request can hold, or a longer answer than allowed. The
     /// event before has the numbers; this one is for whoever reads.
@@ -211,13 +221,12 @@ pub enum Event {
         reserved: u64,
     },
     /// The server did not answer; what it may have cost stays spent.
-        /// What the server counted, where that is more than was set aside.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        claimed: Option<Usage>,
     Failed {
         prompt: u64,
         completion: u64,
         cost: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        claimed: Option<Usage>,
         trouble: Trouble,
         what: String,
         wait_ms: u64,
@@ -225,8 +234,6 @@ pub enum Event {
     /// A tool's answer.
     Result {
         call: String,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        claimed: Option<Usage>,
         tool: String,
         ok: bool,
         content: String,
@@ -238,6 +245,9 @@ pub enum Event {
         place: String,
         source: String,
         change: String,
+        /// Every size and every length.
+        #[serde(default, skip_serializing_if = "is_false")]
+        thorough: bool,
     },
     /// The judge's answer to the call that asked for it; without one it is the device's, after the emulator's pass.
     Verdict {
@@ -268,6 +278,9 @@ pub enum Event {
         id: u64,
         about: About,
         text: String,
+        /// What it is about: the change that a step makes, the verdict on what is to land. Bounded.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        shown: String,
     },
     /// `yes`: none where a question was answered in words, or by nobody.
     Answered {
@@ -278,9 +291,6 @@ pub enum Event {
     },
     Paused {
         id: String,
-        /// What it is about: the change that a step makes, the verdict on what is to land. Bounded.
-        #[serde(default, skip_serializing_if = "String::is_empty")]
-        shown: String,
         by: String,
     },
     Continued {

@@ -1,6 +1,6 @@
 //! What a run came to, node by node, from its events and the ledger's rows and nothing else.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -89,6 +89,8 @@ pub struct Tried {
     pub first_bad: Option<String>,
     pub error: Option<String>,
     pub row: Option<u64>,
+    /// Refused before a binding: there can be no row.
+    pub unbound: bool,
     /// Of the kernel's files: `sources/` of the run's folder has them.
     pub source: String,
     pub seconds: u64,
@@ -133,9 +135,9 @@ impl Report {
         let spent = &state.spent;
         (report.steps, report.prompt_tokens, report.completion_tokens) = (spent.steps, spent.prompt, spent.completion);
         (report.estimated, report.seconds) = (spent.estimated, state.ms / 1000);
+        report.beyond_tokens = spent.beyond;
         let priced = report.servers.iter().any(|s| s.priced);
         report.cost = priced.then(|| money(spent.cost));
-        report.beyond_tokens = spent.beyond;
         for node in &mut report.nodes {
             node.cost = priced.then(|| money(node.costs));
         }
@@ -203,6 +205,7 @@ impl Report {
                 first_bad: judged.first_bad.clone(),
                 error: judged.error.clone(),
                 row: judged.row,
+                unbound: judged.unbound,
                 source: source.clone(),
                 seconds: judged.seconds,
             });
@@ -251,9 +254,6 @@ impl Report {
             self.completion_tokens,
             self.seconds
         );
-        let verdicts: Vec<_> = self.verdicts.iter().map(|(stage, n)| format!("{stage} {n}")).collect();
-        if !verdicts.is_empty() {
-            let _ = writeln!(w, "Verdicts by stage: {}.", verdicts.join(", "));
         if self.beyond_tokens > 0 {
             let _ = writeln!(
                 w,
@@ -261,12 +261,16 @@ impl Report {
                 self.beyond_tokens
             );
         }
+        let verdicts: Vec<_> = self.verdicts.iter().map(|(stage, n)| format!("{stage} {n}")).collect();
+        if !verdicts.is_empty() {
+            let _ = writeln!(w, "Verdicts by stage: {}.", verdicts.join(", "));
         }
         let _ = writeln!(w, "\n| node | end | attempts | steps | tokens | seconds |\n|---|---|---|---|---|---|");
         for n in &self.nodes {
             let tokens = n.prompt_tokens.saturating_add(n.completion_tokens);
             let end = n.end.unwrap_or("unfinished");
-            let tried = n.attempts.iter().map(|a| a.attempt).max().unwrap_or(0);
+            // The emulator's and the device's word on one kernel are one attempt.
+            let tried = n.attempts.iter().map(|a| a.attempt).collect::<BTreeSet<_>>().len();
             let _ = writeln!(w, "| {} | {end} | {tried} | {} | {tokens} | {} |", n.node, n.steps, n.seconds);
         }
         for n in &self.nodes {
@@ -384,13 +388,19 @@ pub fn line(event: &Event) -> Option<String> {
                 if *wait_ms > 0 { format!("; again in {:.1} s", *wait_ms as f64 / 1000.0) } else { String::new() };
             format!("no answer ({}): {}{again}", serde_word(trouble), short(what))
         }
+        // Its refusal has been told.
+        Event::Result { tool, ok: false, .. } if tool == UNKNOWN => return None,
         Event::Result { tool, ok, content, .. } => match ok {
             true => format!("{tool}: {}", short(content)),
             false => format!("{tool}, an error: {}", short(content.strip_prefix("error: ").unwrap_or(content))),
         },
         Event::Judging { attempt, place, .. } => format!("attempt {attempt} goes to the judge on the {place}"),
         Event::Verdict { attempt, judged, .. } => {
-            let row = judged.row.map_or(String::new(), |row| format!(" (row {row})"));
+            let row = match judged.row {
+                Some(row) => format!(" (row {row})"),
+                None if judged.unbound => " (refused before a binding: no row)".into(),
+                None => String::new(),
+            };
             format!("attempt {attempt}: {}{row}", judged.words())
         }
         Event::Told { .. } => "the model is told that it called nothing".into(),
@@ -400,8 +410,6 @@ pub fn line(event: &Event) -> Option<String> {
         Event::Answered { by, yes, text, .. } => {
             let word = match yes {
                 Some(true) => "yes",
-        // Its refusal has been told.
-        Event::Result { tool, ok: false, .. } if tool == UNKNOWN => return None,
                 Some(false) => "no",
                 None => "",
             };

@@ -330,6 +330,7 @@ impl<'r> Run<'r> {
             node: &work.node,
             why: &work.why,
             attempts: &work.attempts,
+            number: self.next_attempt(work)?,
             attempts_left: limits.attempts.saturating_sub(work.attempts.len() as u64),
             budget,
             place: &place,

@@ -13,7 +13,7 @@ use super::events::Judged;
 use super::{landing, stuck};
 use crate::error::{Error, Kind, Result};
 use crate::history::{self, LandRequest};
-use crate::ledger::{self, Config, Digest, Evidence, Row, Target, Trust};
+use crate::ledger::{self, Config, Digest, Evidence, Row, Stage, Target, Trust};
 use crate::ops::Node;
 use crate::plan::Numerics;
 use crate::report::gate::{Goal, gates};
@@ -65,8 +65,10 @@ pub trait Shop {
     fn file(&self, path: &str) -> Result<Option<String>>;
     /// Judges the node's kernel.
     fn judge(&mut self, node: &Node, order: &Order<'_>) -> Result<Word>;
-    /// A judgement that an earlier process recorded under this transcript.
-    fn recorded(&mut self, node: &Node, transcript: &Digest) -> Result<Option<Word>>;
+    /// A judgement of this attempt that an earlier process recorded under this transcript.
+    fn recorded(&mut self, node: &Node, transcript: &Digest, attempt: u64) -> Result<Option<Word>>;
+    /// The number of the last attempt at the node that is on record, whoever made it; 0: there is none.
+    fn last_attempt(&self, node: &Node) -> Result<u64>;
     /// Commits a green node; gives the commit.
     fn land(&mut self, node: &Node) -> Result<String>;
     /// The commit that landed the node with its kernel as it is, if there is one.
@@ -125,9 +127,32 @@ fn told(node: &Node, evidence: &Evidence, row: Option<u64>) -> Result<(Judged, O
         green: v.class == ledger::Class::Device && v.complete(),
         row,
         evidence: Some(evidence.digest().to_string()),
+        unbound: false,
         seconds: 0,
     };
     Ok((judged, failure))
+}
+
+/// A kernel that was refused before any host was asked.
+fn unbound(node: &Node, arch: &str, reason: String) -> Word {
+    let outcome = ledger::Outcome::Red { stage: Stage::Source, reason: reason.clone(), first_bad: String::new() };
+    let judged = Judged {
+        node: node.clone(),
+        class: ledger::Class::Device.name().into(),
+        arch: arch.into(),
+        outcome: outcome.name().into(),
+        stage: Some(Stage::Source.name().into()),
+        reason: Some(desk::cap(desk::printable(&reason), 2000)),
+        first_bad: None,
+        error: None,
+        green: false,
+        row: None,
+        evidence: None,
+        unbound: true,
+        seconds: 0,
+    };
+    let text = format!("{}refused before a binding: no row\n", framed(&judged));
+    Word { failure: stuck::failure_of(&outcome), text, judged }
 }
 
 /// The real one.
@@ -223,6 +248,7 @@ impl<'d> DeskShop<'d> {
             green: v.is_green(),
             row: judged.row,
             evidence: judged.evidence.clone(),
+            unbound: judged.unbound,
             seconds: v.seconds.round() as u64,
         };
         Word { judged: word, text, failure }
@@ -287,11 +313,21 @@ impl Shop for DeskShop<'_> {
         Ok(out)
     }
 
+    fn file(&self, path: &str) -> Result<Option<String>> {
+        self.desk.folder().read(path)
+    }
+
     fn judge(&mut self, node: &Node, order: &Order<'_>) -> Result<Word> {
         let Order { device, thorough, provenance, stop, until } = *order;
         let hands = Hands { progress: self.progress, stop, until, provenance };
-        if let Some((away, _)) = self.away.as_ref().filter(|_| device) {
-            let fetched = self.desk.fetch(node, away, &self.trust, &hands)?;
+        if let Some((away, arch)) = self.away.as_ref().filter(|_| device) {
+            // Where there is an emulator, it has said so before.
+            if !self.emulator
+                && let Some(reason) = self.desk.unreadable(node, provenance)?
+            {
+                return Ok(unbound(node, arch, reason));
+            }
+            let fetched = self.desk.fetch(node, away, thorough, &self.trust, &hands)?;
             let (judged, failure) = told(node, &fetched.evidence, fetched.row)?;
             let row = judged.row.map_or("not recorded\n".into(), |row| format!("recorded as row {row}\n"));
             let mut text = format!("{}judged by {}, {row}", framed(&judged), fetched.runner);
@@ -306,18 +342,18 @@ impl Shop for DeskShop<'_> {
         Ok(DeskShop::word(judged, text, node))
     }
 
-    fn recorded(&mut self, node: &Node, transcript: &Digest) -> Result<Option<Word>> {
+    fn last_attempt(&self, node: &Node) -> Result<u64> {
+        history::last_attempt(&self.desk.bench().root, node)
+    }
+
+    fn recorded(&mut self, node: &Node, transcript: &Digest, attempt: u64) -> Result<Option<Word>> {
         let ledger = history::read(&self.desk.bench().root)?;
         let mark = transcript.to_string();
         let of_mark = |row: &&Row| row.statement().verdict().is_some_and(|v| v.informative.transcript == mark);
         let Some(row) = ledger.rows().iter().find(of_mark) else { return Ok(None) };
         let (judged, failure) = told(node, &row.evidence, Some(row.seq))?;
         let text = format!("{}recorded as row {}\n", framed(&judged), row.seq);
-    fn file(&self, path: &str) -> Result<Option<String>> {
-        self.desk.folder().read(path)
-    }
-
-        self.desk.keep_attempt(node, &row.evidence)?;
+        self.desk.keep_attempt(node, &row.evidence, attempt)?;
         Ok(Some(Word { text, failure, judged }))
     }
 

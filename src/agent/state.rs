@@ -50,6 +50,8 @@ pub struct Work {
     pub device_done: bool,
     /// Judgements in a row that could not be made.
     pub could_not: u32,
+    /// The last verdict was made with every size and length, and so is the device's on the same kernel.
+    pub thorough: bool,
 }
 
 /// A judgement that was begun: the digest under which a row of it would be found.
@@ -60,6 +62,7 @@ pub struct Judging {
     pub place: String,
     pub source: String,
     pub change: String,
+    pub thorough: bool,
     pub digest: Digest,
 }
 
@@ -69,11 +72,11 @@ pub struct Ask {
     pub id: u64,
     pub about: About,
     pub text: String,
+    /// What it is about.
+    pub shown: String,
 }
 
 #[derive(Clone, Debug)]
-    /// What it is about.
-    pub shown: String,
 pub struct State {
     pub started: Option<Start>,
     pub limits: Limits,
@@ -213,11 +216,15 @@ impl State {
                 }
                 self.result(&call, content);
             }
-            Event::Judging { call, attempt, place, source, change } => {
-                self.judging = Some(Judging { call, attempt, place, source, change, digest: record.digest });
+            Event::Judging { call, attempt, place, source, change, thorough } => {
+                let digest = record.digest;
+                self.judging = Some(Judging { call, attempt, place, source, change, thorough, digest });
             }
             Event::Verdict { call, attempt, source, failure, judged, content } => {
-                let change = self.judging.take().map_or_else(String::new, |j| j.change);
+                let (change, thorough) = self.judging.take().map_or_else(Default::default, |j| (j.change, j.thorough));
+                if let Some(work) = &mut self.work {
+                    work.thorough = thorough;
+                }
                 let passed = judged.outcome == "pass";
                 self.verdict(Attempt { number: attempt, source, failure, change, ..Attempt::default() }, judged);
                 match call.is_empty() {
@@ -273,15 +280,6 @@ impl State {
         }
     }
 
-    /// A call whose answer nobody will see: what was set aside for it counts as spent.
-    fn lose_reservation(&mut self) {
-        if let Some(lost) = self.spent.reserved {
-            self.spent.settle(lost.prompt, lost.completion, lost.cost);
-            self.spent.estimated = true;
-        }
-    }
-
-    fn replied(&mut self, content: String, calls: Vec<Call>, plain: bool) {
     /// Settles a call: what it is charged with, and what the server counted where that is more.
     fn settle(&mut self, charged: Usage, cost: u64, claimed: Option<Usage>) {
         self.spent.settle(charged.prompt, charged.completion, cost);
@@ -295,6 +293,15 @@ impl State {
         self.spent.cost_beyond = self.spent.cost_beyond.saturating_add(claimed.saturating_sub(cost));
     }
 
+    /// A call whose answer nobody will see: what was set aside for it counts as spent.
+    fn lose_reservation(&mut self) {
+        if let Some(lost) = self.spent.reserved {
+            self.spent.settle(lost.prompt, lost.completion, lost.cost);
+            self.spent.estimated = true;
+        }
+    }
+
+    fn replied(&mut self, content: String, calls: Vec<Call>, plain: bool) {
         self.plain = plain;
         if let Some(work) = &mut self.work {
             work.idle += 1;
@@ -454,6 +461,7 @@ impl Work {
             landing: false,
             device_done: false,
             could_not: 0,
+            thorough: false,
         }
     }
 

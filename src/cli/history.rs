@@ -150,7 +150,11 @@ impl History {
         }
         for attempt in attempts {
             let row = ledger.rows().iter().find(|row| attempt.evidence == Some(row.evidence.digest()));
-            let row = row.map_or("no row".to_string(), |row| format!("row {}", row.seq));
+            let row = match row {
+                Some(row) => format!("row {}", row.seq),
+                None if attempt.unbound => "no row: refused before a binding".into(),
+                None => "no row".into(),
+            };
             output::println(format_args!(
                 "{}  {}  {row}  {}",
                 &attempt.commit[..12],

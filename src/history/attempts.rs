@@ -13,7 +13,7 @@ use git2::{ErrorCode, FileMode, Oid};
 use super::no_git;
 use super::repo::{Repo, git};
 use crate::error::{Error, Result};
-use crate::ledger::{Digest, Evidence, Outcome, Target};
+use crate::ledger::{Digest, Evidence, Outcome, Stage, Target};
 use crate::ops::Node;
 
 const OURS: &str = "refs/assay/attempts/";
@@ -32,6 +32,8 @@ pub struct Attempt {
     pub commit: String,
     /// Of the verdict that it is about, as its commit says.
     pub evidence: Option<Digest>,
+    /// The judge refused it before there was anything that evidence could bind: no row speaks of it.
+    pub unbound: bool,
     pub summary: String,
     /// `None`: somebody gave it another name than a number.
     #[serde(skip)]
@@ -92,15 +94,17 @@ fn within(repo: &Repo, space: &str) -> Result<Vec<Attempt>> {
         };
         let Some(node) = target(stem) else { continue };
         // Whoever can push here can push what is no commit; it is said, and stops nothing.
-        let (summary, evidence) = match repo.commit(id) {
+        let (summary, evidence, refused) = match repo.commit(id) {
             Ok(commit) => {
                 let evidence = commit.trailers("Assay-Evidence").find_map(|digest| digest.parse().ok());
-                (commit.message.lines().next().unwrap_or_default().to_string(), evidence)
+                let refused = commit.trailers("Assay-Refused").next().is_some();
+                (commit.message.lines().next().unwrap_or_default().to_string(), evidence, refused)
             }
-            Err(_) => ("no commit".into(), None),
+            Err(_) => ("no commit".into(), None, false),
         };
         let number = last.parse().ok().filter(|n: &u64| n.to_string() == last);
-        found.push(Attempt { reference: name.into(), node, remote, commit: id.to_string(), evidence, summary, number });
+        let (commit, unbound) = (id.to_string(), refused && evidence.is_none());
+        found.push(Attempt { reference: name.into(), node, remote, commit, evidence, unbound, summary, number });
     }
     Ok(found)
 }
@@ -234,14 +238,75 @@ pub fn has_attempt(root: &Path, node: &Node, evidence: &Digest) -> Result<bool> 
     Ok(of_node.iter().any(|attempt| attempt.evidence.as_ref() == Some(evidence)))
 }
 
-/// Keeps the work tree's `kernels/` as the next attempt at `node`, with what its verdict said. `None` outside of git.
-pub fn record_attempt(root: &Path, node: &Target, evidence: &Evidence) -> Result<Option<Attempt>> {
-    record_attempt_of(root, root, node, evidence)
+/// The highest number that an attempt at `node` is kept under here; 0 where there is none.
+pub fn last_attempt(root: &Path, node: &Node) -> Result<u64> {
+    let of_node = attempts(root, &Target::Node(node.clone()))?;
+    // One that nobody could count on from says nothing.
+    Ok(of_node.iter().filter_map(|attempt| attempt.number).filter(|n| *n < u64::MAX).max().unwrap_or(0))
 }
 
-/// The same with the `kernels/` of another folder: the copy that was judged.
-pub fn record_attempt_of(root: &Path, copy: &Path, node: &Target, evidence: &Evidence) -> Result<Option<Attempt>> {
+/// Keeps the work tree's `kernels/` as the next attempt at `node`, with what its verdict said. `None` outside of git.
+pub fn record_attempt(root: &Path, node: &Target, evidence: &Evidence) -> Result<Option<Attempt>> {
+    record_attempt_of(root, root, node, evidence, None)
+}
+
+/// The same with the `kernels/` of another folder: the copy that was judged. `number` is what whoever made the attempt
+/// calls it: it is kept under that one if it is free.
+pub fn record_attempt_of(
+    root: &Path,
+    copy: &Path,
+    node: &Target,
+    evidence: &Evidence,
+    number: Option<u64>,
+) -> Result<Option<Attempt>> {
     let Some(repo) = Repo::find(root)? else { return Ok(None) };
+    let said = evidence.statement().verdict().map_or_else(String::new, |v| match &v.outcome {
+        Outcome::Red { stage, reason, .. } => format!("red in {}: {reason}", stage.name()),
+        Outcome::Indeterminate { reason } => format!("indeterminate: {reason}"),
+        Outcome::Pass => "pass".into(),
+    });
+    let digest = evidence.digest();
+    let kept = Kept { node, said: &said, trailers: format!("Assay-Evidence: {digest}\n"), number };
+    keep(&repo, copy, &kept, Some(digest)).map(Some)
+}
+
+/// Keeps an attempt that the judge refused in `stage` before there was anything to bind: a manifest that cannot be read
+/// selects no launch, a source that cannot be read has no digest. `transcript` is the digest of the event that sent it to
+/// the judge, by which it is kept once; empty where nobody wrote one.
+pub fn record_refusal(
+    root: &Path,
+    copy: &Path,
+    node: &Node,
+    (stage, reason): (Stage, &str),
+    transcript: &str,
+    number: Option<u64>,
+) -> Result<Option<Attempt>> {
+    let Some(repo) = Repo::find(root)? else { return Ok(None) };
+    let target = Target::Node(node.clone());
+    let mut trailers = format!("Assay-Refused: {}\n", stage.name());
+    if !transcript.is_empty() {
+        for attempt in attempts(root, &target)?.into_iter().filter(|a| a.unbound) {
+            let commit = repo.commit(Oid::from_str(&attempt.commit).map_err(git)?)?;
+            if commit.trailers("Assay-Transcript").any(|digest| digest == transcript) {
+                return Ok(Some(attempt));
+            }
+        }
+        trailers += &format!("Assay-Transcript: {transcript}\n");
+    }
+    let said = format!("refused before a binding, red in {}: {reason}", stage.name());
+    keep(&repo, copy, &Kept { node: &target, said: &said, trailers, number }, None).map(Some)
+}
+
+/// What is said of an attempt that is kept.
+struct Kept<'k> {
+    node: &'k Target,
+    said: &'k str,
+    trailers: String,
+    number: Option<u64>,
+}
+
+fn keep(repo: &Repo, copy: &Path, kept: &Kept<'_>, evidence: Option<Digest>) -> Result<Attempt> {
+    let node = kept.node;
     let head = repo.head()?;
     let mut update = TreeUpdateBuilder::new();
     let mut files = BTreeMap::new();
@@ -261,35 +326,32 @@ pub fn record_attempt_of(root: &Path, copy: &Path, node: &Target, evidence: &Evi
     };
     let tree = repo.git.find_tree(update.create_updated(&repo.git, &baseline).map_err(git)?).map_err(git)?;
     let parent = head.as_ref().map(|head| repo.git.find_commit(head.id)).transpose().map_err(git)?;
-    let author = super::land::author(&repo)?;
-    let said = evidence.statement().verdict().map_or_else(String::new, |v| match &v.outcome {
-        Outcome::Red { stage, reason, .. } => format!("red in {}: {reason}", stage.name()),
-        Outcome::Indeterminate { reason } => format!("indeterminate: {reason}"),
-        Outcome::Pass => "pass".into(),
-    });
-    let said = said.lines().next().unwrap_or_default().to_string();
+    let author = super::land::author(repo)?;
+    let said = kept.said.lines().next().unwrap_or_default();
     let subject = match node {
         Target::Node(node) => format!("{}: attempt at {node}, {said}", node.op),
         Target::Schedule => format!("state: attempt at the whole schedule, {said}"),
     };
-    let message = format!("{subject}\n\nAssay-Evidence: {}\nAssay-Node: {node}\n", evidence.digest());
+    let message = format!("{subject}\n\n{}Assay-Node: {node}\n", kept.trailers);
     let parents: Vec<_> = parent.iter().collect();
     let id = repo.git.commit(None, &author, &author, &message, &tree, &parents).map_err(git)?;
     loop {
-        let here = within(&repo, OURS)?;
-        let n = free(&here.iter().filter(|a| a.node == *node).filter_map(|a| a.number).collect());
+        let here = within(repo, OURS)?;
+        let taken: BTreeSet<u64> = here.iter().filter(|a| a.node == *node).filter_map(|a| a.number).collect();
+        let n = kept.number.filter(|n| !taken.contains(n)).unwrap_or_else(|| free(&taken));
         let reference = format!("{OURS}{}/{n}", stem(node));
         match repo.git.reference(&reference, id, false, &subject) {
             Ok(_) => {
-                return Ok(Some(Attempt {
+                return Ok(Attempt {
                     reference,
                     node: node.clone(),
                     remote: None,
                     commit: id.to_string(),
-                    evidence: Some(evidence.digest()),
+                    evidence,
+                    unbound: evidence.is_none(),
                     summary: subject,
                     number: Some(n),
-                }));
+                });
             }
             Err(e) if e.code() == ErrorCode::Exists => continue,
             Err(e) => return Err(git(e)),

@@ -16,8 +16,8 @@ mod revert;
 mod stage;
 
 pub use attempts::{
-    Adopted, Attempt, adopt, all_attempts, attempt_files, attempts, has_attempt, prune, record_attempt,
-    record_attempt_of,
+    Adopted, Attempt, adopt, all_attempts, attempt_files, attempts, has_attempt, last_attempt, prune, record_attempt,
+    record_attempt_of, record_refusal,
 };
 pub use audit::{Options as AuditOptions, Report, Signer, audit};
 pub use extend::{open, read};

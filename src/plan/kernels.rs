@@ -185,6 +185,11 @@ impl KernelTree {
     }
 }
 
+/// Whether somebody has begun a kernel of the node: there is a manifest that would be its own.
+pub fn is_begun(kernels: &Path, node: &Node) -> bool {
+    [node.file_stem(), node.op.clone()].iter().any(|stem| kernels.join(format!("{stem}.toml")).is_file())
+}
+
 /// Why the folder of kernels is none, if it is a link to one.
 pub fn linked(root: &Path) -> Option<String> {
     let target = std::fs::read_link(root).ok()?;

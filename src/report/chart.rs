@@ -137,7 +137,7 @@ fn panel(
         let row = event.row.map_or(String::new(), |row| format!("row {}: ", row.seq));
         let about = format!("{row}{}{figure} {}", event.kind.name(), plain(&event.reason, 160));
         let mark = match event.kind {
-            Kind::Red | Kind::Attempt => {
+            Kind::Red | Kind::Attempt | Kind::Refused => {
                 format!("<path class=\"red\" d=\"M{:.1} {:.1}l9 9m0 -9l-9 9\"/>", x - 4.5, y - 4.5)
             }
             kind => {

@@ -21,6 +21,8 @@ pub enum Kind {
     Bench,
     /// An attempt that is kept in git, of which this ledger has no row.
     Attempt,
+    /// One of which there can be no row: it was refused before there was anything to bind.
+    Refused,
 }
 
 impl Kind {
@@ -32,6 +34,7 @@ impl Kind {
             Kind::Indeterminate => "indeterminate",
             Kind::Bench => "bench",
             Kind::Attempt => "attempt without a row",
+            Kind::Refused => "refused before a binding",
         }
     }
 }
@@ -95,7 +98,7 @@ pub fn timeline<'r>(
     for attempt in attempts.iter().filter(|a| a.node == *target && !known(a)) {
         out.push(Event {
             row: None,
-            kind: Kind::Attempt,
+            kind: if attempt.unbound { Kind::Refused } else { Kind::Attempt },
             class: None,
             arch: String::new(),
             stage: None,

@@ -10,8 +10,9 @@ use super::tool::{Ruling, ToolResult, cap, printable, untrusted};
 use super::{Desk, Hands, Provenance, Quiet};
 use crate::error::{Error, Kind, Result};
 use crate::history;
-use crate::ledger::{Class, Config, Evidence, Outcome, Seed, Target, Trust};
+use crate::ledger::{Class, Config, Evidence, Outcome, Seed, Stage, Target, Trust};
 use crate::ops::Node;
+use crate::plan::kernels::KernelTree;
 use crate::report::standing;
 use crate::verify::binding::Workshop;
 use crate::verify::remote::{Ask, Bundle, Hello, Host, Limits, Runner, answers, welcome};
@@ -107,12 +108,13 @@ impl Desk {
         &self,
         node: &Node,
         away: &Away,
+        thorough: bool,
         here: Option<Judged>,
         hands: &Hands<'_>,
     ) -> Result<ToolResult> {
         let _one = self.only_one()?;
         let trust = standing::trust(&self.bench().root, None, &mut Vec::new())?;
-        match (self.fetch(node, away, &trust, hands), here) {
+        match (self.fetch(node, away, thorough, &trust, hands), here) {
             (Ok(fetched), here) => fetched.result(node, here.as_ref()),
             (Err(e), Some(mut here)) if e.kind() == Kind::CouldNotRun => {
                 here.notes.insert(0, format!("not judged on a device: {}", e.what()));
@@ -126,7 +128,7 @@ impl Desk {
     pub fn greet(&self, away: &Away, trust: &Trust, hands: &Hands<'_>) -> Result<Hello> {
         let copied = self.copied()?;
         self.first(away, |runner| {
-            let bundle = self.bundle(copied.dir.path(), runner)?;
+            let bundle = self.bundle(copied.dir.path(), runner, false)?;
             let host = Host::start(runner, &bundle, away.limits, hands.stop)?;
             welcome(&host.hello, &bundle, &history::open(&self.bench().root)?, trust)?;
             Ok((*host.hello).clone())
@@ -135,13 +137,13 @@ impl Desk {
     }
 
     /// Has a host judge the node's kernel as it is now, and records what it signed where this desk records.
-    pub fn fetch(&self, node: &Node, away: &Away, trust: &Trust, hands: &Hands<'_>) -> Result<Fetched> {
+    pub fn fetch(&self, node: &Node, away: &Away, thorough: bool, trust: &Trust, hands: &Hands<'_>) -> Result<Fetched> {
         let mut copied = self.copied()?;
         copied.drop_broken(node)?;
         let here = Workshop::new(self.model())?.tree(&copied.kernels())?;
         let provenance = hands.provenance;
         let judge = |runner: &Runner, halt: &AtomicBool| {
-            let bundle = self.bundle(copied.dir.path(), runner)?;
+            let bundle = self.bundle(copied.dir.path(), runner, thorough)?;
             let mut host = Host::start(runner, &bundle, away.limits, halt)?;
             let open = || history::open(&self.bench().root);
             welcome(&host.hello, &bundle, &open()?, trust)?;
@@ -160,7 +162,13 @@ impl Desk {
             row = history::open(root)?.append(&evidence, &writer)?.last().copied();
             let red = own.statement().verdict().is_some_and(|v| matches!(v.outcome, Outcome::Red { .. }));
             if red
-                && let Err(e) = history::record_attempt_of(root, copied.dir.path(), &Target::Node(node.clone()), &own)
+                && let Err(e) = history::record_attempt_of(
+                    root,
+                    copied.dir.path(),
+                    &Target::Node(node.clone()),
+                    &own,
+                    provenance.attempt,
+                )
             {
                 notes.push(format!("the attempt's source was not kept: {}", e.what()));
             }
@@ -168,12 +176,32 @@ impl Desk {
         Ok(Fetched { evidence: own, row, runner, notes })
     }
 
-    fn bundle(&self, copy: &std::path::Path, runner: &Runner) -> Result<Bundle> {
+    /// Why the node's kernel can be bound to nothing, if so: no host can judge that, and none has to. It is kept as an
+    /// attempt where this desk records.
+    pub fn unreadable(&self, node: &Node, provenance: &Provenance) -> Result<Option<String>> {
+        let mut copied = self.copied()?;
+        copied.drop_broken(node)?;
+        let tree = KernelTree::open(&copied.kernels())?;
+        let Err(e) = tree.require(node).and_then(|kernel| tree.source(&kernel).map(drop)) else { return Ok(None) };
+        let mut reason = e.to_string();
+        if self.options().record.is_some() {
+            let (root, copy) = (&self.bench().root, copied.dir.path());
+            let Provenance { transcript, attempt, .. } = provenance;
+            let kept = history::record_refusal(root, copy, node, (Stage::Source, &reason), transcript, *attempt);
+            if let Err(e) = kept {
+                reason += &format!("\nthe attempt's source was not kept: {}", e.what());
+            }
+        }
+        Ok(Some(reason))
+    }
+
+    fn bundle(&self, copy: &std::path::Path, runner: &Runner, thorough: bool) -> Result<Bundle> {
         let commit = history::Repo::find(&self.bench().root)?.and_then(|r| r.head_id().ok().flatten());
         let architectures = &self.bench().settings.architectures;
         let kernels = copy.join("kernels");
         let mut bundle = Bundle::of(self.model(), &kernels, architectures, "device", commit.unwrap_or_default())?;
         bundle.models.splice(0..0, runner.model.clone());
+        bundle.thorough = thorough;
         Ok(bundle)
     }
 

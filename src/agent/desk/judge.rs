@@ -18,7 +18,7 @@ use crate::history;
 use crate::ledger::{ClosureSource, Config, Evidence, Seed, Target, confined};
 use crate::ops::{self, Node};
 use crate::plan::Numerics;
-use crate::plan::kernels::KernelTree;
+use crate::plan::kernels::{KernelTree, is_begun};
 use crate::report::standing;
 use crate::verify::binding::Workshop;
 use crate::verify::places::{CudaPlace, EmulatorPlace, NvrtcCompilers};
@@ -40,6 +40,8 @@ pub(super) struct Verify {
 pub struct Provenance {
     pub prompt: String,
     pub transcript: String,
+    /// What whoever asks calls the attempt, which is kept under that number if it is free.
+    pub attempt: Option<u64>,
 }
 
 /// A verdict, and what became of it.
@@ -52,6 +54,8 @@ pub struct Judged {
     pub evidence: Option<String>,
     /// The ref that keeps a red attempt.
     pub attempt: Option<String>,
+    /// Refused before there was anything that a row could bind.
+    pub unbound: bool,
     /// Things to be said beside it: why it was not recorded, files that were left out.
     pub notes: Vec<String>,
 }
@@ -119,6 +123,7 @@ impl Judged {
             "seed": v.seed,
             "row": self.row,
             "attempt": self.attempt,
+            "unbound": self.unbound,
             "notes": self.notes.iter().take(8).map(|n| cap(n.clone(), 300)).collect::<Vec<_>>(),
             "seconds": (v.seconds * 10.0).round() / 10.0,
         })
@@ -153,7 +158,9 @@ impl Judged {
         let kept = match (self.row, &self.attempt) {
             (Some(row), Some(attempt)) => format!("recorded as row {row}, the attempt as {attempt}\n"),
             (Some(row), None) => format!("recorded as row {row}\n"),
-            (None, _) => "not recorded\n".into(),
+            (None, Some(attempt)) => format!("refused before a binding: no row; the attempt is kept as {attempt}\n"),
+            (None, None) if self.unbound => "refused before a binding: no row\n".into(),
+            (None, None) => "not recorded\n".into(),
         };
         out += &kept;
         for note in &self.notes {
@@ -310,7 +317,7 @@ impl Desk {
             judged => Some(judged?),
         };
         if let Some(away) = self.options.away.as_ref().filter(|_| judged.as_ref().is_none_or(Judged::passed)) {
-            return Ok(self.verify_away(&node, away, judged, hands)?);
+            return Ok(self.verify_away(&node, away, ask.thorough, judged, hands)?);
         }
         let judged = judged.ok_or_else(|| Error::internal("a verdict that nobody made"))?;
         Ok(judged.result())
@@ -333,7 +340,8 @@ impl Desk {
         let mut copied = self.copied()?;
         copied.drop_broken(node)?;
         let verdict = hands.watched(|halt| self.verdict(node, thorough, hands, &copied, halt))?;
-        let mut judged = Judged { verdict, row: None, evidence: None, attempt: None, notes: copied.notes() };
+        let mut judged =
+            Judged { verdict, row: None, evidence: None, attempt: None, unbound: false, notes: copied.notes() };
         if let Some(recorder) = &self.options.record
             && let Err(e) = self.record(&mut judged, node, copied.dir.path(), recorder.key.as_deref(), hands)
         {
@@ -394,11 +402,7 @@ impl Desk {
         let tree = Workshop::new(&self.model)?.tree(&copy.join("kernels"))?;
         let binding = match tree.binding(node, &judged.verdict.arch, Numerics::Ds4) {
             Ok(binding) => binding,
-            // What has no usable kernel binds nothing: it is an attempt only in what was tried.
-            Err(e) => {
-                judged.notes.push(format!("not recorded: it binds nothing ({})", e.what()));
-                return Ok(());
-            }
+            Err(e) => return self.refused(judged, node, copy, &e, hands),
         };
         let about = self.about_verdicts();
         let mut statement =
@@ -412,7 +416,8 @@ impl Desk {
         let rows = history::open(&self.bench.root)?.append(std::slice::from_ref(&evidence), &key)?;
         judged.row = rows.first().copied();
         if judged.verdict.summary() == Summary::Red {
-            match history::record_attempt_of(&self.bench.root, copy, &Target::Node(node.clone()), &evidence) {
+            let (target, number) = (Target::Node(node.clone()), hands.provenance.attempt);
+            match history::record_attempt_of(&self.bench.root, copy, &target, &evidence, number) {
                 Ok(attempt) => judged.attempt = attempt.map(|a| a.reference),
                 Err(e) => judged.notes.push(format!("the attempt's source was not kept: {}", e.what())),
             }
@@ -421,13 +426,31 @@ impl Desk {
         Ok(())
     }
 
+    /// What has no usable kernel binds nothing, and no row can be made of it. It was tried all the same: a refusal is kept
+    /// as every red attempt is, and says what it is.
+    fn refused(&self, judged: &mut Judged, node: &Node, copy: &Path, unbound: &Error, hands: &Hands<'_>) -> Result<()> {
+        let red = judged.verdict.red().filter(|_| is_begun(&copy.join("kernels"), node));
+        let Some(red) = red else {
+            judged.notes.push(format!("not recorded: it binds nothing ({})", unbound.what()));
+            return Ok(());
+        };
+        judged.unbound = true;
+        let (stage, reason) = (red.stage, judged.verdict.reason().unwrap_or_default());
+        let Provenance { transcript, attempt, .. } = hands.provenance;
+        match history::record_refusal(&self.bench.root, copy, node, (stage, &reason), transcript, *attempt) {
+            Ok(attempt) => judged.attempt = attempt.map(|a| a.reference),
+            Err(e) => judged.notes.push(format!("the attempt's source was not kept: {}", e.what())),
+        }
+        Ok(())
+    }
+
     /// Keeps the kernels as they are as the attempt of a red row, unless they are kept already.
-    pub fn keep_attempt(&self, node: &Node, evidence: &Evidence) -> Result<()> {
+    pub fn keep_attempt(&self, node: &Node, evidence: &Evidence, number: u64) -> Result<()> {
         let red =
             evidence.statement().verdict().is_some_and(|v| matches!(v.outcome, crate::ledger::Outcome::Red { .. }));
         if red && !history::has_attempt(&self.bench.root, node, &evidence.digest())? {
             let target = Target::Node(node.clone());
-            history::record_attempt_of(&self.bench.root, self.copied()?.dir.path(), &target, evidence)?;
+            history::record_attempt_of(&self.bench.root, self.copied()?.dir.path(), &target, evidence, Some(number))?;
         }
         Ok(())
     }

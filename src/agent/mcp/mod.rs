@@ -268,7 +268,7 @@ impl Server {
         let job = self.jobs.begin();
         let (desk, work, session) = (self.desk.clone(), job.clone(), self.session.clone());
         tokio::task::spawn_blocking(move || {
-            let provenance = Provenance { prompt: String::new(), transcript: made.digest.to_string() };
+            let provenance = Provenance { transcript: made.digest.to_string(), ..Provenance::default() };
             let hands = Hands { progress: &*work, stop: &work.stop, until: None, provenance: &provenance };
             let call = std::panic::AssertUnwindSafe(|| desk.call_with("verify", &arguments, &hands));
             let result = std::panic::catch_unwind(call);

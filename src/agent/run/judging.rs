@@ -13,13 +13,19 @@ use crate::error::{Error, Kind, Result};
 use crate::ledger::Digest;
 use crate::ops::Node;
 
+/// Where a kernel is judged.
+const DEVICE: &str = "device";
+const EMULATOR: &str = "emulator";
+
 impl Run<'_> {
     /// A kernel passed: the device's word, then a person's, then git's.
     pub(super) fn passed(&mut self, work: &Work, judged: &Judged) -> Result<()> {
         if judged.class == "emulated" && self.shop.device() && !work.device_done {
-            let attempt = work.attempts.len() as u64;
-            let source = work.attempts.last().map_or(String::new(), |a| a.source.clone());
-            return self.judge(work, String::new(), attempt, source, String::new(), true);
+            let (attempt, source) =
+                work.attempts.last().map_or_else(Default::default, |a| (a.number, a.source.clone()));
+            let thorough = work.thorough;
+            let (call, change) = (String::new(), String::new());
+            return self.judge(work, Event::Judging { call, attempt, place: DEVICE.into(), source, change, thorough });
         }
         if !judged.green {
             let why = match self.shop.device() {
@@ -131,22 +137,21 @@ impl Run<'_> {
             None => String::new(),
             Some(last) => tools::change(&self.kept(&last.source), &self.kept(&source)),
         };
-        let attempt = work.attempts.len() as u64 + 1;
-        let device = !self.shop.emulator();
-        self.judge(work, call.id.clone(), attempt, source, change, device)
+        let attempt = self.next_attempt(work)?;
+        let place = if self.shop.emulator() { EMULATOR } else { DEVICE }.into();
+        let (call, thorough) = (call.id.clone(), ask.thorough);
+        self.judge(work, Event::Judging { call, attempt, place, source, change, thorough })
     }
 
-    fn judge(
-        &mut self,
-        work: &Work,
-        call: String,
-        attempt: u64,
-        source: String,
-        change: String,
-        device: bool,
-    ) -> Result<()> {
-        let place = if device { "device" } else { "emulator" };
-        self.emit(Event::Judging { call, attempt, place: place.into(), source, change })?;
+    /// What the next attempt at a node is called: it counts on from those that are on record, whoever made them, so that
+    /// the log, `history` and the report call an attempt by one number. What a run may make of them is counted apart.
+    pub(super) fn next_attempt(&self, work: &Work) -> Result<u64> {
+        let own = work.attempts.last().map_or(0, |a| a.number);
+        Ok(self.shop.last_attempt(&work.node)?.max(own).saturating_add(1))
+    }
+
+    fn judge(&mut self, work: &Work, judging: Event) -> Result<()> {
+        self.emit(judging)?;
         match self.state.judging.clone() {
             Some(judging) => self.judged(work, &judging, false),
             None => Err(Error::internal("a judgement that was begun is not under way")),
@@ -155,12 +160,14 @@ impl Run<'_> {
 
     /// Judges, unless an earlier process had done so and its row is there.
     pub(super) fn judged(&mut self, work: &Work, judging: &Judging, again: bool) -> Result<()> {
-        let earlier = if again { self.shop.recorded(&work.node, &judging.digest)? } else { None };
-        let provenance = Provenance { prompt: self.prompt_digest(), transcript: judging.digest.to_string() };
+        let attempt = judging.attempt;
+        let earlier = if again { self.shop.recorded(&work.node, &judging.digest, attempt)? } else { None };
+        let (prompt, transcript) = (self.prompt_digest(), judging.digest.to_string());
+        let provenance = Provenance { prompt, transcript, attempt: Some(attempt) };
         let left = Duration::from_millis(self.state.limits.wall_ms.saturating_sub(self.ms()));
         let order = Order {
-            device: judging.place == "device",
-            thorough: self.thorough(&judging.call),
+            device: judging.place == DEVICE,
+            thorough: judging.thorough,
             provenance: &provenance,
             stop: self.signals.flag(),
             until: Instant::now().checked_add(left),
@@ -196,12 +203,6 @@ impl Run<'_> {
         .map(|_| ())
     }
 
-    /// Whether the call that waits for this verdict asked for every size and length.
-    fn thorough(&self, call: &str) -> bool {
-        let call = self.state.pending.iter().find(|c| c.id == call);
-        call.and_then(|c| tools::arguments::<tools::Verify>(c).ok()).is_some_and(|ask| ask.thorough)
-    }
-
     fn prompt_digest(&self) -> String {
         let text: String = self.state.messages.iter().take(2).map(|m| m.wire().to_string()).collect();
         Digest::of(text.as_bytes()).to_string()
@@ -226,7 +227,7 @@ impl Run<'_> {
 }
 
 fn could_not(work: &Work, judging: &Judging, e: &Error) -> Word {
-    let class = if judging.place == "device" { "device" } else { "emulated" };
+    let class = if judging.place == DEVICE { "device" } else { "emulated" };
     let judged = Judged {
         node: work.node.clone(),
         class: class.into(),
@@ -239,6 +240,7 @@ fn could_not(work: &Work, judging: &Judging, e: &Error) -> Word {
         green: false,
         row: None,
         evidence: None,
+        unbound: false,
         seconds: 0,
     };
     let why = desk::untrusted("why", &desk::cap(e.to_string(), 1000));

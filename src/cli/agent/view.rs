@@ -213,7 +213,10 @@ fn attempt(state: &State) -> String {
     match &state.work {
         Some(work) => {
             let next = (work.attempts.len() as u64 + 1).min(state.limits.attempts);
-            format!("{}, attempt {next} of {}{ended}", work.node, state.limits.attempts)
+            // Of those on record it may be another one.
+            let number = state.judging.as_ref().map(|j| j.attempt).filter(|number| *number != next);
+            let number = number.map_or(String::new(), |number| format!(" (number {number})"));
+            format!("{}, attempt {next} of {}{number}{ended}", work.node, state.limits.attempts)
         }
         None => format!("no node{ended}"),
     }

@@ -1,7 +1,7 @@
 //! `verify --record` and `--evidence`: verdicts become evidence.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::super::ledger::{self, TrustArgs};
 use super::Verify;
@@ -12,8 +12,9 @@ use crate::ledger::{self as records, ClosureSource, bundle, confined};
 use crate::model::Model;
 use crate::ops::Node;
 use crate::plan::Numerics;
+use crate::plan::kernels::is_begun;
 use crate::verify::binding::{Tree, Workshop};
-use crate::verify::{Place, Verdict, record};
+use crate::verify::{Place, Stage, Verdict, record};
 use crate::workbench::Workbench;
 
 /// Signs each verdict once, as it comes, and files them where the command line says.
@@ -23,6 +24,9 @@ pub(super) struct Signer<'m> {
     numerics: Numerics,
     about: record::About,
     evidence: Vec<records::Evidence>,
+    kernels: PathBuf,
+    /// Nodes whose kernel was refused before there was anything to bind, with stage and reason.
+    refused: Vec<(Node, Stage, String)>,
     /// The confinement that policy asks for.
     asked: Level,
 }
@@ -43,12 +47,22 @@ impl<'m> Signer<'m> {
             numerics: verify.numerics.unwrap_or(Numerics::Ds4),
             about: about(bench, model),
             evidence: Vec::new(),
+            kernels: bench.kernels(),
+            refused: Vec::new(),
         })
     }
 
     pub fn sign(&mut self, node: &Node, verdict: &Verdict) -> Result<()> {
-        // What has no usable kernel binds nothing.
-        let Ok(binding) = self.tree.binding(node, &verdict.arch, self.numerics) else { return Ok(()) };
+        let binding = match self.tree.binding(node, &verdict.arch, self.numerics) {
+            Ok(binding) => binding,
+            // What has no usable kernel binds nothing; what nobody has written is no attempt.
+            Err(_) => {
+                if let Some(red) = verdict.red().filter(|_| is_begun(&self.kernels, node)) {
+                    self.refused.push((node.clone(), red.stage, verdict.reason().unwrap_or_default()));
+                }
+                return Ok(());
+            }
+        };
         if verdict.closure.as_ref().is_some_and(|judged| *judged != binding.closure.to_string()) {
             return Err(Error::new(&records::MOVED, format!("the kernel of {node} changed while it was judged"))
                 .expected(format!("closure {}, which was judged", verdict.closure.as_deref().unwrap_or_default()))
@@ -88,6 +102,11 @@ impl<'m> Signer<'m> {
                 attempt(root, &v.node, e)?;
             }
         }
+        for (node, stage, reason) in &self.refused {
+            let kept = history::record_refusal(root, root, node, (*stage, reason), "", None);
+            anstream::eprintln!("note: {node} was refused before a binding, so it has no row");
+            noted(&records::Target::Node(node.clone()), kept.map(drop))?;
+        }
         Ok(rows)
     }
 }
@@ -95,13 +114,17 @@ impl<'m> Signer<'m> {
 /// Keeps a red verdict's kernels as a commit under a ref of its own. The row stands without: this is a convenience, which
 /// needs an author.
 pub(super) fn attempt(root: &Path, node: &records::Target, red: &records::Evidence) -> Result<()> {
-    match history::record_attempt(root, node, red) {
+    noted(node, history::record_attempt(root, node, red).map(drop))
+}
+
+fn noted(node: &records::Target, kept: Result<()>) -> Result<()> {
+    match kept {
         Err(e) if e.code().id == history::AUTHOR.id => {
             let (what, hint) = (e.what(), e.hint_text().unwrap_or_default());
             anstream::eprintln!("note: the attempt at {node} is no commit: {what} [{}]; {hint}", e.code().id);
             Ok(())
         }
-        kept => kept.map(drop),
+        kept => kept,
     }
 }
 

@@ -40,6 +40,8 @@ pub struct Inner {
     pub thorough: Cell<bool>,
     /// Only what was written is there.
     pub strict: Cell<bool>,
+    /// Attempts that others made.
+    pub before: Cell<u64>,
     /// Sources that only the emulator passes.
     pub picky: Cell<bool>,
 }
@@ -107,6 +109,7 @@ impl Shop for Fake {
             green: passes && device,
             row: Some(self.0.judged.get()),
             evidence: None,
+            unbound: false,
             seconds: 0,
         };
         let failure = (!passes).then(|| stuck::failure("unit", &source));

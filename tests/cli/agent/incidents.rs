@@ -73,6 +73,7 @@ fn a_kernel_that_closed_its_fence_spoke_to_the_model_as_assay() {
         node: &node,
         why: &format!("red in build: {ORDER}"),
         attempts: &[attempt],
+        number: 2,
         attempts_left: 7,
         budget: String::new(),
         place: "the CPU emulator",

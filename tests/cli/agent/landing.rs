@@ -52,6 +52,7 @@ fn serve(dir: &Path, model: &Path, key: &SecretKey, twist: Twist) {
     let mut say = |say: &Say| drop(writeln!(out, "{}", serde_json::to_string(say).unwrap()));
     let Some(Ok(first)) = lines.next() else { return };
     let bundle: Bundle = serde_json::from_str(&first).unwrap();
+    std::fs::write(dir.join("thorough"), bundle.thorough.to_string()).unwrap();
     let root = tempfile::tempdir().unwrap();
     lay_out(&bundle, model, root.path()).unwrap();
     let opened = Model::open(model).unwrap();
@@ -295,4 +296,44 @@ fn an_outside_agents_kernel_is_judged_by_the_host_that_its_user_named() {
     let gone = port.run(&["mcp", "--runner", "false"]);
     assert!(gone.code == 3 && gone.stderr.contains("runner-died"), "{}", gone.stderr);
     assert_eq!(port.run(&["mcp", "--runner", "false", "--backend", "device"]).code, 2);
+}
+
+/// A host was asked for the usual cases, whatever the call had asked for.
+#[test]
+fn a_call_for_every_size_did_not_reach_the_host() {
+    let port = Port::new(porter());
+    let command = host(&port, "gpu", |_| ());
+    for (name, text) in [("swiglu.cu", source("kernels/swiglu.cu")), ("swiglu.toml", source("kernels/swiglu.toml"))] {
+        std::fs::write(port.root().join("kernels").join(name), text).unwrap();
+    }
+    for thorough in [true, false] {
+        let ask = json!({ "node": "swiglu", "thorough": thorough }).to_string();
+        let mut tool = port.command(env!("CARGO_BIN_EXE_assay"));
+        tool.args(["tool", "verify", &ask, "--runner", &command, "--no-record"]);
+        // The emulator's word on every size takes minutes.
+        let out = tool.env("CXX", port.path("no-compiler")).output().unwrap();
+        assert!(String::from_utf8_lossy(&out.stdout).contains("GREEN on sm_90"), "{out:?}");
+        assert_eq!(std::fs::read_to_string(port.path("gpu/thorough")).unwrap(), thorough.to_string());
+    }
+}
+
+/// Without a compiler here a kernel that no host can judge was no attempt, and after three of them the node was left.
+#[test]
+fn a_kernel_that_cannot_be_read_was_a_hosts_fault() {
+    let (right, manifest) = (source("kernels/swiglu.cu"), source("kernels/swiglu.toml"));
+    let port = Port::new(Server::start(move |n, _| {
+        let manifest = if n == 0 { "[[variant]\nnot toml" } else { &manifest };
+        Reply::Json(answer("", &[write("swiglu.cu", &right), write("swiglu.toml", manifest), verify()], (9000, 900)))
+    }));
+    let command = host(&port, "gpu", |_| ());
+    let mut agent = port.command(env!("CARGO_BIN_EXE_assay"));
+    agent.args(["agent", "swiglu", "--runner", &command, "--approve", "never-ask", "--json"]);
+    let out = agent.env("CXX", port.path("no-compiler")).output().unwrap();
+    let doc: Value = serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {out:?}"));
+    let tried = doc["nodes"][0]["attempts"].as_array().unwrap();
+    let told: Vec<_> = tried.iter().map(|a| (&a["attempt"], &a["outcome"], &a["unbound"])).collect();
+    let no = json!(false);
+    assert_eq!(told, [(&json!(1), &json!("red"), &json!(true)), (&json!(2), &json!("pass"), &no)], "{doc:#}");
+    let history = port.json(&["history", "swiglu", "--json"]);
+    assert_eq!(history["attempts"][0]["unbound"], true, "{history:#}");
 }

@@ -1,10 +1,11 @@
 //! The supervised loop, from outside: scripted models over real HTTP.
 
+mod attempts;
 mod bench;
 mod budgets;
 mod calls;
-mod endpoint;
 mod clumsy;
+mod endpoint;
 mod fake;
 mod incidents;
 mod landing;
