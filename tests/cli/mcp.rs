@@ -438,7 +438,7 @@ fn errors_over_mcp_did_not_say_what_to_do() {
     assert!(job["description"].as_str().unwrap().contains("Does not wait"), "{job}");
     // It may end a verdict.
     assert_eq!(job["annotations"]["readOnlyHint"], false, "{job}");
-    let typo = client.call("verify", json!({ "node": "matmul[q9_0]" }));
+    let typo = client.call("read", json!({ "what": "contract", "node": "matmul[q9_0]" }));
     assert!(text(&typo).contains("`matmul[q9_0]` names no node"), "{typo}");
     let begun = client.call("verify", json!({ "node": "swiglu" }));
     assert!(!text(&begun).contains("at ."), "{begun}");

@@ -212,6 +212,15 @@ impl Client {
             if assembler.finished() && last_word.is_none() {
                 last_word = Some(Instant::now());
             }
+            // One that never pauses is never waited for, so that its time is looked at here.
+            match watch.over() {
+                Some(_) if assembler.finished() => break,
+                Some(failure) => return Err(failure),
+                None => {}
+            }
+            if last_word.is_some_and(|since: Instant| since.elapsed() >= LAST_WORDS) {
+                break;
+            }
             let owed = |since: Instant| watch.idle.min(LAST_WORDS).saturating_sub(since.elapsed());
             let patience = last_word.map_or(watch.idle, owed);
             let chunk = match watch.wait_for(patience, response.chunk()).await {
@@ -342,6 +351,15 @@ struct Watch<'w> {
 }
 
 impl Watch<'_> {
+    /// Why nothing more is waited for, however much comes.
+    fn over(&self) -> Option<Failure> {
+        if (self.stop)() {
+            return Some(Failure::new(Trouble::Stopped, "stopped while waiting for the server"));
+        }
+        let late = Instant::now() >= self.until;
+        late.then(|| Failure::new(Trouble::Timeout, "the answer took too long"))
+    }
+
     async fn wait<T>(&self, future: impl Future<Output = T>) -> Result<T, Failure> {
         self.wait_for(self.idle, future).await
     }
@@ -353,14 +371,10 @@ impl Watch<'_> {
             if let Ok(done) = tokio::time::timeout(BEAT, &mut future).await {
                 return Ok(done);
             }
-            let now = Instant::now();
-            if (self.stop)() {
-                return Err(Failure::new(Trouble::Stopped, "stopped while waiting for the server"));
+            if let Some(failure) = self.over() {
+                return Err(failure);
             }
-            if now >= self.until {
-                return Err(Failure::new(Trouble::Timeout, "the answer took too long"));
-            }
-            if now >= silent {
+            if Instant::now() >= silent {
                 let what = format!("nothing came from the server for {:.1} s", idle.as_secs_f64());
                 return Err(Failure::new(Trouble::Timeout, what));
             }

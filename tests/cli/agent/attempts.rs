@@ -147,3 +147,20 @@ fn a_step_was_asked_about_unseen() {
     assert!(asked[1].len() <= 12 << 10 && asked[1].contains("changed lines more"), "{}", asked[1]);
     assert_eq!(asked.len(), 3);
 }
+
+/// Whoever had no user.name learned it when a green kernel was to land, and no attempt of the run was kept.
+#[test]
+fn a_run_without_a_git_identity_said_so_when_all_was_spent() {
+    let port = Port::new(script(vec![]));
+    for name in ["user.name", "user.email"] {
+        // An empty one is as none, and hides the machine's.
+        assert!(port.command("git").args(["config", name, ""]).status().unwrap().success());
+    }
+    let out = port.run(&["agent", "swiglu", "--approve", "never-ask", "--plain"]);
+    if no_compiler(&out) {
+        return;
+    }
+    let (said, asked) = (out.stderr.find("[git-author]"), out.stderr.find("model ("));
+    assert!(said.is_some_and(|said| asked.is_some_and(|asked| said < asked)), "{}", out.stderr);
+    assert!(out.stderr.contains("nothing can land; git config user.name NAME"), "{}", out.stderr);
+}

@@ -110,7 +110,7 @@ fn one_answer_overran_the_budget_of_tokens() {
         let out = run_with(&server, &Fake::default(), Approve::NeverAsk, limits, |s| s.answer_tokens = 1_200);
         let (spent, calls) = (&out.state.spent, server.seen().len() as u64);
         assert!(out.end == RunEnd::Budget && spent.tokens() <= 40_000 && spent.estimated, "{usage}: {spent:?}");
-        assert!(calls < 40 && spent.completion >= 1_000 * calls, "{usage}: {calls}, {spent:?}");
+        assert!(calls < 40 && spent.completion >= 900 * calls, "{usage}: {calls}, {spent:?}");
     }
 }
 
