@@ -280,10 +280,10 @@ fn a_killed_run_is_resumed_by_another_process() {
 fn a_run_that_is_resumed_with_another_model_says_so_everywhere() {
     let server = Server::start(|n, _| match n {
         0 => Reply::Json(answer("", &[("read", json!({"what": "contract"}))], (1_000, 10))),
-        _ => Reply::Json(answer("", &[("give_up", json!({"reason": "seen enough"}))], (100_000, 10))),
+        _ => Reply::Json(answer("", &[("give_up", json!({"reason": "seen enough"}))], (20_000, 10))),
     });
     let home = Home::new(server);
-    let prices = "[[price]]\nmodel = \"other\"\ninput = 1.0\noutput = 1.0\n";
+    let prices = "[[price]]\nmodel = \"other\"\ninput = 5.0\noutput = 1.0\n";
     std::fs::write(home.config.path().join("agent.toml"), prices).unwrap();
     let out = home.run(&["agent", "swiglu", "--max-steps", "1"]);
     if no_compiler(&out) {
