@@ -35,7 +35,9 @@ const SHIM: [(&str, &str); 8] = [
 /// Bytes of a compiler's output that are looked at, and of one line of it that an error repeats.
 const LOG: u64 = 256 << 10;
 const LINE: usize = 400;
+/// Of the processor, which is what a kernel can be blamed for; and of the clock, on a machine that has more to do.
 const TIME_LIMIT: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(600);
 /// How names of folders for one compilation begin, and after what time nobody can be at work in one.
 const SCRATCH: &str = ".build-";
 const ABANDONED: Duration = Duration::from_secs(15 * 60);
@@ -165,14 +167,28 @@ impl Builder {
         }
         let log = String::from_utf8_lossy(&log);
         match done {
-            None => Err(Error::new(&codes::COMPILE_TIME, format!("{}: the compiler did not finish", source.main))
-                .expected(format!("at most {} s", TIME_LIMIT.as_secs()))),
-            Some(false) => {
+            Ended::TooLong => {
+                Err(Error::new(&codes::COMPILE_TIME, format!("{}: the compiler did not finish", source.main))
+                    .expected(format!("at most {} s of a processor", TIME_LIMIT.as_secs())))
+            }
+            Ended::Starved(had) => {
+                let what = format!("{}: the compiler did not finish in {} s", source.main, PATIENCE.as_secs());
+                Err(Error::new(&codes::COMPILE_STARVED, what)
+                    .expected(format!(
+                        "{} s of a processor in that time, for a kernel to be too slow",
+                        TIME_LIMIT.as_secs()
+                    ))
+                    .found(format!("{} s of one", had.as_secs()))
+                    .hint("try again when the machine has less to do"))
+            }
+            Ended::Refused => {
                 Err(Error::new(&codes::COMPILE, format!("{} does not compile for the emulator", source.main))
                     .found(first_errors(&log))
                     .hint(format!("{} --version says: {}", self.compiler.path.display(), self.compiler.version)))
             }
-            Some(true) => std::fs::rename(scratch.path().join("out.so"), object).map_err(|e| cache_error(object, e)),
+            Ended::Compiled => {
+                std::fs::rename(scratch.path().join("out.so"), object).map_err(|e| cache_error(object, e))
+            }
         }
     }
 }
@@ -210,30 +226,66 @@ fn confine(command: &mut Command, policy: &Policy) -> Result<Reached> {
     Ok(Reached { report, abi })
 }
 
-/// Whether the command succeeded, or `None` if it had to be killed at the time limit.
-fn run_limited(command: &mut Command, halt: &AtomicBool) -> Result<Option<bool>> {
+/// How a compilation ended.
+enum Ended {
+    Compiled,
+    Refused,
+    /// It had more of the processor than a kernel may need.
+    TooLong,
+    /// It had this much of it in all the time that there was.
+    Starved(Duration),
+}
+
+/// Runs the compiler until it ends, or has to be killed.
+fn run_limited(command: &mut Command, halt: &AtomicBool) -> Result<Ended> {
     let mut child = command.spawn().map_err(|e| Error::io(command.get_program(), e))?;
-    let deadline = Instant::now() + TIME_LIMIT;
-    loop {
+    let (started, mut looked) = (Instant::now(), Duration::ZERO);
+    let ended = loop {
         match child.try_wait() {
-            Ok(Some(status)) => return Ok(Some(status.success())),
-            Ok(None) if Instant::now() < deadline && !halt.load(Ordering::Relaxed) => {
-                std::thread::sleep(Duration::from_millis(3))
-            }
-            Ok(None) => {
-                // Its own group: cc1plus and the linker go with it.
-                if let Some(group) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
-                    let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-                }
-                child.wait().map_err(|e| Error::io(command.get_program(), e))?;
-                return match halt.load(Ordering::Relaxed) {
-                    true => Err(Error::interrupted()),
-                    false => Ok(None),
-                };
-            }
+            Ok(Some(status)) if status.success() => return Ok(Ended::Compiled),
+            Ok(Some(_)) => return Ok(Ended::Refused),
+            Ok(None) if halt.load(Ordering::Relaxed) => break Err(Error::interrupted()),
+            Ok(None) => {}
             Err(e) => return Err(Error::io(command.get_program(), e)),
         }
+        let clock = started.elapsed();
+        // Before that much time has passed it has not had as much of a processor: nothing in it works in parallel.
+        if clock >= TIME_LIMIT && clock - looked >= Duration::from_secs(1) {
+            looked = clock;
+            let had = processor_time(child.id());
+            if had >= TIME_LIMIT {
+                break Ok(Ended::TooLong);
+            }
+            if clock >= PATIENCE {
+                break Ok(Ended::Starved(had));
+            }
+        }
+        std::thread::sleep(Duration::from_millis(3));
+    };
+    // Its own group: cc1plus and the linker go with it.
+    if let Some(group) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
     }
+    child.wait().map_err(|e| Error::io(command.get_program(), e))?;
+    ended
+}
+
+/// What the processes of a group have had of the processors, with the children that they have waited for (proc(5)).
+fn processor_time(group: u32) -> Duration {
+    let ticks = |stat: &str| -> Option<u64> {
+        // Behind the name, which is in parentheses and may have any: state, parent, group, …
+        let fields: Vec<&str> = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace().collect();
+        if fields.get(2)?.parse() != Ok(group) {
+            return None;
+        }
+        fields.get(11..15)?.iter().map(|t| t.parse::<u64>().ok()).sum()
+    };
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let stats = processes.filter_map(|p| std::fs::read_to_string(p.path().join("stat")).ok());
+    let total: u64 = stats.filter_map(|stat| ticks(&stat)).sum();
+    // SAFETY: asks for a constant of the system.
+    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1);
+    Duration::from_secs_f64(total as f64 / per_second as f64)
 }
 
 /// One translation unit: shim, kernel, then an export per entry that fails to compile unless the entry takes one struct.
@@ -272,4 +324,28 @@ fn cache_error(path: &Path, e: std::io::Error) -> Error {
     Error::new(&codes::CACHE, format!("{}: {e}", path.display()))
         .hint("set ASSAY_CACHE_DIR to a writable directory")
         .because(e)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A right kernel was Red on a machine with much to do: its compiler had waited, not worked.
+    #[test]
+    fn a_compiler_that_waits_is_not_one_that_works() {
+        let had = |script: &str| {
+            let mut child = Command::new("sh").args(["-c", script]).process_group(0).spawn().unwrap();
+            let started = Instant::now();
+            let mut had = Duration::ZERO;
+            while had < Duration::from_millis(100) && started.elapsed() < Duration::from_secs(2) {
+                std::thread::sleep(Duration::from_millis(20));
+                had = processor_time(child.id());
+            }
+            child.kill().unwrap();
+            child.wait().unwrap();
+            had
+        };
+        assert!(had("while :; do :; done") >= Duration::from_millis(100));
+        assert!(had("exec sleep 30") < Duration::from_millis(100));
+    }
 }

@@ -8,7 +8,10 @@ crate::codes! {
         cache directory, and could not write there.";
     COMPILE: "emulator-compile", No, "The host C++ compiler refused the kernel. An entry has the form `extern \"C\" \
         __global__ void NAME(const XArgs a)` with the struct of the generated header.";
-    COMPILE_TIME: "emulator-compile-time", No, "The host C++ compiler did not finish with the kernel in time.";
+    COMPILE_TIME: "emulator-compile-time", No, "The host C++ compiler did not finish with the kernel in time: two minutes \
+        of a processor.";
+    COMPILE_STARVED: "emulator-compile-starved", CouldNotRun, "The machine has so much else to do that the host C++ compiler \
+        got too little of a processor. That says nothing about the kernel.";
     STATE: "kernel-state", No, "A kernel keeps variables between launches. What it computes must follow from its arguments \
         alone, or a verdict says nothing about its next launch. Tables are `const`; memory that launches of one variant \
         share is scratch, which the manifest asks for.";
