@@ -8,6 +8,7 @@ pub(super) use tell::report;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use serde_json::{Value, json};
 
@@ -306,7 +307,8 @@ fn signals(json: bool, terminal: Arc<Terminal>) -> Arc<Signals> {
     let seen = signals.clone();
     // Without a handler the signal ends the process; the run can be resumed all the same.
     let _ = ctrlc::set_handler(move || {
-        if seen.came() {
+        let last = seen.came();
+        if (TERMINATED.swap(false, Relaxed) && seen.came()) || last {
             if json {
                 output::json_error(&super::interrupt::interrupted("interrupted a third time"));
             }
@@ -318,7 +320,19 @@ fn signals(json: bool, terminal: Arc<Terminal>) -> Arc<Signals> {
         };
         terminal.log(words);
     });
+    // SAFETY: the handler stores a flag and raises a signal, which a handler may do.
+    unsafe { libc::signal(libc::SIGTERM, terminated as extern "C" fn(i32) as libc::sighandler_t) };
     signals
+}
+
+/// Whether a SIGTERM came: whoever sends one, a supervisor or `timeout`, sends it once and waits for an end, where a pause
+/// would wait for somebody to come back.
+static TERMINATED: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn terminated(_: i32) {
+    TERMINATED.store(true, Relaxed);
+    // SAFETY: `raise` may be called in a handler. What Ctrl-C does takes it from here, on a thread of its own.
+    unsafe { libc::raise(libc::SIGINT) };
 }
 
 /// Whoever git does not know is told before anything is spent.

@@ -382,6 +382,18 @@ fn ctrl_c_twice_stops_and_says_how_to_go_on() {
     assert_eq!((&status["alive"], &status["over"]["how"]), (&json!(false), &json!("stopped")), "{status}");
 }
 
+/// It paused, and waited for nobody with the run's lock in its hand.
+#[test]
+fn a_run_that_is_terminated_stops() {
+    let home = Home::new(Server::with(vec![|| Reply::Silence]));
+    let Some(child) = home.spawn() else { return };
+    std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    let out = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(130), "{said}");
+    assert!(said.contains("agent-stopped") && said.contains("assay agent resume --run"), "{said}");
+}
+
 #[test]
 fn a_newcomer_is_told_what_is_missing() {
     let home = Home::new(Server::with(vec![|| Reply::Silence]));
