@@ -53,33 +53,34 @@ impl Run<'_> {
 
     /// What the calls of a step would change, for who is asked whether they may.
     pub(super) fn preview(&self, work: &Work) -> String {
-        let (mut out, mut written) = (String::new(), BTreeMap::new());
+        let (mut out, mut written) = (String::new(), BTreeMap::<&str, &str>::new());
         for call in &self.state.pending {
             let text = |name: &str| call.arguments.get(name).and_then(|v| v.as_str());
             match (call.name.as_str(), text("file"), text("text")) {
                 (WRITE, Some(file), Some(after)) => {
                     let path = file.strip_prefix("kernels/").unwrap_or(file);
                     let before = match written.get(path) {
-                        Some(text) => Ok(Some(String::clone(text))),
+                        Some(text) => Ok(Some(text.to_string())),
                         None => self.shop.file(path),
                     };
-                    let path = desk::folder::shown(path);
+                    let name = desk::folder::shown(path);
                     match before {
-                        Err(e) => out += &format!("kernels/{path} will not be written: {}\n", e.what()),
+                        Err(e) => out += &format!("kernels/{name} will not be written: {}\n", e.what()),
                         Ok(before) => {
-                            let lines = diff::diff(before.as_deref().unwrap_or_default(), after, DIFF);
+                            let lines = diff::diff(before.as_deref().unwrap_or_default(), after, DIFF)
+                                .unwrap_or_else(|e| format!("(how cannot be shown: {})\n", e.message()));
                             let what = match (before, lines.is_empty()) {
                                 (None, _) => "is new",
                                 (Some(_), true) => "stays as it is",
                                 (Some(_), false) => "changes",
                             };
-                            out += &format!("kernels/{path} {what}\n{}", desk::cap(lines, SHOWN / 2));
+                            out += &format!("kernels/{name} {what}\n{}", desk::cap(lines, SHOWN / 2));
                             if !out.ends_with('\n') {
                                 out.push('\n');
                             }
                         }
                     }
-                    written.insert(file.strip_prefix("kernels/").unwrap_or(file).to_string(), after.to_string());
+                    written.insert(path, after);
                 }
                 (tools::VERIFY, ..) => {
                     let last = work.attempts.last();
