@@ -8,7 +8,6 @@ use crate::backend::Placement;
 use crate::backend::executor::POISON;
 use crate::error::{Error, Result};
 use crate::ops::cases::Values;
-use crate::ops::expr::Expr;
 use crate::ops::{Access, Node};
 use crate::plan::{Instance, StepState};
 use crate::words::count;
@@ -169,26 +168,6 @@ fn add(sums: &mut Sums, values: &[f32], tokens: usize) {
     sums.tokens += tokens;
 }
 
-/// What an expression over sizes comes to, 1 at least. `symbol` is what a name in it stands for.
-pub fn size(text: &str, symbol: &dyn Fn(&str) -> Option<i64>) -> usize {
-    let value = Expr::parse(text).ok().and_then(|e| e.eval(&|s| symbol(s)).ok());
-    value.and_then(|v| usize::try_from(v).ok()).unwrap_or(1).max(1)
-}
-
-/// `y[T=3, N=17]`: an element of an argument of this shape, by its flat index among `len`.
-pub fn coordinate(name: &str, shape: &[&str], len: usize, flat: usize, symbol: &dyn Fn(&str) -> Option<i64>) -> String {
-    let mut sizes: Vec<usize> = shape[1..].iter().map(|text| size(text, symbol)).collect();
-    sizes.insert(0, len / sizes.iter().product::<usize>().max(1));
-    let (mut rest, mut parts) = (flat, vec![String::new(); shape.len()]);
-    for i in (0..shape.len()).rev() {
-        parts[i] = if i == 0 { rest.to_string() } else { (rest % sizes[i]).to_string() };
-        rest /= sizes[i].max(1);
-    }
-    let named: Vec<_> =
-        shape.iter().zip(parts).map(|(s, p)| if s.len() <= 2 { format!("{s}={p}") } else { p }).collect();
-    format!("{name}[{}]", named.join(", "))
-}
-
 /// Whether what an op wrote is a NaN or an infinity that does not belong there.
 pub fn is_no_number(op: &str, v: f32) -> bool {
     !v.is_finite() && v.to_bits() != POISON && !(v == f32::NEG_INFINITY && MASKED.contains(&op))
@@ -216,7 +195,7 @@ fn look(
         layer: instance.layer,
         placement,
         output: arg.name,
-        at: coordinate(arg.name, arg.shape, values.len(), first, &symbol),
+        at: arg.coordinate(values.len(), first, &symbol),
         position,
         value: values[first].to_string(),
         count: values.iter().filter(|v| bad(v)).count(),

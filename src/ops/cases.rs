@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::blocks::{Blocks, synthetic};
 use super::contract::{Access, Arg, Contract, Elem, Rounding, Scalar, Span};
 use super::draw::Draw;
-use super::expr::Expr;
+use super::expr;
 use super::{Call, Op, Slot, Weight};
 use crate::error::{Error, Result};
 use crate::model::quant::DType;
@@ -427,16 +427,15 @@ pub fn draw_case(
 pub fn fits(op: &dyn Op, dims: &[i64], types: &[DType]) -> bool {
     let c = op.contract();
     let symbol = |name: &str| c.dims.iter().position(|d| *d == name).map(|i| dims[i]);
-    c.weights.iter().zip(types).all(|(slot, dtype)| {
-        let width = Expr::parse(slot.dims[0]).ok().and_then(|e| e.eval(&symbol).ok());
-        width.and_then(|k| usize::try_from(k).ok()).is_some_and(|k| dtype.row_bytes(k).is_some())
-    })
+    c.weights
+        .iter()
+        .zip(types)
+        .all(|(slot, dtype)| expr::size(slot.dims[0], &symbol).is_some_and(|k| dtype.row_bytes(k).is_some()))
 }
 
 fn eval(text: &str, case: &Case) -> Result<usize> {
-    let value =
-        Expr::parse(text).ok().and_then(|e| e.eval(&|s| case.symbol(s)).ok()).and_then(|v| usize::try_from(v).ok());
-    value.ok_or_else(|| Error::internal(format!("case {}: `{text}` has no value", case.label)))
+    expr::size(text, &|s| case.symbol(s))
+        .ok_or_else(|| Error::internal(format!("case {}: `{text}` has no value", case.label)))
 }
 
 fn noise(arg: &Arg, case: &Case, draw: &mut Draw) -> Result<Values> {

@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::expr;
 use crate::model::quant::DType;
 
 /// Element type of an activation buffer.
@@ -48,6 +49,23 @@ pub struct Arg {
     /// Null in some instances.
     pub optional: bool,
     pub doc: &'static str,
+}
+
+impl Arg {
+    /// `y[T=3, N=17]`: an element by its flat index among `len`. `symbol` gives the sizes.
+    pub fn coordinate(&self, len: usize, flat: usize, symbol: &dyn Fn(&str) -> Option<i64>) -> String {
+        let size = |text: &&str| expr::size(text, symbol).unwrap_or(1).max(1);
+        let mut sizes: Vec<usize> = self.shape[1..].iter().map(size).collect();
+        sizes.insert(0, len / sizes.iter().product::<usize>().max(1));
+        let (mut rest, mut parts) = (flat, vec![String::new(); self.shape.len()]);
+        for i in (0..self.shape.len()).rev() {
+            parts[i] = if i == 0 { rest.to_string() } else { (rest % sizes[i]).to_string() };
+            rest /= sizes[i].max(1);
+        }
+        let named: Vec<_> =
+            (self.shape.iter().zip(parts)).map(|(s, p)| if s.len() <= 2 { format!("{s}={p}") } else { p }).collect();
+        format!("{}[{}]", self.name, named.join(", "))
+    }
 }
 
 /// A tensor of the model.

@@ -26,6 +26,11 @@ pub enum ExprError {
     Range(String),
 }
 
+/// What an expression over sizes comes to, if it is a number of elements. `symbol` is what a name in it stands for.
+pub fn size(text: &str, symbol: &dyn Fn(&str) -> Option<i64>) -> Option<usize> {
+    Expr::parse(text).ok()?.eval(symbol).ok()?.try_into().ok()
+}
+
 impl Expr {
     pub fn parse(text: &str) -> Result<Expr, ExprError> {
         if text.len() > 512 {

@@ -8,10 +8,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::engine::values;
 use crate::error::Result;
 use crate::ops::cases::{Case, OwnedWeight, Values};
-use crate::ops::{Access, Comparison, Rounding, Weight};
+use crate::ops::{Access, Comparison, Rounding, Weight, expr};
 
 /// Relative RMS that f32 arithmetic in another order may differ by.
 pub const FLOOR: f64 = 4e-6;
@@ -180,7 +179,7 @@ impl Pool {
             let (Some(expected), Some(found)) = (&reference.outputs[i], &found[i]) else { continue };
             let bad = |at: usize, e: Number, f: Number| FirstBad {
                 case: case.label.clone(),
-                at: coordinate(case, arg.name, arg.shape, expected.len(), at),
+                at: arg.coordinate(expected.len(), at, &|s| case.symbol(s)),
                 expected: e,
                 found: f,
             };
@@ -310,12 +309,7 @@ fn sizes_of_rows(row: usize, expected: &[f32], honest: Option<&[f32]>) -> Vec<(f
 
 /// Elements of an array's last dimension.
 fn row_len(case: &Case, shape: &[&str]) -> usize {
-    shape.last().map_or(1, |s| size_of(case, s))
-}
-
-/// What an expression over a case's sizes comes to, 1 at least.
-fn size_of(case: &Case, text: &str) -> usize {
-    values::size(text, &|s| case.symbol(s))
+    shape.last().and_then(|text| expr::size(text, &|s| case.symbol(s))).unwrap_or(1).max(1)
 }
 
 /// Whether these outputs, alone, pass: the comparison that mutants are put to.
@@ -345,11 +339,6 @@ pub fn is_word(found: Number, word: u32) -> bool {
         Number::Int(found) => found == word as i32,
         Number::Float(found) => found == float || (found.is_nan() && float.is_nan()),
     }
-}
-
-/// `y[T=3, N=17]`, from a flat index.
-pub(super) fn coordinate(case: &Case, name: &str, shape: &[&str], len: usize, flat: usize) -> String {
-    values::coordinate(name, shape, len, flat, &|s| case.symbol(s))
 }
 
 #[cfg(test)]

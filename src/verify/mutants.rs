@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::model::quant::DType;
 use crate::ops::cases::{Case, Values};
 use crate::ops::draw::Draw;
-use crate::ops::expr::Expr;
+use crate::ops::expr;
 use crate::ops::{Access, Comparison, Rounding};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -142,8 +142,7 @@ impl Mutant {
             Mutant::RowsTransposed => {
                 let mut swapped = false;
                 for i in outputs {
-                    let rows = Expr::parse(c.args[i].shape[0]).ok().and_then(|e| e.eval(&|s| case.symbol(s)).ok());
-                    let rows = rows.and_then(|r| usize::try_from(r).ok()).unwrap_or(1);
+                    let rows = expr::size(c.args[i].shape[0], &|s| case.symbol(s)).unwrap_or(1);
                     if rows < 2 {
                         continue;
                     }

@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::compare::{FirstBad, Number, Pool, Reference, coordinate};
+use super::compare::{FirstBad, Number, Pool, Reference};
 use super::insitu::{Check, Tokens};
 use crate::backend::Placement;
 use crate::backend::executor::POISON;
@@ -359,7 +359,7 @@ fn no_number(instance: &Instance, case: &Case, found: &[Option<Values>]) -> Opti
         let spoilt = |v: &f32| (v.is_nan() && v.to_bits() != POISON) || *v == f32::INFINITY;
         let read = case.args.iter().flatten().any(|v| matches!(v, Values::F32(v) if v.iter().any(spoilt)));
         let bad = Bad {
-            at: coordinate(case, arg.name, arg.shape, values.len(), at),
+            at: arg.coordinate(values.len(), at, &|s| case.symbol(s)),
             expected: json!("a number"),
             found: value(Number::Float(f64::from(values[at]))),
             why: if read { Why::Read } else { Why::NoNumber },
