@@ -27,6 +27,7 @@ pub mod ledger;
 pub mod model;
 pub mod ops;
 pub mod plan;
+mod process;
 pub mod report;
 pub mod verify;
 pub mod words;

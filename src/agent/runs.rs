@@ -12,6 +12,7 @@ pub use super::kept::id;
 use super::state::State;
 use super::transcript;
 use crate::error::{Error, Result};
+use crate::process::Stat;
 
 pub struct Runs {
     dir: PathBuf,
@@ -158,17 +159,14 @@ struct Process {
 impl Process {
     /// None where there is none of this number.
     fn of(pid: u64) -> Option<Process> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // A program's name may hold anything, a parenthesis too.
-        let words: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        let (state, began) = (*words.first()?, words.get(19)?.parse().ok()?);
+        let stat = Stat::of(u32::try_from(pid).ok()?)?;
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         const KILL: u64 = 1 << (libc::SIGKILL - 1);
         let killed = status.lines().any(|line| {
             let pending = line.strip_prefix("ShdPnd:").or_else(|| line.strip_prefix("SigPnd:"));
             pending.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()).is_some_and(|set| set & KILL != 0)
         });
-        Some(Process { began, dying: killed || matches!(state, "Z" | "X" | "x") })
+        Some(Process { began: stat.began()?, dying: killed || stat.ended() })
     }
 }
 

@@ -19,6 +19,7 @@ use crate::backend::Module;
 use crate::backend::source::SourceSet;
 use crate::backend::worker::confine::{self, Policy, Sandbox};
 use crate::error::{Error, Result};
+use crate::process;
 
 /// The shim: written beside the kernel's own files for each compilation.
 const SHIM: [(&str, &str); 8] = [
@@ -252,7 +253,7 @@ fn run_limited(command: &mut Command, halt: &AtomicBool) -> Result<Ended> {
         // Before that much time has passed it has not had as much of a processor: nothing in it works in parallel.
         if clock >= TIME_LIMIT && clock - looked >= Duration::from_secs(1) {
             looked = clock;
-            let had = processor_time(child.id());
+            let had = process::processor_time(child.id());
             if had >= TIME_LIMIT {
                 break Ok(Ended::TooLong);
             }
@@ -268,24 +269,6 @@ fn run_limited(command: &mut Command, halt: &AtomicBool) -> Result<Ended> {
     }
     child.wait().map_err(|e| Error::io(command.get_program(), e))?;
     ended
-}
-
-/// What the processes of a group have had of the processors, with the children that they have waited for (proc(5)).
-fn processor_time(group: u32) -> Duration {
-    let ticks = |stat: &str| -> Option<u64> {
-        // Behind the name, which is in parentheses and may have any: state, parent, group, …
-        let fields: Vec<&str> = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace().collect();
-        if fields.get(2)?.parse() != Ok(group) {
-            return None;
-        }
-        fields.get(11..15)?.iter().map(|t| t.parse::<u64>().ok()).sum()
-    };
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let stats = processes.filter_map(|p| std::fs::read_to_string(p.path().join("stat")).ok());
-    let total: u64 = stats.filter_map(|stat| ticks(&stat)).sum();
-    // SAFETY: asks for a constant of the system.
-    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1);
-    Duration::from_secs_f64(total as f64 / per_second as f64)
 }
 
 /// One translation unit: shim, kernel, then an export per entry that fails to compile unless the entry takes one struct.
@@ -339,7 +322,7 @@ mod tests {
             let mut had = Duration::ZERO;
             while had < Duration::from_millis(100) && started.elapsed() < Duration::from_secs(2) {
                 std::thread::sleep(Duration::from_millis(20));
-                had = processor_time(child.id());
+                had = process::processor_time(child.id());
             }
             child.kill().unwrap();
             child.wait().unwrap();
