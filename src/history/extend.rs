@@ -2,8 +2,6 @@
 
 use std::path::Path;
 
-use git2::Oid;
-
 use super::Repo;
 use super::repo::Commit;
 use crate::error::{Error, Result};
@@ -42,26 +40,22 @@ const WALKED: usize = 10_000;
 /// Refuses a history in which a commit took rows from its first parent's ledger. By sizes alone, so that no ledger is read
 /// but of a commit that did: rows that were replaced by as many bytes are for `audit` to find.
 fn never_shrank(repo: &Repo, head: Commit) -> Result<()> {
-    let ledger = |commit: &Commit| -> Result<(Option<Oid>, u64)> {
-        let blob = repo.file(commit.tree, LEDGER_PATH)?;
-        Ok((blob, blob.map_or(Ok(0), |blob| repo.blob_size(blob))?))
+    let ledger = |commit: &Commit| -> Result<u64> {
+        repo.file(commit.tree, LEDGER_PATH)?.map_or(Ok(0), |blob| repo.blob_size(blob))
     };
-    let (mut commit, mut own) = (head, None);
+    let mut own = ledger(&head)?;
+    let mut commit = head;
     for _ in 0..WALKED {
         let Some(id) = commit.parents.first().copied() else { break };
         if !repo.exists(id)? {
             break;
         }
-        let mine = match own {
-            Some(known) => known,
-            None => ledger(&commit)?,
-        };
         let parent = repo.commit(id)?;
-        let theirs = if parent.tree == commit.tree { mine } else { ledger(&parent)? };
-        if mine.0 != theirs.0 && mine.1 < theirs.1 {
+        let theirs = if parent.tree == commit.tree { own } else { ledger(&parent)? };
+        if own < theirs {
             over_parent(repo, &commit)?;
         }
-        (commit, own) = (parent, Some(theirs));
+        (commit, own) = (parent, theirs);
     }
     Ok(())
 }
