@@ -4,6 +4,7 @@
 //! case, [`mutants`] asks whether the cases could have told, [`prefill`] runs it inside the model; [`compare`] is the one
 //! comparison that all of them use. [`teeth`] turns on all of it: would it have seen a mistake?
 
+pub mod ahead;
 pub mod asked;
 pub mod binding;
 pub mod compare;

@@ -33,6 +33,7 @@ use crate::plan::graph::Graph;
 use crate::plan::kernels::KernelTree;
 use crate::plan::schedule::canonical;
 use crate::plan::{Numerics, Plan, PlanOptions};
+use crate::verify::ahead::Ahead;
 use crate::verify::binding::nodes_of;
 use crate::verify::places::{CudaPlace, EmulatorPlace, NvrtcCompilers};
 use crate::verify::prefill::Baselines;
@@ -168,13 +169,17 @@ impl Verify {
         let signs = place.as_deref().filter(|_| self.record || self.evidence.is_some());
         let mut signer = signs.map(|place| Signer::new(self, &workbench, &model, place)).transpose()?;
         if let Some(place) = &place {
+            let numerics = self.numerics.map_or(vec![Numerics::Exact, Numerics::Ds4], |n| vec![n]);
+            let later = wanted.get(1..).unwrap_or_default();
+            let emulated = place.placement() == Placement::Emulator;
+            let _ahead = emulated.then(|| Ahead::start(&tree, later, &numerics)).transpose()?;
             let judge = Judge {
                 model: &model,
                 tree: &tree,
                 place: &**place,
                 compilers: nvrtc.as_ref().ok().map(|c| c as &dyn Compilers),
                 baselines: &baselines,
-                numerics: self.numerics.map_or(vec![Numerics::Exact, Numerics::Ds4], |n| vec![n]),
+                numerics,
                 thorough: self.thorough,
                 seed,
                 stop: &stop,
