@@ -159,7 +159,7 @@ impl Bench {
         if !self.per_node {
             breakdowns.clear();
         }
-        let rows = signer.map(|s| s.sign(&done)).transpose()?;
+        let rows = signer.map(|s| s.sign(&done, &breakdowns)).transpose()?;
         let verified = verified(&model, self.numerics, session.tally());
         match format {
             Format::Md => {
@@ -403,8 +403,8 @@ impl Signer {
     }
 
     /// The rows that came of it.
-    fn sign(self, done: &[Measured]) -> Result<Vec<u64>> {
-        let statement = timing::statement(done, &self.setting, self.binding, &self.about);
+    fn sign(self, done: &[Measured], steps: &[Breakdown]) -> Result<Vec<u64>> {
+        let statement = timing::statement(done, steps, &self.setting, self.binding, &self.about);
         let evidence = [Evidence::sign(Statement::Bench(Box::new(statement)), &self.key)?];
         if let Some((path, mut file)) = self.evidence {
             file.write_all(&bundle(&self.key, &evidence)?).map_err(|e| Error::io(&path, e))?;

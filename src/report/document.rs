@@ -17,6 +17,7 @@ use crate::ledger::{Class, Digest, Ledger, Outcome, Row, StageOutcome, Statement
 use crate::ops;
 use crate::plan::coverage::Written;
 use crate::plan::graph::Graph;
+use crate::verify::timing::PART;
 
 /// What a report is made from.
 pub struct Facts<'a> {
@@ -255,7 +256,8 @@ fn speeds(page: &mut Page, facts: &Facts<'_>) {
     let mut rows = Vec::new();
     for row in facts.ledger.rows() {
         let Statement::Bench(bench) = row.statement() else { continue };
-        for (run, name, cited) in Cited::of_runs(row) {
+        // Where the time of a step went is for `show`: a table for each row.
+        for (run, name, cited) in Cited::of_runs(row).into_iter().filter(|(run, ..)| !run.contains(PART)) {
             rows.push(vec![
                 vec![Inline::name(&bench.node.to_string())],
                 vec![Inline::name(run)],

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::record::About;
 use crate::engine::bench::Measured;
+use crate::engine::breakdown::Breakdown;
 use crate::ledger::{self, Binding, Class, Figure, Informative, Target, clock};
 
 /// What the runs have in common.
@@ -20,13 +21,21 @@ pub struct Setting {
     pub tensor: Option<f64>,
 }
 
-/// The statement of a device's timings. `binding` is the schedule's that was run.
-pub fn statement(measured: &[Measured], setting: &Setting, binding: Binding, about: &About) -> ledger::Bench {
+/// The statement of a device's timings, and of where the time of a step went for each test that was broken down.
+/// `binding` is the schedule's that was run.
+pub fn statement(
+    measured: &[Measured],
+    steps: &[Breakdown],
+    setting: &Setting,
+    binding: Binding,
+    about: &About,
+) -> ledger::Bench {
+    let whole = measured.iter().map(|m| (m.test.name(), figures(m, setting)));
     ledger::Bench {
         node: Target::Schedule,
         class: Class::Device,
         binding,
-        runs: measured.iter().map(|m| (m.test.name(), figures(m, setting))).collect(),
+        runs: whole.chain(steps.iter().flat_map(parts)).collect(),
         informative: Informative {
             assay: env!("CARGO_PKG_VERSION").into(),
             time: clock::now(),
@@ -39,6 +48,26 @@ pub fn statement(measured: &[Measured], setting: &Setting, binding: Binding, abo
         },
     }
 }
+
+/// Of one step: `tg128@d2048 step`, and `tg128@d2048 rms_norm` for all instances of a node together or `… attn_q_b` for
+/// each of the products that are told by themselves.
+fn parts(b: &Breakdown) -> Vec<(String, BTreeMap<String, Figure>)> {
+    let part = |name: &str, instances: Option<usize>, figures: &[(&str, f64)]| {
+        let count = instances.map(|n| ("instances", Figure::Count(i64::try_from(n).unwrap_or(i64::MAX))));
+        let all = figures.iter().map(|(name, v)| (*name, Figure::Real(*v))).chain(count);
+        (format!("{}{PART}{name}", b.test.name()), all.map(|(name, v)| (name.to_string(), v)).collect())
+    };
+    let step = part("step", None, &[("ms", b.step_ms), ("between_ms", b.between_ms), ("clock_ms", b.clock_ms)]);
+    let shares = b
+        .shares
+        .iter()
+        .map(|s| part(&s.node.to_string(), Some(s.instances), &[("ms", s.ms), ("bytes", s.bytes), ("flops", s.flops)]));
+    let large = b.large.iter().map(|l| part(&l.name, Some(l.instances), &[("ms", l.ms), ("bytes", l.bytes)]));
+    std::iter::once(step).chain(shares).chain(large).collect()
+}
+
+/// Stands between a test's name and that of a part of its step.
+pub const PART: char = ' ';
 
 fn figures(m: &Measured, setting: &Setting) -> BTreeMap<String, Figure> {
     let (rate, deviation) = m.rate();
@@ -66,6 +95,7 @@ fn figures(m: &Measured, setting: &Setting) -> BTreeMap<String, Figure> {
 mod tests {
     use super::*;
     use crate::engine::bench::Test;
+    use crate::engine::breakdown::{Large, Share};
 
     #[test]
     fn a_run_is_named_as_the_ledger_names_it_and_its_figures_are_the_benchmarks() {
@@ -84,5 +114,29 @@ mod tests {
         assert_eq!(figures["tokens_per_second"], Figure::Real(100.0));
         assert_eq!((figures["device_ms"], figures["depth"]), (Figure::Real(311.0), Figure::Count(2048)));
         assert!(figures.contains_key("copy_bytes_per_second") && !figures.contains_key("tensor_flops_per_second"));
+        let (node, large) = ("matmul[q8_0]".parse().unwrap(), "attn_q_b".to_string());
+        let step = Breakdown {
+            test,
+            step_ms: 9.5,
+            clock_ms: 0.003,
+            between_ms: 0.5,
+            shares: vec![Share { node, instances: 43, ms: 9.0, bytes: 1e9, flops: 2e10 }],
+            large: vec![Large {
+                name: large,
+                node: "matmul[q8_0]".parse().unwrap(),
+                instances: 43,
+                bytes: 3e7,
+                ms: 0.1,
+            }],
+            launches: Vec::new(),
+        };
+        let parts: BTreeMap<_, _> = parts(&step).into_iter().collect();
+        assert_eq!(
+            parts.keys().collect::<Vec<_>>(),
+            ["tg32@d2048 attn_q_b", "tg32@d2048 matmul[q8_0]", "tg32@d2048 step"]
+        );
+        assert_eq!(parts["tg32@d2048 matmul[q8_0]"]["ms"], Figure::Real(9.0));
+        assert_eq!(parts["tg32@d2048 attn_q_b"]["instances"], Figure::Count(43));
+        assert_eq!(parts["tg32@d2048 step"]["ms"], Figure::Real(9.5));
     }
 }
