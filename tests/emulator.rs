@@ -8,7 +8,7 @@ use assay::Error;
 use assay::backend::cuda::{Nvrtc, find::Places};
 use assay::backend::emulator::{Builder, Emulator, ThreadOrder, conformance};
 use assay::backend::source::SourceSet;
-use assay::backend::worker::{DeviceKind, Level, WorkerDevice, WorkerOptions, compile::Starter};
+use assay::backend::worker::{DeviceKind, Level, Sandbox, WorkerDevice, WorkerOptions, compile::Starter};
 use assay::backend::{BufferId, Device, Field, FilePart, GraphId, Launch, Module, ModuleId, Span, Step};
 use assay::model::gguf::{Source, Stamp};
 
@@ -40,7 +40,7 @@ struct Bench {
 impl Bench {
     fn new(file: &str, entries: &[&str]) -> Self {
         let builder = Builder::with_cache(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap();
-        let module = builder.build(&source(file), entries).unwrap();
+        let module = builder.build(&source(file), entries).unwrap().module;
         let mut device = Emulator::new(builder.compiler().version.clone()).unwrap();
         let module = device.load(&module).unwrap();
         Bench { device, module }
@@ -300,7 +300,7 @@ fn twins_agree_with_plain_arithmetic() {
     let failed: Vec<String> = cases
         .iter()
         .filter_map(|case| {
-            let module = builder.build(&case.source, case.entries()).unwrap();
+            let module = builder.build(&case.source, case.entries()).unwrap().module;
             case.check(&mut device, &module).err().map(|e| e.to_string())
         })
         .collect();
@@ -360,7 +360,7 @@ fn worker(builder: &Builder, deadline: Duration) -> WorkerDevice {
 /// A worker with hostile.cu loaded, and a buffer of 32 ints.
 fn hostile(deadline: Duration) -> (WorkerDevice, impl Fn(&mut WorkerDevice, &str) -> Result<(), Error>, BufferId) {
     let builder = Builder::with_cache(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap();
-    let module = builder.build(&source("hostile.cu"), &entries("hostile.cu")).unwrap();
+    let module = builder.build(&source("hostile.cu"), &entries("hostile.cu")).unwrap().module;
     let mut device = worker(&builder, deadline);
     let module = device.load(&module).unwrap();
     let out = device.alloc(128).unwrap();
@@ -401,7 +401,7 @@ fn a_worker_computes_as_the_emulator_does() {
 fn a_step_is_one_call() {
     let (mut device, _, out) = hostile(Duration::from_secs(60));
     let builder = Builder::with_cache(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap();
-    let module = device.load(&builder.build(&source("hostile.cu"), &entries("hostile.cu")).unwrap()).unwrap();
+    let module = device.load(&builder.build(&source("hostile.cu"), &entries("hostile.cu")).unwrap().module).unwrap();
     let launch = Launch {
         name: "test".into(),
         module,
@@ -517,7 +517,7 @@ fn neither_at_load_nor_in_a_launch_is_a_key_read_or_a_ledger_written() {
     let text = set.files["thief.cu"].replace("@KEY@", key.to_str().unwrap());
     set.files.insert("thief.cu".into(), text.replace("@LEDGER@", ledger.to_str().unwrap()));
     let builder = Builder::with_cache(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap();
-    let module = builder.build(&set, &["steals"]).unwrap();
+    let module = builder.build(&set, &["steals"]).unwrap().module;
     let mut device = worker(&builder, Duration::from_secs(60));
     if device.sandbox().landlock_abi == 0 {
         return println!("could not run: nothing confines a worker's files here: {:?}", device.sandbox());
@@ -555,6 +555,42 @@ fn a_worker_that_dies_or_hangs_is_reported() {
     assert!(start.elapsed() < Duration::from_secs(10));
 }
 
+/// What came from the cache was "compiled before", under who knows what.
+#[test]
+fn an_object_from_the_cache_says_what_confined_its_compiler() {
+    let dir = tempfile::tempdir().unwrap();
+    let builder = || Builder::with_cache(dir.path()).unwrap();
+    let build = |builder: &Builder| {
+        let built = builder.build(&source("vector_add.cu"), &["vector_add"]).unwrap();
+        let Module::SharedObject(object) = built.module else { panic!("no shared object") };
+        (object, built.compiler)
+    };
+    let (object, first) = build(&builder());
+    let beside = object.with_extension("confined");
+    let (told, made) = (std::fs::read(&beside).unwrap(), std::fs::metadata(&object).unwrap().modified().unwrap());
+    let is_made_again = || std::fs::metadata(&object).unwrap().modified().unwrap() != made;
+    assert_eq!(build(&builder()), (object.clone(), first.clone()));
+    assert!(!is_made_again());
+    // As it would be found by a machine that confines compilers, from one that did not.
+    let none = serde_json::to_vec(&Sandbox::new(0, false, false)).unwrap();
+    std::fs::write(&beside, &none).unwrap();
+    assert_eq!(build(&builder()).1.level, Level::None);
+    assert!(!is_made_again());
+    assert_eq!(build(&builder().confining(first.level)).1, first);
+    assert_eq!(is_made_again(), first.level != Level::None);
+    assert_eq!(std::fs::read(&beside).unwrap() == told, first.level != Level::None);
+    // What does not say it, or not believably, is made again.
+    for damage in [&b""[..], br#"{"level":"full","landlock_abi":0,"seccomp":true,"namespaces":true}"#, &told[1..]] {
+        std::fs::write(&beside, damage).unwrap();
+        assert_eq!(build(&builder()), (object.clone(), first.clone()));
+        assert_eq!(std::fs::read(&beside).unwrap(), told);
+    }
+    std::fs::remove_file(&beside).unwrap();
+    assert_eq!(build(&builder()).1, first);
+    Builder::forget(&object);
+    assert_eq!(std::fs::read_dir(object.parent().unwrap()).unwrap().count(), 0);
+}
+
 #[test]
 fn a_compiler_reads_the_toolchain_and_the_kernel_only() {
     let dir = tempfile::tempdir().unwrap();
@@ -563,8 +599,7 @@ fn a_compiler_reads_the_toolchain_and_the_kernel_only() {
     let builder = Builder::with_cache(&dir.path().join("cache")).unwrap();
     let mut set = source("vector_add.cu");
     let kernel = set.files["vector_add.cu"].clone();
-    builder.build(&set, &["vector_add"]).unwrap();
-    let sandbox = builder.sandbox().unwrap();
+    let sandbox = builder.build(&set, &["vector_add"]).unwrap().compiler;
     if sandbox.level != Level::Full {
         return println!("could not run: no full confinement here: {sandbox:?}");
     }

@@ -65,6 +65,13 @@ pub enum Module {
     SharedObject(std::path::PathBuf),
 }
 
+/// A compiled source, and what confined its compiler when it was made, which may have been long ago.
+#[derive(Clone, Debug)]
+pub struct Built {
+    pub module: Module,
+    pub compiler: worker::Sandbox,
+}
+
 /// One member of a kernel's argument struct, in the struct's order.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Field {

@@ -166,7 +166,7 @@ impl Seat {
     /// Puts what has a kernel there, and says what has none; without a place there is nothing to do.
     pub fn attach(&self, session: &mut Session<'_>) -> Result<()> {
         let Some((place, tree)) = &self.kernels else { return Ok(()) };
-        let build = |source: &_, entries: &[String]| place.build(source, entries);
+        let build = |source: &_, entries: &[String]| Ok(place.build(source, entries)?.module);
         let Terms { allow_oracle, memory, time_limit, saved, shortest } = self.terms;
         let shortest = shortest.unwrap_or(session.context());
         let seating = Seating { tree, arch: place.arch(), allow_oracle, memory, saved, shortest };

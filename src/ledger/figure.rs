@@ -75,6 +75,9 @@ pub const MAX_ABS: &str = "max_abs";
 pub const REL_RMS: &str = "relative_rms";
 /// Device time of the node in one step, µs.
 pub const TIME_US: &str = "time_us";
+/// Of stage 3, above the parts of a [`Sandbox`](crate::backend::worker::Sandbox): what confined the compiler of what was
+/// judged.
+pub const COMPILER: &str = "compiler_sandbox";
 
 /// Takes the numbers out of a JSON object, nested ones under dotted names; a `null` is a NaN, as serde_json writes one.
 /// Texts and lists are no figures: they come back as one line each, for a stage's note.

@@ -63,7 +63,7 @@ crate::codes! {
         evidence of it counts for nothing. Sign with another key (`assay key list`), or make one.";
     VOID: "evidence-void", No, "The evidence is signed by a key that a row of this ledger ended, and that row does not keep it. When it was signed \
         cannot be known: judge again, under a key that is in force.";
-    SANDBOX: "sandbox-level", No, "A verdict counts only if its kernel was confined as policy asks while it was judged: `full`, or what \
+    SANDBOX: "sandbox-level", No, "A verdict counts only if its kernel was confined as policy asks while it was judged, and its compiler: `full`, or what \
         `sandbox` in your trust file says, or in assay.toml if that is more. A row that does not say, or contradicts itself, counts for nothing.";
     NO_FORCE: "key-no-force", No, "A key is ended by itself, by a successor that it was rotated to, or by the key that wrote row 0 and its \
         successors, while these are in force; and by nobody else. Whom you trust is your own word: `assay key untrust`.";

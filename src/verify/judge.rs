@@ -5,6 +5,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::asked::{self, ModelShape};
+use super::places::told;
 use super::prefill::{Baselines, LARGE_MODEL};
 use super::runner::Runner;
 use super::unit;
@@ -13,8 +14,9 @@ use super::{
     sanitize, source,
 };
 use crate::backend::executor::host_weight;
-use crate::backend::{Module, Placement};
+use crate::backend::{Built, Module, Placement};
 use crate::error::{Error, Result};
+use crate::ledger::figure;
 use crate::model::Model;
 use crate::ops::{self, Node};
 use crate::plan::kernels::{Kernel, KernelTree};
@@ -245,13 +247,14 @@ impl<'m> Judge<'_, 'm> {
         if let Some(compilers) = self.compilers {
             figures.insert("architectures".into(), json!(compilers.build_all(source, entries)?));
         }
-        let module = self.place.build(source, entries)?;
+        let Built { module, compiler } = self.place.build(source, entries)?;
         if let Module::Cubin(cubin) = &module {
             figures.insert("cubin_sha256".into(), json!(hex(&Sha256::digest(cubin))));
         }
         for (k, v) in self.place.describe() {
             figures.insert(k, v);
         }
+        figures.insert(figure::COMPILER.into(), told(&compiler)?);
         Ok(module)
     }
 
@@ -345,7 +348,7 @@ impl<'m> Judge<'_, 'm> {
                 return Ok(module.clone());
             }
             let set = self.tree.source_of(stem)?;
-            self.place.build(&set, entries)
+            Ok(self.place.build(&set, entries)?.module)
         };
         let request = prefill::Request {
             model: self.model,

@@ -35,7 +35,7 @@ pub use crate::ledger::{Class, Stage, Target};
 pub use judge::{Judge, Progress};
 
 use crate::backend::worker::Sandbox;
-use crate::backend::{Device, Module, Placement};
+use crate::backend::{Built, Device, Placement};
 use crate::error::{Error, Kind, Result};
 use crate::ops::Node;
 use crate::plan::source::{SourceSet, hex};
@@ -178,7 +178,7 @@ pub trait Place: Sync {
     fn placement(&self) -> Placement;
     /// `sm_90`, or `emulator`.
     fn arch(&self) -> &str;
-    fn build(&self, source: &SourceSet, entries: &[String]) -> Result<Module>;
+    fn build(&self, source: &SourceSet, entries: &[String]) -> Result<Built>;
     /// A fresh, confined device. One is started per verdict and stage.
     fn start(&self) -> Result<Box<dyn Device>>;
     /// The same with leave to read the model's file itself, for [`Executor::load`](crate::backend::executor::Executor).

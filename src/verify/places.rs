@@ -11,8 +11,9 @@ use super::{Compilers, Figures, Place};
 use crate::backend::cuda::{self, Cubins, Nvrtc, ptx};
 use crate::backend::emulator::{Builder, object};
 use crate::backend::worker::{DeviceKind, Sandbox, WorkerDevice, WorkerOptions};
-use crate::backend::{Device, Module, Placement};
+use crate::backend::{Built, Device, Module, Placement};
 use crate::error::{Error, Result};
+use crate::ledger::figure;
 use crate::ops::{self, Node};
 use crate::plan::rules;
 use crate::plan::source::SourceSet;
@@ -53,7 +54,8 @@ impl EmulatorPlace {
         let probe = WorkerDevice::start(&options)?;
         let mut figures = Figures::new();
         figures.insert("compiler".into(), json!(builder.compiler().version));
-        figures.insert("sandbox".into(), sandbox(&probe)?);
+        figures.insert("sandbox".into(), told(probe.sandbox())?);
+        let builder = builder.confining(probe.sandbox().level);
         Ok(EmulatorPlace { builder, options, figures })
     }
 }
@@ -67,15 +69,15 @@ impl Place for EmulatorPlace {
         crate::plan::manifest::EMULATOR
     }
 
-    fn build(&self, source: &SourceSet, entries: &[String]) -> Result<Module> {
+    fn build(&self, source: &SourceSet, entries: &[String]) -> Result<Built> {
         rules::check(source)?;
         let entries: Vec<&str> = entries.iter().map(String::as_str).collect();
-        let module = self.builder.build(source, &entries)?;
-        if let Module::SharedObject(path) = &module {
+        let built = self.builder.build(source, &entries)?;
+        if let Module::SharedObject(path) = &built.module {
             let file = std::fs::read(path).map_err(|e| Error::io(path, e))?;
             object::check(&source.main, &file)?;
         }
-        Ok(module)
+        Ok(built)
     }
 
     fn start(&self) -> Result<Box<dyn Device>> {
@@ -87,19 +89,8 @@ impl Place for EmulatorPlace {
     }
 
     fn describe(&self) -> Figures {
-        let mut figures = self.figures.clone();
-        figures.insert(COMPILER.into(), confinement(self.builder.sandbox().as_ref()));
-        figures
+        self.figures.clone()
     }
-}
-
-/// Figure of stage 3: how the compiler was confined.
-const COMPILER: &str = "compiler_sandbox";
-
-/// What a kernel's text could reach while it was compiled; beside the worker's, which policy is about.
-fn confinement(sandbox: Option<&Sandbox>) -> serde_json::Value {
-    let sandbox = sandbox.and_then(|sandbox| serde_json::to_value(sandbox).ok());
-    sandbox.unwrap_or_else(|| json!("compiled before: from the cache"))
 }
 
 /// NVRTC, for every architecture that a workbench names.
@@ -122,11 +113,6 @@ impl NvrtcCompilers {
         self.nvrtc.halt_by(halt);
     }
 
-    /// For the figure of how the compiler was confined.
-    fn sandbox(&self) -> serde_json::Value {
-        confinement(self.nvrtc.worked_in())
-    }
-
     fn cubins(&self) -> Result<Cubins<'_>> {
         Ok(Cubins::new(&self.nvrtc, cuda::Cache::open("cuda")?))
     }
@@ -134,7 +120,7 @@ impl NvrtcCompilers {
 
 impl Compilers for NvrtcCompilers {
     fn build_all(&self, source: &SourceSet, entries: &[String]) -> Result<Figures> {
-        let mut out = Figures::new();
+        let (mut out, mut confined): (_, Option<Sandbox>) = (Figures::new(), None);
         for arch in &self.architectures {
             if !self.nvrtc.supports(arch) {
                 out.insert(arch.clone(), json!("this NVRTC cannot"));
@@ -143,9 +129,12 @@ impl Compilers for NvrtcCompilers {
             let (compiled, _) = self.cubins()?.compile(source, entries, arch)?;
             let entries = serde_json::to_value(&compiled.entries).map_err(|e| Error::internal(e.to_string()))?;
             out.insert(arch.clone(), entries);
+            confined = Some(confined.map_or(compiled.sandbox.clone(), |least| least.shared(&compiled.sandbox)));
         }
         out.insert("nvrtc".into(), json!(self.nvrtc.version()));
-        out.insert(COMPILER.into(), self.sandbox());
+        if let Some(confined) = confined {
+            out.insert(figure::COMPILER.into(), told(&confined)?);
+        }
         Ok(out)
     }
 
@@ -174,7 +163,7 @@ impl CudaPlace {
         let compilers = NvrtcCompilers::new(architectures)?;
         let info = device.info().clone();
         let mut figures = Figures::new();
-        figures.insert("sandbox".into(), sandbox(&device)?);
+        figures.insert("sandbox".into(), told(device.sandbox())?);
         figures.insert("device".into(), json!(info.name));
         figures.insert("driver".into(), json!(info.driver));
         figures.insert("nvrtc".into(), json!(compilers.nvrtc.version()));
@@ -201,9 +190,9 @@ impl Place for CudaPlace {
         &self.arch
     }
 
-    fn build(&self, source: &SourceSet, entries: &[String]) -> Result<Module> {
+    fn build(&self, source: &SourceSet, entries: &[String]) -> Result<Built> {
         let (compiled, _) = self.compilers.cubins()?.compile(source, entries, target(&self.arch))?;
-        Ok(Module::Cubin(compiled.cubin))
+        Ok(Built { module: Module::Cubin(compiled.cubin), compiler: compiled.sandbox })
     }
 
     fn start(&self) -> Result<Box<dyn Device>> {
@@ -215,14 +204,13 @@ impl Place for CudaPlace {
     }
 
     fn describe(&self) -> Figures {
-        let mut figures = self.figures.clone();
-        figures.insert(COMPILER.into(), self.compilers.sandbox());
-        figures
+        self.figures.clone()
     }
 }
 
-fn sandbox(device: &WorkerDevice) -> Result<serde_json::Value> {
-    serde_json::to_value(device.sandbox()).map_err(|e| Error::internal(e.to_string()))
+/// A confinement as figures tell it.
+pub(super) fn told(sandbox: &Sandbox) -> Result<serde_json::Value> {
+    serde_json::to_value(sandbox).map_err(|e| Error::internal(e.to_string()))
 }
 
 /// The architecture to compile for: Hopper's and Blackwell's own instructions need the suffix.

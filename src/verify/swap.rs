@@ -61,7 +61,7 @@ impl Prefill<'_, '_> {
             let lengths: BTreeSet<usize> = self.chunks.iter().copied().collect();
             let schedules = lengths.iter().map(|n| Schedule::lower(&plan, tree, self.place.arch(), *n));
             let schedules = schedules.collect::<Result<Vec<_>>>()?;
-            let build = |stem: &str, entries: &[String]| self.place.build(&tree.source_of(stem)?, entries);
+            let build = |stem: &str, entries: &[String]| Ok(self.place.build(&tree.source_of(stem)?, entries)?.module);
             let placed = |i: usize| self.nodes.contains(&plan.instances[i].node);
             executor.attach_all(self.place.start()?, schedules, build, placed)?;
         }

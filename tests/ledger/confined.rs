@@ -4,7 +4,7 @@ use std::fs;
 
 use assay::backend::worker::{Level, Sandbox};
 use assay::history::{self, AuditOptions};
-use assay::ledger::{Class, Config, Ledger, Outcome, SecretKey, Stage, Standing, Trust, bundle, confined};
+use assay::ledger::{Class, Config, Figure, Ledger, Outcome, SecretKey, Stage, Standing, Trust, bundle, confined};
 
 use crate::binary::{assay, says};
 use crate::fixture::*;
@@ -85,6 +85,76 @@ fn a_tree_that_asks_for_less_lowers_nothing() {
     let refused = "`sandbox = \"none\"` in assay.toml has no effect";
     says(&run(&["audit"]), 1, refused);
     says(&run(&["doctor"]), 0, refused);
+}
+
+/// A verdict on closure `n` whose stage 3 has these figures below `compiler_sandbox`.
+fn compiled(n: u8, parts: &[(&str, Figure)]) -> assay::ledger::Verdict {
+    let mut verdict = verdict(n);
+    let build = verdict.stages.iter_mut().find(|s| s.name == Stage::Build).unwrap();
+    build.figures.extend(parts.iter().map(|(part, f)| (format!("compiler_sandbox.{part}"), *f)));
+    verdict
+}
+
+fn parts(abi: i64, seccomp: i64, namespaces: i64) -> [(&'static str, Figure); 3] {
+    [("landlock_abi", abi), ("seccomp", seccomp), ("namespaces", namespaces)].map(|(n, v)| (n, Figure::Count(v)))
+}
+
+/// The compiler has the kernel's text before any worker has the kernel, and nobody asked how it was confined.
+#[test]
+fn a_compiler_that_was_confined_less_than_asked_makes_no_proof() {
+    let bench = Workbench::new();
+    let half = &parts(7, 1, 0)[..2];
+    let strange =
+        [("landlock_abi", Figure::Real(7.0)), ("seccomp", Figure::Count(1)), ("namespaces", Figure::Count(0))];
+    let told: [&[_]; 8] = [
+        &parts(7, 1, 0),
+        &parts(0, 1, 1),
+        &parts(0, 0, 0),
+        // From before it was asked: nothing was compiled for the row, or it did not say.
+        &[],
+        half,
+        &strange,
+        &parts(-7, 1, 0),
+        &parts(7, 2, 0),
+    ];
+    for (n, parts) in told.iter().enumerate() {
+        bench.append(compiled(n as u8, parts));
+    }
+    let trust = trusting(&bench, &bench.key, "");
+    assert_eq!(["green 1", "green 4"], [0, 3].map(|n| standing(&bench, n, &trust)));
+    let less = "its kernel was compiled under confinement `partial`, and `full` is asked for";
+    assert!(standing(&bench, 1, &trust).contains(less), "{}", standing(&bench, 1, &trust));
+    assert!(standing(&bench, 2, &trust).contains("compiled under confinement `none`"));
+    let none = trusting(&bench, &bench.key, "sandbox = \"none\"");
+    assert_eq!(["green 2", "green 3"], [1, 2].map(|n| standing(&bench, n, &none)));
+    for n in 4..8 {
+        let found = standing(&bench, n, &none);
+        assert!(found.starts_with("void") && found.contains("of its compiler's confinement is nothing"), "{found}");
+    }
+    asks(&bench, "full");
+    assert!(standing(&bench, 1, &trusting(&bench, &bench.key, "sandbox = \"none\"")).contains(less));
+}
+
+#[test]
+fn what_is_recorded_now_says_how_its_compiler_was_confined() {
+    let bench = Workbench::new();
+    let all = |verdict, asked| confined::demand_all(&sign(verdict, &bench.key), asked);
+    all(compiled(1, &parts(7, 1, 0)), Level::Full).unwrap();
+    for (verdict, why) in [
+        (verdict(1), "does not say how its compiler was confined"),
+        (compiled(1, &parts(0, 1, 0)), "compiled under confinement `partial`"),
+    ] {
+        let error = all(verdict, Level::Full).unwrap_err();
+        assert!(error.code().id == "sandbox-level" && error.what().contains(why), "{error}");
+    }
+    all(compiled(1, &parts(0, 1, 0)), Level::Partial).unwrap();
+    // Nothing was compiled for these.
+    all(of_class(verdict(1), Class::Simulated), Level::Full).unwrap();
+    let mut early = told(1, "");
+    early.stages.truncate(3);
+    early.stages[2].outcome = assay::ledger::StageOutcome::Red;
+    early.outcome = Outcome::Red { stage: Stage::Build, reason: "no".into(), first_bad: String::new() };
+    all(early, Level::Full).unwrap();
 }
 
 #[test]

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// First line of every entry. A change of the format changes it, and older entries are compiled again.
-const MAGIC: &str = "assay-cache/1\n";
+const MAGIC: &str = "assay-cache/2\n";
 
 /// `$ASSAY_CACHE_DIR`, else `$XDG_CACHE_HOME/assay`, else `~/.cache/assay`. Not created here.
 pub fn directory() -> Result<PathBuf> {
@@ -41,7 +41,7 @@ pub fn directory() -> Result<PathBuf> {
 pub enum Origin {
     Cached,
     Made,
-    /// There was an entry, and it was damaged.
+    /// There was an entry, and it was damaged, or not good enough.
     Remade,
 }
 
@@ -83,19 +83,25 @@ impl Cache {
         self.dir.join(key.get(..2).unwrap_or("00")).join(key)
     }
 
-    /// The entry of `key`, or what `make` returns, which is then kept. Of several processes that want the same
+    /// The entry of `key` if its head is `good`, or what `make` returns, which is then kept. Of several processes that want the same
     /// entry one makes it and the others wait. A folder that cannot be written only means that nothing is kept.
-    pub fn get_or_make<H>(&self, key: &str, make: impl FnOnce() -> Result<(H, Vec<u8>)>) -> Result<(H, Vec<u8>, Origin)>
+    pub fn get_or_make<H>(
+        &self,
+        key: &str,
+        good: impl Fn(&H) -> bool,
+        make: impl FnOnce() -> Result<(H, Vec<u8>)>,
+    ) -> Result<(H, Vec<u8>, Origin)>
     where
         H: Serialize + for<'a> Deserialize<'a>,
     {
-        if let Found::Entry(head, payload) = self.read(key) {
-            return Ok((head, payload, Origin::Cached));
+        match self.read(key) {
+            Found::Entry(head, payload) if good(&head) => return Ok((head, payload, Origin::Cached)),
+            _ => {}
         }
         let lock = self.lock(key);
         let origin = match self.read(key) {
-            Found::Entry(head, payload) => return Ok((head, payload, Origin::Cached)),
-            Found::Damaged => Origin::Remade,
+            Found::Entry(head, payload) if good(&head) => return Ok((head, payload, Origin::Cached)),
+            Found::Entry(..) | Found::Damaged => Origin::Remade,
             Found::Nothing => Origin::Made,
         };
         let (head, payload) = make()?;
@@ -169,10 +175,13 @@ impl<'a> Cubins<'a> {
         Cubins { nvrtc, cache }
     }
 
-    /// [`Nvrtc::compile`], from the cache where the same sources were compiled before.
+    /// [`Nvrtc::compile`], from the cache where the same sources were compiled before, by a compiler that was confined as
+    /// this one is, or more.
     pub fn compile(&self, source: &SourceSet, entries: &[String], arch: &str) -> Result<(Compiled, Origin)> {
         let key = self.key("cubin", source, &entries.join(","), arch)?;
-        let (mut compiled, cubin, origin) = self.cache.get_or_make(&key, || {
+        let least = self.nvrtc.sandbox().level;
+        let good = |c: &Compiled| c.sandbox.comes_to() == c.sandbox.level && c.sandbox.level.reaches(least);
+        let (mut compiled, cubin, origin) = self.cache.get_or_make(&key, good, || {
             let mut compiled = self.nvrtc.compile(source, entries, arch)?;
             let cubin = std::mem::take(&mut compiled.cubin);
             Ok((compiled, cubin))
@@ -184,7 +193,8 @@ impl<'a> Cubins<'a> {
     /// [`Nvrtc::ptx`], from the cache where the same sources were compiled before.
     pub fn ptx(&self, source: &SourceSet, arch: &str) -> Result<String> {
         let key = self.key("ptx", source, "", arch)?;
-        let (_, ptx, _) = self.cache.get_or_make(&key, || Ok(((), self.nvrtc.ptx(source, arch)?.into_bytes())))?;
+        let (_, ptx, _) =
+            self.cache.get_or_make(&key, |()| true, || Ok(((), self.nvrtc.ptx(source, arch)?.into_bytes())))?;
         String::from_utf8(ptx).map_err(|_| Error::internal("PTX in the cache is not UTF-8"))
     }
 
@@ -215,10 +225,14 @@ mod tests {
 
     fn get(cache: &Cache, key: &str, made: &Cell<u32>) -> (Vec<u8>, Origin) {
         let (head, payload, origin) = cache
-            .get_or_make(key, || {
-                made.set(made.get() + 1);
-                Ok(("log\nwith lines".to_owned(), b"\n\0payload".to_vec()))
-            })
+            .get_or_make(
+                key,
+                |_: &String| true,
+                || {
+                    made.set(made.get() + 1);
+                    Ok(("log\nwith lines".to_owned(), b"\n\0payload".to_vec()))
+                },
+            )
             .unwrap();
         assert_eq!(head, "log\nwith lines");
         (payload, origin)
@@ -288,7 +302,7 @@ mod tests {
                         std::thread::sleep(std::time::Duration::from_millis(20));
                         Ok(((), b"x".to_vec()))
                     };
-                    Cache::at(dir.path()).get_or_make(&Cache::key(&[b"k"]), make).unwrap();
+                    Cache::at(dir.path()).get_or_make(&Cache::key(&[b"k"]), |()| true, make).unwrap();
                 });
             }
         });

@@ -65,6 +65,8 @@ pub struct Compiled {
     /// Version of the compiler, `13.5`.
     pub nvrtc: String,
     pub options: Vec<String>,
+    /// What confined the compiler.
+    pub sandbox: Sandbox,
 }
 
 impl Nvrtc {
@@ -147,11 +149,6 @@ impl Nvrtc {
         self.pool.sandbox()
     }
 
-    /// The same, once it compiled something: what comes from the cache was compiled who knows when.
-    pub fn worked_in(&self) -> Option<&Sandbox> {
-        self.pool.worked().then(|| self.pool.sandbox())
-    }
-
     /// `13.5`.
     pub fn version(&self) -> String {
         format!("{}.{}", self.version.0, self.version.1)
@@ -198,6 +195,7 @@ impl Nvrtc {
             log,
             nvrtc: self.version(),
             options: OPTIONS.iter().map(|o| (*o).to_owned()).collect(),
+            sandbox: self.sandbox().clone(),
         })
     }
 

@@ -2,22 +2,23 @@
 //!
 //! The cache key covers the sources, the shim, the entries, the compiler and its flags. Objects appear by an atomic
 //! rename under a `flock`, which the kernel drops with its holder: a process that dies leaves a folder of scratch, which a
-//! later compilation takes away.
+//! later compilation takes away. Beside each lies a file that says what confined its compiler. It is taken away before the
+//! object is replaced and comes after it, so that it never speaks of another one; an object without it is made again.
 
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::codes;
 use super::compiler::Compiler;
-use crate::backend::Module;
 use crate::backend::source::SourceSet;
-use crate::backend::worker::confine::{self, Policy, Sandbox};
+use crate::backend::worker::confine::{self, Level, Policy, Sandbox};
+use crate::backend::{Built, Module};
 use crate::error::{Error, Result};
 use crate::process;
 
@@ -42,6 +43,8 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// How names of folders for one compilation begin, and after what time nobody can be at work in one.
 const SCRATCH: &str = ".build-";
 const ABANDONED: Duration = Duration::from_secs(15 * 60);
+/// How the names end of the files that say what confined the compiler of the object beside them.
+const CONFINED: &str = "confined";
 
 /// Compiles kernels for the emulator.
 pub struct Builder {
@@ -49,7 +52,8 @@ pub struct Builder {
     cache: PathBuf,
     /// Besides the compiler's own.
     flags: Vec<&'static str>,
-    sandbox: Mutex<Option<Sandbox>>,
+    /// Objects whose compiler was confined less are made again.
+    least: Level,
     halt: Arc<AtomicBool>,
 }
 
@@ -64,7 +68,7 @@ impl Builder {
         let cache = cache.join("emulator");
         std::fs::create_dir_all(&cache).map_err(|e| cache_error(&cache, e))?;
         let cache = cache.canonicalize().map_err(|e| cache_error(&cache, e))?;
-        Ok(Builder { compiler, cache, flags: Vec::new(), sandbox: Mutex::new(None), halt: Arc::default() })
+        Ok(Builder { compiler, cache, flags: Vec::new(), least: Level::None, halt: Arc::default() })
     }
 
     /// A compilation under way ends when `halt` is set.
@@ -75,6 +79,12 @@ impl Builder {
     /// Leaves out of objects what no entry reaches.
     pub fn without_unreached(mut self) -> Self {
         self.flags = vec!["-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections"];
+        self
+    }
+
+    /// Makes those objects in the cache again whose compiler was confined less than this machine confines it.
+    pub fn confining(mut self, least: Level) -> Self {
+        self.least = least;
         self
     }
 
@@ -91,26 +101,51 @@ impl Builder {
         &self.cache
     }
 
-    /// What confined the last compilation; none if everything came from the cache.
-    pub fn sandbox(&self) -> Option<Sandbox> {
-        self.sandbox.lock().unwrap_or_else(|e| e.into_inner()).clone()
-    }
-
     /// The shared object with `entries`, from the cache or compiled now.
-    pub fn build(&self, source: &SourceSet, entries: &[&str]) -> Result<Module> {
+    pub fn build(&self, source: &SourceSet, entries: &[&str]) -> Result<Built> {
         let wrapper = wrapper(source, entries)?;
         let key = self.key(source, &wrapper);
         let object = self.cache.join(format!("{key}.so"));
-        if object.is_file() {
-            return Ok(Module::SharedObject(object));
+        let built = |compiler| Built { module: Module::SharedObject(object.clone()), compiler };
+        if let Some(compiler) = self.kept(&object) {
+            return Ok(built(compiler));
         }
         let lock_path = self.cache.join(format!("{key}.lock"));
         let lock = File::create(&lock_path).map_err(|e| cache_error(&lock_path, e))?;
         lock.lock().map_err(|e| cache_error(&lock_path, e))?;
-        if !object.is_file() {
-            self.compile(source, &wrapper, &object)?;
+        match self.kept(&object) {
+            Some(compiler) => Ok(built(compiler)),
+            None => self.compile(source, &wrapper, &object).map(built),
         }
-        Ok(Module::SharedObject(object))
+    }
+
+    /// What confined the compiler of an object in the cache that need not be made again.
+    fn kept(&self, object: &Path) -> Option<Sandbox> {
+        let told = std::fs::read(object.with_extension(CONFINED)).ok()?;
+        let sandbox: Sandbox = serde_json::from_slice(&told).ok()?;
+        let counts = sandbox.comes_to() == sandbox.level && sandbox.level.reaches(self.least);
+        (counts && object.is_file()).then_some(sandbox)
+    }
+
+    /// Takes away what lies in the cache under this object's name, which nobody will ask for again.
+    pub fn forget(object: &Path) {
+        for path in [CONFINED, "so", "lock"].map(|ending| object.with_extension(ending)) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+
+    /// Puts a compiled object into its place, and beside it what confined its compiler.
+    fn keep(&self, compiled: &Path, object: &Path, sandbox: &Sandbox) -> Result<()> {
+        let (told, beside) = (compiled.with_extension(CONFINED), object.with_extension(CONFINED));
+        let text = serde_json::to_vec(sandbox).map_err(|e| Error::internal(e.to_string()))?;
+        std::fs::write(&told, text).map_err(|e| cache_error(&told, e))?;
+        match std::fs::remove_file(&beside) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(cache_error(&beside, e)),
+            _ => {}
+        }
+        let place = |from: &Path, to: &Path| std::fs::rename(from, to).map_err(|e| cache_error(to, e));
+        place(compiled, object)?;
+        place(&told, &beside)
     }
 
     fn key(&self, source: &SourceSet, wrapper: &str) -> String {
@@ -137,7 +172,7 @@ impl Builder {
         }
     }
 
-    fn compile(&self, source: &SourceSet, wrapper: &str, object: &Path) -> Result<()> {
+    fn compile(&self, source: &SourceSet, wrapper: &str, object: &Path) -> Result<Sandbox> {
         self.sweep();
         // In the cache, so that the rename stays within one file system.
         let scratch = tempfile::Builder::new()
@@ -160,7 +195,6 @@ impl Builder {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let sandbox = confine(&mut command, &Policy::compiler(&self.compiler.path, scratch.path()))?;
         let done = run_limited(&mut command, &self.halt)?;
-        *self.sandbox.lock().unwrap_or_else(|e| e.into_inner()) = sandbox.reached();
         // A compiler can be made to write hundreds of megabytes; what it says first is what matters.
         let mut log = Vec::new();
         if let Ok(file) = File::open(&log_path) {
@@ -188,7 +222,10 @@ impl Builder {
                     .hint(format!("{} --version says: {}", self.compiler.path.display(), self.compiler.version)))
             }
             Ended::Compiled => {
-                std::fs::rename(scratch.path().join("out.so"), object).map_err(|e| cache_error(object, e))
+                let unsaid = || Error::internal("the compiler's process did not say how it was confined");
+                let sandbox = sandbox.reached().ok_or_else(unsaid)?;
+                self.keep(&scratch.path().join("out.so"), object, &sandbox)?;
+                Ok(sandbox)
             }
         }
     }

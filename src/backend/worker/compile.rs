@@ -6,7 +6,7 @@
 
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -175,8 +175,6 @@ pub struct Pool {
     about: About,
     sandbox: Sandbox,
     idle: Mutex<Vec<(Child, u32)>>,
-    /// Whether anything was compiled.
-    worked: AtomicBool,
     halt: Arc<AtomicBool>,
 }
 
@@ -211,7 +209,6 @@ impl Pool {
             about: opened.about.clone(),
             sandbox,
             idle: Mutex::new(vec![(child, 0)]),
-            worked: AtomicBool::new(false),
             halt,
         };
         Ok(Tried::Opened(opened, failed, Box::new(pool)))
@@ -227,11 +224,6 @@ impl Pool {
     /// What confines the compiler.
     pub fn sandbox(&self) -> &Sandbox {
         &self.sandbox
-    }
-
-    /// Whether anything was compiled, and not only found in a cache.
-    pub fn worked(&self) -> bool {
-        self.worked.load(Ordering::Relaxed)
     }
 
     /// Has the library unpack its headers to `folder`, by a process that may write there and compiles nothing.
@@ -251,7 +243,6 @@ impl Pool {
             Some(waiting) => waiting,
             None => (self.start(&self.begin)?, 0),
         };
-        self.worked.store(true, Ordering::Relaxed);
         let ask = Ask::Compile { source: source.clone(), options, want };
         let told = child.call(&ask, &[], &mut [], self.starter.deadline);
         if !child.is_dead() && served + 1 < SERVED {

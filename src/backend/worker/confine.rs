@@ -72,6 +72,20 @@ impl Sandbox {
         };
         Sandbox { level, landlock_abi, seccomp, namespaces }
     }
+
+    /// The level that its parts come to, which is its own unless somebody else wrote it.
+    pub fn comes_to(&self) -> Level {
+        Sandbox::new(self.landlock_abi, self.seccomp, self.namespaces).level
+    }
+
+    /// What this one and the other have in common.
+    pub fn shared(&self, other: &Sandbox) -> Sandbox {
+        Sandbox::new(
+            self.landlock_abi.min(other.landlock_abi),
+            self.seccomp && other.seccomp,
+            self.namespaces && other.namespaces,
+        )
+    }
 }
 
 /// What a process may do.

@@ -19,7 +19,7 @@ use super::known::Known;
 use super::mutate::{self, Edit, Mistake};
 use super::{DEMANDED, TEETH_KERNEL};
 use crate::backend::Module;
-use crate::backend::emulator::{codes, object};
+use crate::backend::emulator::{Builder, codes, object};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::model::Model;
@@ -177,7 +177,7 @@ impl Trial<'_> {
         // Every case runs twice, so that no launch of the kernel's takes more than half of all.
         place.limit_launches(Some(Duration::from_secs_f64((seconds(Stage::Unit) / 2.0).clamp(LAUNCH[0], LAUNCH[1]))));
         let honest = Honest {
-            object: read(&place.build(&source, &entries)?)?,
+            object: read(&place.build(&source, &entries)?.module)?,
             deadline: BESIDE + TIMES * Duration::from_secs_f64(verdict.seconds),
             source,
             entries,
@@ -279,7 +279,7 @@ impl Trial<'_> {
         let mut source = honest.source.clone();
         source.files.insert(mutant.file.into(), mutated.clone());
         let built = match place.build(&source, &honest.entries) {
-            Ok(module) => Some(module),
+            Ok(built) => Some(built.module),
             Err(e) if [codes::COMPILE.id, codes::COMPILE_TIME.id].contains(&e.code().id) => {
                 return Ok(Fate::DoesNotCompile);
             }
@@ -391,8 +391,7 @@ fn read(module: &Module) -> Result<Vec<u8>> {
 /// Nobody asks for this mutant again, and there are thousands. What cannot be removed goes with the folder.
 fn forget(module: &Module) {
     if let Some(path) = path(module) {
-        let _ = std::fs::remove_file(path);
-        let _ = std::fs::remove_file(path.with_extension("lock"));
+        Builder::forget(path);
     }
 }
 

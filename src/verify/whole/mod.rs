@@ -22,11 +22,14 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::compare::FirstBad;
+use super::places::told;
 use super::prefill::LARGE_MODEL;
 use super::{Figures, Outcome, Place, Stage, StageReport, Target, Verdict, is_kernels_fault};
 use crate::backend::executor::{Executor, entries};
+use crate::backend::worker::Sandbox;
 use crate::backend::{Module, Placement};
 use crate::error::{Error, Result};
+use crate::ledger::figure;
 use crate::model::Model;
 use crate::ops::draw::Draw;
 use crate::plan::kernels::KernelTree;
@@ -248,8 +251,10 @@ impl<'m> Whole<'_, 'm> {
             Ok((stem, self.place.build(&source, entries)?))
         });
         let mut cubins: BTreeMap<&String, Sha256> = BTreeMap::new();
-        for (stem, module) in modules.collect::<Result<Vec<_>>>()? {
-            if let Module::Cubin(cubin) = module {
+        let mut confined: Option<Sandbox> = None;
+        for (stem, built) in modules.collect::<Result<Vec<_>>>()? {
+            confined = Some(confined.map_or(built.compiler.clone(), |least| least.shared(&built.compiler)));
+            if let Module::Cubin(cubin) = built.module {
                 cubins.entry(stem).or_default().update(cubin);
             }
         }
@@ -260,6 +265,9 @@ impl<'m> Whole<'_, 'm> {
             figures.insert("cubins".into(), Value::Object(cubins));
         }
         figures.extend(self.place.describe());
+        if let Some(confined) = confined {
+            figures.insert(figure::COMPILER.into(), told(&confined)?);
+        }
         Ok(None)
     }
 

@@ -137,7 +137,7 @@ impl<'w, 'm> Rig<'w, 'm> {
             shortest: usize::MAX,
         };
         let device = place.start_reading(whole.model.path())?;
-        session.attach(&seating, device, &|source, entries| place.build(source, entries))?;
+        session.attach(&seating, device, &|source, entries| Ok(place.build(source, entries)?.module))?;
         session.load(&mut |_, _| {})?;
         session.executor.poison_scratch();
         Ok(Rig {
