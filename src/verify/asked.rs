@@ -77,6 +77,9 @@ impl Planned {
     }
 }
 
+/// Tokens of the step that is timed: the usual length of a prefill's chunk in other programs' figures.
+const TIMED: usize = 512;
+
 /// Which sizes meet a count of tokens.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Met {
@@ -139,8 +142,7 @@ impl Request<'_, '_> {
         let label = format!("{}/{}", self.op.contract().op, variant.name);
         let rounding = variant.rounding;
         let mut draw = Draw::new(&self.seed, &label);
-        let (min, max) =
-            variant.tokens.map_or((1, usize::MAX), |t| (t.min.unwrap_or(1).max(1), t.max.unwrap_or(usize::MAX)));
+        let (min, max) = bounds(variant);
         let counts = self.counts(&mut draw, (min, max));
         let mut out = Vec::new();
         let fit = |d: &&&'static [i64]| fits(self.op, d, &self.types);
@@ -250,6 +252,21 @@ impl Request<'_, '_> {
         Ok(out)
     }
 
+    /// What is timed of a variant: always the same, so that the times of two verdicts can be compared. A step of
+    /// [`TIMED`] tokens, or of the most that the variant takes, at the model's own shape that has most to do; values are
+    /// drawn from no secret.
+    pub fn timed(&self, variant: &Variant) -> Result<Option<Case>> {
+        let (min, max) = bounds(variant);
+        let tokens = TIMED.clamp(min, max);
+        let work = |shape: &&ModelShape<'_>| self.op.macs(&shape.dims, tokens);
+        // Of equals the first.
+        let Some(shape) = self.shapes.iter().rev().max_by_key(work) else { return Ok(None) };
+        let real = Real { weights: shape.weights.clone(), scalars: &shape.scalars, absent: shape.absent.clone() };
+        let sizes = Sizes { rounding: variant.rounding, real: Some(real), ..Sizes::of(&shape.dims, &self.types) };
+        let mut draw = Draw::new(&[0; 32], &format!("time {}/{}", self.op.contract().op, variant.name));
+        draw_case(self.op, &sizes, tokens, &mut draw, format!("{} T={tokens}", shape.label)).map(Some)
+    }
+
     /// A few tokens from every position modulo what an op counts positions in, at the cheapest size that counts so. From
     /// the ends of a long period and from some between, where time is short.
     fn cycles(&self, presets: &[&'static [i64]], draw: &mut Draw) -> Vec<(&'static [i64], usize, usize)> {
@@ -298,6 +315,11 @@ impl Request<'_, '_> {
         out.push(Planned { case, worst, sampled });
         Ok(())
     }
+}
+
+/// The fewest and the most tokens of a variant's steps.
+fn bounds(variant: &Variant) -> (usize, usize) {
+    variant.tokens.map_or((1, usize::MAX), |t| (t.min.unwrap_or(1).max(1), t.max.unwrap_or(usize::MAX)))
 }
 
 fn kind(blocks: Blocks) -> &'static str {

@@ -292,6 +292,9 @@ impl<'m> Judge<'_, 'm> {
                 figures["max_abs"] = json!(unit.pool.max_abs);
                 figures["max_relative"] = json!(unit.pool.max_relative);
             }
+            if unit.failure.is_none() && self.place.placement() == Placement::Device {
+                time(&mut runner, &request, &mut figures)?;
+            }
             run.figures.insert(variant.name.clone(), figures);
             run.verdict.digests.insert(variant.name.clone(), json!({ "cases": unit.asked, "outputs": unit.outputs }));
             if let Some(f) = unit.failure {
@@ -385,6 +388,21 @@ impl<'m> Judge<'_, 'm> {
     }
 }
 
+/// How long a variant takes, by its device's clock. Nothing hangs on it: where it cannot be measured, the figures say why.
+fn time(runner: &mut Runner<'_>, request: &asked::Request<'_, '_>, figures: &mut serde_json::Value) -> Result<()> {
+    let Some(case) = request.timed(runner.variant)? else { return Ok(()) };
+    match runner.time(&case, case.tokens()) {
+        Ok(Some(us)) => {
+            figures[figure::TIME_US] = json!(us);
+            figures["timed_tokens"] = json!(case.tokens());
+        }
+        Ok(None) => {}
+        Err(e) if e.code().id == Error::interrupted().code().id => return Err(e),
+        Err(e) => figures["not_timed"] = json!(e.what()),
+    }
+    Ok(())
+}
+
 /// What stage 4 hands on.
 struct Tested {
     outcome: Outcome,
@@ -442,4 +460,51 @@ pub(super) fn entries(variants: &[&Variant]) -> Vec<String> {
     out.sort();
     out.dedup();
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::backend::Device;
+    use crate::backend::emulator::{Builder, Emulator};
+
+    /// No verdict had a time, so that no history had one over commits.
+    #[test]
+    fn what_is_timed_is_the_same_whatever_the_seed() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let model = Model::open(&root.join("reference/tiny/model.gguf")).unwrap();
+        let tree = KernelTree::open(&root.join("kernels")).unwrap();
+        let node: Node = "rms_norm".parse().unwrap();
+        let (kernel, op) = (tree.require(&node).unwrap(), ops::find("rms_norm").unwrap());
+        let numerics = [Numerics::Ds4, Numerics::Exact];
+        let shapes = shapes(&model, &numerics, &node).unwrap();
+        let variants = variants(&numerics, "emulator", &node, &kernel);
+        let request = |seed| asked::Request {
+            op,
+            types: asked::slot_types(op, &node),
+            shapes: &shapes,
+            seed,
+            placement: Placement::Device,
+            thorough: false,
+        };
+        let [one, other] = [[1; 32], [2; 32]].map(|seed| request(seed).timed(variants[0]).unwrap().unwrap());
+        assert_eq!((&one.label, one.tokens(), &one.args), (&other.label, other.tokens(), &other.args));
+        let most = shapes.iter().map(|s| op.macs(&s.dims, one.tokens())).max().unwrap();
+        assert_eq!(op.macs(&one.dims, one.tokens()), most);
+
+        let cache = tempfile::tempdir().unwrap();
+        let builder = Builder::with_cache(cache.path()).unwrap();
+        let entries = entries(&variants);
+        let entries: Vec<&str> = entries.iter().map(String::as_str).collect();
+        let built = builder.build(&tree.source(&kernel).unwrap(), &entries).unwrap();
+        let mut device = Emulator::new(builder.compiler().version.clone()).unwrap();
+        let module = device.load(&built.module).unwrap();
+        let mut runner = Runner { device: &mut device, module, variant: variants[0] };
+        let mut figures = json!({});
+        time(&mut runner, &request([3; 32]), &mut figures).unwrap();
+        assert!(figures["time_us"].as_f64().unwrap() > 0.0, "{figures}");
+        assert_eq!(figures["timed_tokens"], one.tokens());
+    }
 }

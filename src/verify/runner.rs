@@ -152,6 +152,42 @@ impl Runner<'_> {
         ground: Ground,
     ) -> Result<Result<Outputs, Failure>> {
         self.device.set_thread_order(ground.order)?;
+        let (launches, bytes) = match self.layout(case, worst)? {
+            Ok(layout) => layout,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let frame = self.frame(case, steps, bytes, worst, shift, ground)?;
+        let outcome = self.go(case, &launches, &frame, ground)?;
+        let outcome = match (outcome, &frame.scratch) {
+            // A long case takes the emulator seconds, and what a kernel remembers it remembers of a short one too.
+            (Ok(out), Some(scratch)) if !self.emulates() || case.tokens() <= TWICE_TOKENS => {
+                self.go_again(case, &launches, &frame, scratch, out, ground)?
+            }
+            (outcome, _) => outcome,
+        };
+        // Of a failed case nothing is run any more.
+        if outcome.is_ok() {
+            let own = frame.args.iter().chain(&frame.weights).flatten().chain([&frame.step]).chain(&frame.scratch);
+            for id in own.map(|b| b.id).chain(frame.shift) {
+                self.device.free(id)?;
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Microseconds that a case takes by the device's own clock, launch after launch as in a running engine. `None`: its
+    /// launches are refused, which is for the cases that are judged to tell.
+    pub fn time(&mut self, case: &Case, worst: usize) -> Result<Option<f64>> {
+        let Ok((launches, bytes)) = self.layout(case, worst)? else { return Ok(None) };
+        let frame = self.frame(case, &case.steps, bytes, worst, 0, Ground::FIRST)?;
+        let launches: Vec<Launch> = launches.iter().map(|g| self.named(case, g, &frame.fields)).collect();
+        let ms: f64 = self.device.time_each(&launches)?.into_iter().map(f64::from).sum();
+        Ok(Some(ms * 1e3))
+    }
+
+    /// A case's launches in a schedule whose steps have at most `worst` tokens, and its bytes of scratch memory. Limits the
+    /// time of what follows to what such a case may take.
+    fn layout(&mut self, case: &Case, worst: usize) -> Result<Result<(Vec<Geometry>, u64), Failure>> {
         let macs = case.op.macs(&case.dims, worst);
         let limit = match self.emulates() {
             true => EMULATOR_LAUNCH + Duration::from_secs((macs / MACS_PER_SECOND).min(60)),
@@ -179,23 +215,7 @@ impl Runner<'_> {
             let reason = format!("it asks for {bytes} bytes of scratch, where at most {most} are given");
             return Ok(Err(Failure::of(case, reason)));
         }
-        let frame = self.frame(case, steps, bytes, worst, shift, ground)?;
-        let outcome = self.go(case, &launches, &frame, ground)?;
-        let outcome = match (outcome, &frame.scratch) {
-            // A long case takes the emulator seconds, and what a kernel remembers it remembers of a short one too.
-            (Ok(out), Some(scratch)) if !self.emulates() || case.tokens() <= TWICE_TOKENS => {
-                self.go_again(case, &launches, &frame, scratch, out, ground)?
-            }
-            (outcome, _) => outcome,
-        };
-        // Of a failed case nothing is run any more.
-        if outcome.is_ok() {
-            let own = frame.args.iter().chain(&frame.weights).flatten().chain([&frame.step]).chain(&frame.scratch);
-            for id in own.map(|b| b.id).chain(frame.shift) {
-                self.device.free(id)?;
-            }
-        }
-        Ok(outcome)
+        Ok(Ok((launches, bytes)))
     }
 
     fn emulates(&self) -> bool {
@@ -436,21 +456,25 @@ impl Runner<'_> {
         let mut expected = Vec::new();
         for g in launches {
             expected.push(Traced { entry: g.entry.clone(), grid: g.grid, block: g.block, shared: g.shared });
-            self.device.launch(&Launch {
-                name: format!("{}: {}", case.contract().op, g.entry),
-                module: self.module,
-                entry: g.entry.clone(),
-                grid: g.grid,
-                block: g.block,
-                shared: g.shared,
-                args: fields.to_vec(),
-            })?;
+            self.device.launch(&self.named(case, g, fields))?;
         }
         self.device.sync()?;
         if self.device.take_trace()? != expected {
             return Ok(Err(Failure::of(case, "the device's launches are not the manifest's")));
         }
         Ok(Ok(()))
+    }
+
+    fn named(&self, case: &Case, g: &Geometry, fields: &[Field]) -> Launch {
+        Launch {
+            name: format!("{}: {}", case.contract().op, g.entry),
+            module: self.module,
+            entry: g.entry.clone(),
+            grid: g.grid,
+            block: g.block,
+            shared: g.shared,
+            args: fields.to_vec(),
+        }
     }
 }
 
