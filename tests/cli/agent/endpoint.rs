@@ -137,6 +137,24 @@ fn an_answer_of_100_mb_is_not_read_to_its_end() {
     assert!(failure.received < 16 << 20 && began.elapsed() < Duration::from_secs(10));
 }
 
+/// A whole answer was thrown away, and paid for again, where a server that talked on was left in the middle of an event, or
+/// talked nonsense.
+#[test]
+fn what_comes_behind_the_last_word_costs_no_answer() {
+    let half = "data: {\"choices\": [{\"delta\": {\"conte";
+    let whole = ["data: no JSON\n\n", "data: {\"error\": \"busy\"}\n\n"];
+    for (silent, more) in [(false, half), (true, half), (false, whole[0]), (true, whole[1])] {
+        let server = Server::start(move |_, _| {
+            let mut pieces = streamed("x", &[("verify", json!({}))], (1, 1));
+            pieces.truncate(pieces.len() - 2);
+            pieces.push(more.as_bytes().to_vec());
+            if silent { Reply::StreamThenSilence(pieces) } else { Reply::Stream(pieces) }
+        });
+        let answer = ask(&client(&server.url, |_| {})).unwrap();
+        assert_eq!(answer.calls.len(), 1);
+    }
+}
+
 #[test]
 fn a_server_that_stays_connected_after_its_last_word_is_not_waited_for() {
     let server = Server::start(|_, _| {
