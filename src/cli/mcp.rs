@@ -11,10 +11,12 @@ use crate::agent::session::{self, Event, Record};
 use crate::agent::{kept, transcript};
 use crate::error::{Error, Result};
 use crate::words::count;
-use crate::workbench::Workbench;
+use crate::workbench::{WORKBENCH_MISSING, Workbench};
 
 /// Seconds that a client is kept waiting where nobody says how many.
 const PATIENCE: u64 = 45;
+/// What stands for the workbench where there is none.
+const ELSEWHERE: &str = "/path/to/workbench";
 
 /// Serve a workbench's tools to an agent over MCP, on standard input and output
 ///
@@ -114,12 +116,20 @@ fn log(name: Option<&str>, as_json: bool) -> Result<u8> {
 /// Where it goes, and what.
 fn config(client: Client, as_json: bool) -> Result<u8> {
     let program = std::env::current_exe().map_err(|e| Error::io("the running program", e))?;
-    let root = Workbench::find(".".as_ref())?.root;
+    // Where none is, the form is shown all the same: that is what was asked for.
+    let root = match Workbench::find(".".as_ref()) {
+        Ok(bench) => Some(bench.root),
+        Err(e) if e.code().id == WORKBENCH_MISSING.id => None,
+        Err(e) => return Err(e),
+    };
     let text = |path: &std::path::Path| {
         let named = path.to_str().map(str::to_string);
         named.ok_or_else(|| Error::usage(format!("{}: the name is not UTF-8", path.display())))
     };
-    let (command, root) = (text(&program)?, text(&root)?);
+    let command = text(&program)?;
+    let root = root.as_deref().map(text).transpose()?;
+    let named = root.is_some();
+    let root = root.unwrap_or_else(|| ELSEWHERE.into());
     let arguments = ["-C", &root, "mcp"];
     let entry = json!({ "command": command, "args": arguments });
     let servers = |entry: Value| json!({ "mcpServers": { "assay": entry } });
@@ -142,8 +152,16 @@ fn config(client: Client, as_json: bool) -> Result<u8> {
         Client::Other => ("the client's list of stdio servers", pretty(&entry)?),
     };
     if as_json {
-        output::json("assay.mcp-config/1", json!({ "place": place, "paste": paste }))?;
+        output::json(
+            "assay.mcp-config/1",
+            json!({ "place": place, "paste": paste, "workbench": named.then_some(root) }),
+        )?;
     } else {
+        if !named {
+            anstream::eprintln!(
+                "note: there is no workbench here; put yours for {ELSEWHERE}, or name it: assay -C DIR mcp config"
+            );
+        }
         anstream::eprintln!("into {place}:");
         output::println(paste)?;
     }

@@ -447,6 +447,22 @@ fn errors_over_mcp_did_not_say_what_to_do() {
     assert!(out.code == 2 && out.stderr.contains("assay next"), "{}: {}", out.code, out.stderr);
 }
 
+/// `assay mcp config` outside of a workbench was an error, so that its form could not be seen before there was one.
+#[test]
+fn what_to_paste_is_shown_without_a_workbench_too() {
+    let elsewhere = tempfile::tempdir().unwrap();
+    let at = |args: &[&str]| crate::bench::assay_with(elsewhere.path(), args, &[]);
+    let out = at(&["mcp", "config", "--for", "codex"]);
+    assert!(out.code == 0 && out.stdout.contains("\"/path/to/workbench\""), "{}{}", out.stdout, out.stderr);
+    assert!(out.stderr.contains("there is no workbench here"), "{}", out.stderr);
+    let doc: Value = serde_json::from_str(&at(&["mcp", "config", "--for", "other", "--json"]).stdout).unwrap();
+    assert_eq!(doc["workbench"], Value::Null, "{doc}");
+    // One that is there and cannot be read is no missing one.
+    std::fs::write(elsewhere.path().join("assay.toml"), "model = 7").unwrap();
+    let out = at(&["mcp", "config", "--for", "other"]);
+    assert!(out.code != 0 && out.stderr.contains("workbench-config"), "{}", out.stderr);
+}
+
 /// `assay mcp -C DIR config` was no command: an option behind `mcp` was one of the server's.
 #[test]
 fn a_folder_may_be_named_behind_mcp_and_agent() {
