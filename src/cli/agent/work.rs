@@ -198,23 +198,23 @@ impl Work {
         }
         if let Some((RunEnd::Budget, _)) = &state.over {
             let (spent, limits) = (&state.spent, &state.limits);
-            // Twice as much, and more than the next call may take.
-            let room = |limit: u64, spent: u64, least: u64| {
-                limit.saturating_mul(2).max(spent.saturating_add(least)).to_string()
+            let cost = spent.cost().saturating_add(spent.cost_beyond);
+            let (flag, more) = match state.out_of.as_deref() {
+                Some("steps") => ("--max-steps", room(limits.steps, spent.steps, 10, MOST)),
+                Some("tokens") => ("--max-tokens", room(limits.tokens, spent.believed(), 200_000, MOST)),
+                Some("time") => ("--max-time", room(limits.wall_ms / 1000, state.ms / 1000, 600, MOST)),
+                Some("cost") => ("--max-cost", room(limits.cost.unwrap_or(0), cost, UNIT, MOST_COST)),
+                _ => ("", None),
             };
-            match state.out_of.as_deref() {
-                Some("steps") => say("--max-steps", &room(limits.steps, spent.steps, 10)),
-                Some("tokens") => say("--max-tokens", &room(limits.tokens, spent.believed(), 200_000)),
-                Some("time") => say("--max-time", &(room(limits.wall_ms / 1000, state.ms / 1000, 600) + "s")),
-                Some("cost") => {
-                    let cost = limits
-                        .cost
-                        .unwrap_or(0)
-                        .saturating_mul(2)
-                        .max(spent.cost().saturating_add(spent.cost_beyond).saturating_add(UNIT));
-                    say("--max-cost", &money(cost));
-                }
-                _ => {}
+            if let Some(more) = more {
+                say(
+                    flag,
+                    &match flag {
+                        "--max-time" => format!("{more}s"),
+                        "--max-cost" => money(more),
+                        _ => more.to_string(),
+                    },
+                );
             }
         }
         out
@@ -247,5 +247,33 @@ impl Work {
         let desk = Desk::open(&bench.root, options)?;
         let trust = self.trust.load(&bench.root)?;
         DeskShop::new(desk, Config::of_user().ok(), trust, self.key.clone(), self.hosts.away(bench)?, terminal)
+    }
+}
+
+/// A budget past this is no budget, and no server's count either.
+const MOST: u64 = 1_000_000_000_000;
+const MOST_COST: u64 = 1_000_000 * UNIT;
+
+/// A budget to go on with: twice as much, and more than the next call may take. `None`: no budget that makes sense would
+/// be enough, since what was counted makes none.
+fn room(limit: u64, spent: u64, least: u64, most: u64) -> Option<u64> {
+    let needed = spent.checked_add(least).filter(|needed| *needed <= most)?;
+    Some(limit.checked_mul(2).filter(|twice| *twice <= most).map_or(needed, |twice| twice.max(needed)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `--max-tokens 18446744073709551615` was what a run was to be resumed with.
+    #[test]
+    fn the_hint_repeats_no_budget_that_is_none() {
+        assert_eq!(room(1_000, 900, 200, MOST), Some(2_000));
+        assert_eq!(room(1_000, 0, 200_000, MOST), Some(200_000));
+        for absurd in [u64::MAX, u64::MAX / 2 - 7, MOST] {
+            assert_eq!(room(absurd, 5_000, 200_000, MOST), Some(205_000));
+            assert_eq!(room(1_000, absurd, 200_000, MOST), None);
+            assert_eq!(room(absurd, absurd, 200_000, MOST), None);
+        }
     }
 }
