@@ -214,11 +214,14 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         claimed: Option<Usage>,
     },
-    /// The server counted more tokens than were set aside: more than the request can hold, or a longer answer than allowed. The
+    /// More tokens were counted than were set aside: more than the request can hold, or a longer answer than allowed. The
     /// event before has the numbers; this one is for whoever reads.
     Overcounted {
         counted: u64,
         reserved: u64,
+        /// Not by the server: it gave no count that can be true, and this one is assay's, by the bytes that came.
+        #[serde(default, skip_serializing_if = "is_false")]
+        estimated: bool,
     },
     /// The server did not answer; what it may have cost stays spent.
     Failed {

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::budget::{Spent, money};
-use super::endpoint::UNKNOWN;
+use super::endpoint::{Call, UNKNOWN};
 use super::events::{Event, Judged, Record, RunEnd};
 use super::state::State;
 use super::{kept, runs, transcript};
@@ -38,6 +38,8 @@ pub struct Report {
     pub completion_tokens: u64,
     /// What servers counted beyond what had been set aside, which is all that the budget was charged with.
     pub beyond_tokens: u64,
+    /// Some of these assay counted itself, by the bytes of an answer.
+    pub beyond_estimated: bool,
     /// Some of the tokens were not counted by the server.
     pub estimated: bool,
     pub cost: Option<String>,
@@ -126,6 +128,7 @@ impl Report {
                 Event::Resumed { server: Some(server), .. } => {
                     report.asked(&server.llm, &server.host, server.price.is_some());
                 }
+                Event::Overcounted { estimated, .. } => report.beyond_estimated |= estimated,
                 Event::Judging { .. } => judging = record.digest.to_string(),
                 Event::Verdict { judged, .. } => checks.push((judging.clone(), judged.clone())),
                 _ => {}
@@ -257,7 +260,8 @@ impl Report {
         if self.beyond_tokens > 0 {
             let _ = writeln!(
                 w,
-                "The server counts {} tokens beyond what its calls could take; the budget was not charged with them.",
+                "{} counts {} tokens beyond what its calls could take; the budget was not charged with them.",
+                if self.beyond_estimated { "The server, or assay where it gave no count," } else { "The server" },
                 self.beyond_tokens
             );
         }
@@ -369,7 +373,7 @@ pub fn line(event: &Event) -> Option<String> {
         }
         Event::Reserved { .. } => return None,
         Event::Replied { prompt, completion, content, calls, cut, .. } => {
-            let called: Vec<_> = calls.iter().map(|c| c.name.as_str()).collect();
+            let called: Vec<_> = calls.iter().map(Call::shown).collect();
             let called = match (called.is_empty(), content.trim().is_empty()) {
                 (false, _) => called.join(", "),
                 (true, true) => "says nothing".into(),
@@ -378,10 +382,9 @@ pub fn line(event: &Event) -> Option<String> {
             let cut = if *cut { ", cut off" } else { "" };
             format!("model ({prompt}+{completion} tokens{cut}): {called}")
         }
-        Event::Overcounted { counted, reserved } => {
-            format!(
-                "the server counts {counted} tokens where at most {reserved} were set aside, which is what is charged"
-            )
+        Event::Overcounted { counted, reserved, estimated } => {
+            let who = if *estimated { "assay, by the bytes of the answer, counts" } else { "the server counts" };
+            format!("{who} {counted} tokens where at most {reserved} were set aside, which is what is charged")
         }
         Event::Failed { trouble, what, wait_ms, .. } => {
             let again =
@@ -413,7 +416,8 @@ pub fn line(event: &Event) -> Option<String> {
                 Some(false) => "no",
                 None => "",
             };
-            format!("{by} answers: {word} {}", short(text)).trim_end().to_string()
+            let said = [word, &short(text)].into_iter().filter(|s| !s.is_empty()).collect::<Vec<_>>().join(" ");
+            format!("{by} answers: {said}").trim_end().to_string()
         }
         Event::Paused { by, .. } => format!("paused by {by}"),
         Event::Continued { by, .. } => format!("{by} has it go on"),
@@ -424,4 +428,19 @@ pub fn line(event: &Event) -> Option<String> {
         Event::NodeEnded { node, how, why } => format!("{node}: {}. {why}", how.words()),
         Event::Ended { how, why } => format!("the run ends ({}): {why}", serde_word(how)),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `nobody answers:  nobody answered within 600 s` had two spaces where a word was missing.
+    #[test]
+    fn an_answer_without_a_word_has_no_gap() {
+        let said = |yes, text: &str| line(&Event::Answered { id: 1, by: "nobody".into(), yes, text: text.into() });
+        assert_eq!(said(None, "too late").as_deref(), Some("nobody answers: too late"));
+        assert_eq!(said(Some(false), "").as_deref(), Some("nobody answers: no"));
+        assert_eq!(said(Some(true), "do").as_deref(), Some("nobody answers: yes do"));
+        assert_eq!(said(None, "").as_deref(), Some("nobody answers:"));
+    }
 }

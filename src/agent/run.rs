@@ -466,7 +466,7 @@ fn describe(call: &Call) -> String {
             None => format!("{name}: {}", desk::cap(desk::printable(&value.to_string()), 120)),
         })
         .collect();
-    format!("{}({})", call.name, arguments.join(", "))
+    format!("{}({})", call.shown(), arguments.join(", "))
 }
 
 pub fn no_price(client: &Client) -> Error {

@@ -188,16 +188,17 @@ impl Assembler {
                 Err(why) => (Map::new(), Some(redactor.text(&why))),
             };
             let known = tools.contains(&name.as_str()) || written && flaw.is_some() && name == UNREADABLE;
+            let mut called = String::new();
             if !known {
-                let shown: String = name.chars().take(40).collect();
-                flaw = Some(format!("there is no tool {shown:?}; there are: {}", tools.join(", ")));
+                called = name.chars().take(40).collect();
+                flaw = Some(format!("there is no tool {called:?}; there are: {}", tools.join(", ")));
             } else if i >= MOST_CALLS {
                 let rest =
                     if more && i + 1 == MOST_ANSWERED { ", and none of those after it was looked at" } else { "" };
                 let why = format!("not carried out: at most {MOST_CALLS} calls of one answer are{rest}");
                 (flaw, arguments) = (Some(why), Map::new());
             }
-            Call { id, name: if known { name } else { UNKNOWN.into() }, arguments, flaw }
+            Call { id, name: if known { name } else { UNKNOWN.into() }, arguments, flaw, called }
         });
         Answer {
             calls: calls.collect(),

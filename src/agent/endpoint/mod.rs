@@ -40,6 +40,19 @@ pub struct Call {
     /// Why the call as it came cannot be carried out. Its arguments are empty then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub flaw: Option<String>,
+    /// The beginning of the name that came, where no such tool is offered: for people, and never sent.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub called: String,
+}
+
+impl Call {
+    /// What a person is told that was called.
+    pub fn shown(&self) -> String {
+        match self.called.is_empty() {
+            true => self.name.clone(),
+            false => format!("{:?}, which is not offered", self.called),
+        }
+    }
 }
 
 impl Message {

@@ -81,14 +81,16 @@ impl Run<'_> {
             bytes,
             claimed,
         })?;
-        self.overcounted(claimed, reserved)
+        // Of a prompt only a server ever counts more than was set aside.
+        let estimated = !taken && claimed.is_some_and(|c| c.prompt <= reserved.prompt);
+        self.overcounted(claimed, reserved, estimated)
     }
 
-    fn overcounted(&mut self, claimed: Option<Usage>, reserved: Reserved) -> Result<()> {
+    fn overcounted(&mut self, claimed: Option<Usage>, reserved: Reserved, estimated: bool) -> Result<()> {
         let Some(claimed) = claimed else { return Ok(()) };
         let counted = claimed.prompt.saturating_add(claimed.completion);
         let reserved = reserved.prompt.saturating_add(reserved.completion);
-        self.emit(Event::Overcounted { counted, reserved }).map(|_| ())
+        self.emit(Event::Overcounted { counted, reserved, estimated }).map(|_| ())
     }
 
     fn failed(&mut self, failure: Failure, reserved: Reserved) -> Result<()> {
@@ -115,7 +117,8 @@ impl Run<'_> {
         let wait_ms = if again { u64::try_from(pause.as_millis()).unwrap_or(u64::MAX) } else { 0 };
         let (trouble, what) = (failure.trouble, failure.what);
         self.emit(Event::Failed { prompt, completion, cost, claimed, trouble, what: what.clone(), wait_ms })?;
-        self.overcounted(claimed, reserved)?;
+        // What is estimated here is never more than was set aside.
+        self.overcounted(claimed, reserved, false)?;
         match trouble {
             Trouble::Stopped => self.stop(),
             Trouble::Context if self.state.condensed == 0 => self.condense("it was too long for the model"),

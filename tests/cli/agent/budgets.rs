@@ -114,6 +114,32 @@ fn one_answer_overran_the_budget_of_tokens() {
     }
 }
 
+/// "The server counts 10,000 tokens" was said of servers that had counted nothing.
+#[test]
+fn it_is_said_whose_count_is_beyond_what_was_set_aside() {
+    let story = |usage: Value| {
+        let mut reply = answer(&"x".repeat(30_000), &[], (1, 1));
+        reply["usage"] = usage;
+        let server = Server::start(move |_, _| Reply::Json(reply.clone()));
+        let limits = Limits { steps: 1, ..limits() };
+        let out = run_with(&server, &Fake::default(), Approve::NeverAsk, limits, |s| s.answer_tokens = 300);
+        Report::of(out.dir.path(), None).unwrap().text()
+    };
+    for usage in [Value::Null, json!({"prompt_tokens": 10}), json!({"prompt_tokens": 10, "completion_tokens": 3})] {
+        let text = story(usage.clone());
+        assert!(text.contains("assay, by the bytes of the answer, counts 10"), "{usage}: {text}");
+        assert!(text.contains("The server, or assay where it gave no count, counts"), "{usage}: {text}");
+    }
+    for usage in [
+        json!({"prompt_tokens": 10, "completion_tokens": 9_000}),
+        // The count that is beyond is the server's here too.
+        json!({"prompt_tokens": 5_000_000}),
+    ] {
+        let text = story(usage.clone());
+        assert!(text.contains("the server counts ") && text.contains("The server counts "), "{usage}: {text}");
+    }
+}
+
 /// A server that knows no limit was listened to for 8 MiB, whatever was left.
 #[test]
 fn a_stream_is_not_read_beyond_what_its_answer_may_be() {

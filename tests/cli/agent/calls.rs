@@ -1,6 +1,7 @@
 //! Calls of tools as models make them, and what they are answered.
 
 use assay::agent::events::{Approve, NodeEnd};
+use assay::agent::report::Report;
 use serde_json::{Map, Value, json};
 
 use super::fake::{Fake, limits, run_with};
@@ -126,4 +127,23 @@ fn a_call_as_text_that_cannot_be_read_is_answered_with_an_error() {
     let out = run(&server);
     assert_eq!(out.ended(), [("swiglu".into(), NodeEnd::GaveUp)]);
     assert_eq!(out.log.iter().filter(|l| l.starts_with("Refused")).count(), 1, "{:?}", out.log);
+}
+
+/// In the log such a call was `unknown`, whatever had been called.
+#[test]
+fn a_tool_that_is_not_offered_is_named_in_the_log_and_nowhere_else() {
+    let name = format!("rm -rf \u{1b}[2J\u{202e}{}", "x".repeat(100));
+    let called = name.clone();
+    let server = Server::start(move |n, _| {
+        let tool = if n == 0 { called.as_str() } else { "give_up" };
+        Reply::Json(answer("", &[(tool, json!({"reason": "enough"}))], (1, 1)))
+    });
+    let out = run(&server);
+    assert_eq!(out.ended(), [("swiglu".into(), NodeEnd::GaveUp)]);
+    let sent = server.seen()[1].messages().iter().find_map(|m| m["tool_calls"].as_array()).unwrap().clone();
+    assert_eq!(sent[0]["function"]["name"], "unknown", "{sent:?}");
+    let report = Report::of(out.dir.path(), None).unwrap();
+    let story = report.nodes[0].story.join("\n");
+    assert!(story.contains("\"rm -rf \\u{1b}[2J\\u{202e}xxx") && story.contains("which is not offered"), "{story}");
+    assert!(!story.contains('\u{1b}') && !story.contains('\u{202e}') && !story.contains(&"x".repeat(41)), "{story}");
 }
