@@ -66,7 +66,7 @@ pub(super) fn size(d: &mut Draft<'_>) {
         _ if d.far || d.draw.below(2) == 0 => last,
         _ => last.min(4 * rows.max(150)),
     };
-    let pos0 = straddling(d, most, window).unwrap_or_else(|| d.position(most));
+    let pos0 = (full_list(d, last).or_else(|| straddling(d, most, window))).unwrap_or_else(|| d.position(most));
     if let Some(complete) = (pos0 + tokens).checked_div(ratio) {
         d.set_dim("C", rows.max(complete + 1));
     }
@@ -75,6 +75,23 @@ pub(super) fn size(d: &mut Draft<'_>) {
     // Nothing larger: the lifted scores' last bits would be larger errors than f32 may make.
     let scale = f64::from(0.5 + 0.5 * d.draw.unit()) / (d.dim("D") as f64).sqrt();
     d.set_scalar("scale", scale);
+}
+
+/// Where window and list are one more than a multiple of 32, a position from which both are full: the last row is then alone
+/// in the block of rows that a kernel takes. And where one token's heads are a tile, which has several blocks then.
+fn full_list(d: &mut Draft<'_>, last: usize) -> Option<usize> {
+    let (k, window) = (d.dim("k"), d.dim("window"));
+    let first = window.max(k * d.dim("ratio"));
+    (k > 0 && ((window + k) % 32 == 1 || is_a_tile(d)) && first <= last).then(|| {
+        let pos0 = d.draw.between(first, last);
+        d.set_step("pos0", pos0);
+        pos0
+    })
+}
+
+/// One token, and as many heads as the largest tile has queries.
+fn is_a_tile(d: &Draft<'_>) -> bool {
+    d.tokens == 1 && d.dim("H") >= 64
 }
 
 /// In most cases of several tokens, and in all of few, a position inside the first window from which the number of rows
@@ -109,14 +126,32 @@ enum Scores {
     AboveSinks,
     /// Higher by more than f16 has room for in the rows that come last: a maximum that is kept for too long overflows.
     Rising,
+    /// Higher in the rows that come last by what a maximum may not be kept for, and not by so much that the others no longer
+    /// count; for half of the queries alone, which a tile has beside the others.
+    RisingForSome,
+    /// The same, and sinks far below.
+    RisingAboveSinks,
 }
 
 /// Sets scores and sinks apart, or moves both. The model's own sinks stay, and so do the scores that go with them.
 pub(super) fn move_scores(d: &mut Draft<'_>) {
     use Scores::*;
     let scores = match d.weight("sinks") {
-        None => [Usual, Rising, Usual, High][d.turn % 4],
-        Some(_) => [Usual, Rising, High, Usual, Low, BelowSinks, Rising, AboveSinks][d.turn % 8],
+        None => [Usual, Rising, RisingForSome, High][d.turn % 4],
+        Some(_) if is_a_tile(d) => [Rising, RisingForSome, RisingAboveSinks][d.turn % 3],
+        Some(_) => [
+            Usual,
+            Rising,
+            RisingForSome,
+            High,
+            RisingAboveSinks,
+            Low,
+            BelowSinks,
+            RisingForSome,
+            Rising,
+            AboveSinks,
+            RisingForSome,
+        ][d.turn % 11],
     };
     let width = d.dim("D");
     let (size, sign, sinks) = match scores {
@@ -127,6 +162,8 @@ pub(super) fn move_scores(d: &mut Draft<'_>) {
         BelowSinks => (0.0, 1.0, 14.0),
         AboveSinks => (0.0, 1.0, d.draw.pick(&[-200.0, -1e4, -1e30])),
         Rising => (RISE / (width as f32 * scale(d)), 1.0, 0.0),
+        RisingForSome => (RISE_FOR_SOME / (width as f32 * scale(d)), 1.0, 0.0),
+        RisingAboveSinks => (RISE_FOR_SOME / (width as f32 * scale(d)), 1.0, -200.0),
     };
     if let Some(mut weights) = d.weight("sinks").filter(|_| sinks != 0.0) {
         weights.iter_mut().for_each(|s| *s += sinks);
@@ -139,9 +176,11 @@ pub(super) fn move_scores(d: &mut Draft<'_>) {
     let size = size.sqrt();
     let lift: Vec<f32> = (0..width).map(|_| d.draw.pick(&[-size, size])).collect();
     let (ring, comp) = match scores {
-        Rising => late(d),
+        Rising | RisingForSome | RisingAboveSinks => late(d),
         _ => (0..usize::MAX, 0..usize::MAX),
     };
+    let some = matches!(scores, RisingForSome | RisingAboveSinks);
+    let queries: Vec<bool> = (0..d.tokens * d.dim("H")).map(|_| !some || d.draw.below(2) == 0).collect();
     let (newest, cap) = (d.dim("pos0") + d.tokens.max(1) - 1, d.dim("cap").max(1));
     // The position that a row of the ring holds last.
     let position = |row: usize| newest - ((newest % cap + cap - row) % cap).min(newest);
@@ -150,7 +189,7 @@ pub(super) fn move_scores(d: &mut Draft<'_>) {
             row.iter_mut().zip(&lift).for_each(|(v, l)| *v += sign * l);
         }
     };
-    add(d.f32("q"), 1.0, &|_| true);
+    add(d.f32("q"), 1.0, &|query| queries.get(query).copied().unwrap_or(true));
     add(d.f32("ring"), sign, &|row| ring.contains(&position(row)));
     add(d.f32("comp"), sign, &|row| comp.contains(&row));
 }
@@ -158,11 +197,16 @@ pub(super) fn move_scores(d: &mut Draft<'_>) {
 /// Nats: 2^17.7, where f16 ends at 2^16 and a maximum kept until it grows by 2^20 is kept.
 const RISE: f32 = 12.3;
 
+/// 2^9.4, where a maximum is kept until it grows by 2^8.
+const RISE_FOR_SOME: f32 = 6.5;
+
 /// Positions of the window, and compressed rows, of which the scores are higher: the last half or all of one of both.
 fn late(d: &mut Draft<'_>) -> (Range<usize>, Range<usize>) {
     let (pos0, none) = (d.dim("pos0"), 0..0);
     let kinds = if d.f32("comp").is_empty() { 1 } else { 4 };
     match d.draw.below(kinds) {
+        // Those of a later block.
+        _ if kinds > 1 && is_a_tile(d) => (none, 0..usize::MAX),
         0 => ((pos0 + d.tokens / 2).saturating_sub(d.dim("window") / 2)..usize::MAX, none),
         1 => (none, (pos0 + d.tokens) / d.dim("ratio").max(1) / 2..usize::MAX),
         2 => (0..usize::MAX, none),

@@ -528,8 +528,9 @@ mod tests {
                         .unwrap();
                     let out = case.expected(Rounding::None).unwrap();
                     for (arg, v) in c.args.iter().zip(&out) {
+                        // A hidden row's score is −∞, and so is what f16 has no room for.
                         if let Some(Values::F32(v)) = v
-                            && arg.name != "s"
+                            && !matches!(arg.name, "s" | "cache")
                         {
                             assert!(v.iter().all(|x| x.is_finite()), "{} {} preset {i}", c.op, arg.name);
                         }

@@ -133,17 +133,19 @@ impl Op for CompressorPrefill {
     fn fill(&self, d: &mut Draft<'_>) {
         let table = drawn_frequencies(d);
         d.f32("inv_freq").copy_from_slice(&table);
-        // Small rows feel the epsilon of their norm.
-        let size = d.draw.pick(&[1.0, 1e-3]);
-        d.f32("k").iter_mut().for_each(|v| *v *= size);
-        d.f32("state_k").iter_mut().for_each(|v| *v *= size);
-        // Gates differ by several units in trained files, so that pooling is far from an average.
-        d.f32("g").iter_mut().for_each(|v| *v *= 3.0);
-        d.f32("state_s").iter_mut().for_each(|v| *v *= 3.0);
-        // As in attention: a score near 90 overflows unless the maximum is taken off.
-        let lift = d.draw.pick(&[0.0, 0.0, 90.0, -120.0]);
-        d.f32("g").iter_mut().for_each(|v| *v += lift);
-        d.f32("state_s").iter_mut().for_each(|v| *v += lift);
+        // Small rows feel the epsilon of their norm, and large ones are no larger for it.
+        let size = [1.0, 1e-3, 1e4, 1.0, 100.0][d.turn % 5];
+        // Gates differ by several units in trained files, so that pooling is far from an average; a score near 90 overflows
+        // unless the maximum is taken off, and of thousands one candidate is all there is.
+        let [spread, lift] =
+            [[3.0, 0.0], [3.0, 90.0], [100.0, 0.0], [3.0, -120.0], [3.0, 0.0], [1e4, 0.0], [3.0, 4e3], [3.0, -1e4]]
+                [d.turn / 5 % 8];
+        for name in ["k", "state_k"] {
+            d.f32(name).iter_mut().for_each(|v| *v *= size);
+        }
+        for name in ["g", "state_s"] {
+            d.f32(name).iter_mut().for_each(|v| *v = *v * spread + lift);
+        }
         if d.dim("C") == 2 && (d.case.symbol("pos0").unwrap_or(0) as usize) < d.dim("ratio") {
             let half = d.f32("state_s").len() / 2;
             d.f32("state_s")[..half].fill(EMPTY_SCORE);

@@ -1,6 +1,6 @@
 use super::cases::POSITIONS;
 use super::contract::*;
-use super::{Call, Draft, Op};
+use super::{Call, Draft, Op, magnitudes};
 use crate::error::Result;
 use crate::model::quant::DType;
 
@@ -30,6 +30,9 @@ static CONTRACT: Contract = Contract {
 
 /// Score of a state row that holds no token.
 pub const EMPTY_SCORE: f32 = -1e30;
+
+/// Of candidates and gates, in cases: half of them as they come.
+const SIZES: [f32; 8] = [1.0, 1.0, 1.0, 1.0, 1e-6, 1e-3, 100.0, 1e4];
 
 /// The compressor's memory between steps.
 ///
@@ -105,6 +108,21 @@ impl Op for CompressorState {
         let ratio = d.dim("ratio");
         let most = if d.far { POSITIONS - d.tokens } else { 3 * ratio };
         d.position(most);
+    }
+
+    /// Rows of every size, beside each other.
+    fn fill(&self, d: &mut Draft<'_>) {
+        let width = d.dim("C") * d.dim("D");
+        for name in ["k", "g", "state_k", "state_s"] {
+            let rows = d.f32(name).len() / width.max(1);
+            let factors: Vec<f32> = (0..rows).map(|_| d.draw.pick(&SIZES)).collect();
+            magnitudes::scale_rows(d, name, width, &factors);
+        }
+        magnitudes::extremes(d, "k");
+    }
+
+    fn rows_apart(&self) -> bool {
+        true
     }
 
     fn tokenwise(&self) -> bool {

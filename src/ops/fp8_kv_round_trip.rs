@@ -7,7 +7,7 @@ static CONTRACT: Contract = Contract {
     summary: "rounds the first D − P dims to E4M3 with a power-of-two scale per 64; the P rotary dims stay (docs/model.md §8.1)",
     ops_ids: &["P14", "A12", "C2", "D3"],
     aliases: &["dsv4_fp8_kv_quantize", "kv_fp8_store_raw"],
-    args: &[update("x", &["R", "D"], "key/value rows or compressed rows")],
+    args: &[update("x", &["R", "D"], "key/value rows or compressed rows, all finite")],
     weights: &[],
     steps: &["R"],
     dims: &["D", "P"],
@@ -64,6 +64,17 @@ impl Op for Fp8KvRoundTrip {
             if d.draw.below(3) == 0 {
                 let block = at_an_edge(d);
                 d.f32("x")[i * BLOCK..][..BLOCK].copy_from_slice(&block);
+            }
+        }
+        // Where a last block is short, what stands behind it has no part in its scale, however large.
+        let (width, end) = (d.dim("D"), d.dim("D") - d.dim("P"));
+        if end % BLOCK != 0 {
+            for row in 0..d.f32("x").len() / width {
+                if d.draw.below(2) == 0 {
+                    let size = d.draw.pick(&[1e5, 1e7]);
+                    let largest = d.f32("x")[row * width..][..end].iter().fold(1.0f32, |m, v| m.max(v.abs()));
+                    d.f32("x")[row * width + end] = largest * size;
+                }
             }
         }
     }

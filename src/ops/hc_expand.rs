@@ -58,6 +58,11 @@ impl Op for HcExpand {
         &[&[4, 256], &[4, 768], &[4, 4096]]
     }
 
+    /// Wider than Flash: hidden states of other files.
+    fn far(&self) -> &'static [&'static [i64]] {
+        &[&[4, 4100], &[4, 8200]]
+    }
+
     fn fill(&self, d: &mut Draft<'_>) {
         let (s, width) = (d.dim("S"), d.dim("D"));
         // A token's streams and outputs go together: of what is a thousandth of the other nothing would be seen.

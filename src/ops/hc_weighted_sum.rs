@@ -47,6 +47,11 @@ impl Op for HcWeightedSum {
         &[&[4, 256, 24], &[4, 512, 4], &[4, 768, 24], &[4, 4096, 24], &[4, 4096, 4]]
     }
 
+    /// Wider than Flash: hidden states of other files.
+    fn far(&self) -> &'static [&'static [i64]] {
+        &[&[4, 4100, 24], &[4, 8200, 4]]
+    }
+
     fn fill(&self, d: &mut Draft<'_>) {
         let (s, width) = (d.dim("S"), d.dim("D"));
         let rows = d.f32("h").len() / (s * width).max(1);

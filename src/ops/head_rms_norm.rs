@@ -36,7 +36,12 @@ impl Op for HeadRmsNorm {
     }
 
     fn presets(&self) -> &'static [&'static [i64]] {
-        &[&[2, 512], &[5, 512], &[64, 512], &[72, 512]]
+        &[&[2, 512], &[5, 512], &[64, 512], &[72, 512], &[2, 576]]
+    }
+
+    /// Wider than any file's.
+    fn far(&self) -> &'static [&'static [i64]] {
+        &[&[1, 4100]]
     }
 
     fn fill(&self, d: &mut Draft<'_>) {

@@ -1,5 +1,6 @@
 use rayon::prelude::*;
 
+use super::cases::POSITIONS;
 use super::contract::*;
 use super::{Call, Draft, Op};
 use crate::error::Result;
@@ -21,6 +22,42 @@ static CONTRACT: Contract = Contract {
     roundings: &[],
     comparison: Comparison::Exact,
 };
+
+/// What the scores of a token are like, besides hidden ones.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// Around 0, with many that are 0.
+    Scored,
+    /// A few bits from this number.
+    Near(f32),
+    /// Of this size, positive and negative.
+    Sized(f32),
+    /// All below 0.
+    Negative(f32),
+    /// Of every power of two that f32 has, down to its subnormal numbers.
+    Mixed,
+}
+
+/// As many as no count of launches or ways is a multiple of.
+const KINDS: [Kind; 17] = [
+    Kind::Scored,
+    Kind::Sized(100.0),
+    Kind::Near(0.75),
+    Kind::Negative(3e4),
+    Kind::Scored,
+    Kind::Near(-3.0),
+    Kind::Mixed,
+    Kind::Sized(1e-40),
+    Kind::Scored,
+    Kind::Near(1e-40),
+    Kind::Negative(1e36),
+    Kind::Near(1.0),
+    Kind::Sized(1e36),
+    Kind::Near(-2e4),
+    Kind::Negative(1e-30),
+    Kind::Sized(1e-3),
+    Kind::Near(1e-3),
+];
 
 /// Selection of compressed rows.
 pub struct IndexerTopk;
@@ -52,49 +89,73 @@ impl Op for IndexerTopk {
     }
 
     fn presets(&self) -> &'static [&'static [i64]] {
-        &[&[40, 8], &[300, 32], &[700, 512], &[2100, 512], &[20, 32], &[65538, 512]]
+        &[
+            &[40, 8],
+            &[300, 32],
+            &[700, 512],
+            &[2100, 512],
+            &[20, 32],
+            // Flash keeps 512 and Pro 1,024; a file may have any number.
+            &[1400, 1024],
+            &[60, 1],
+            &[164, 100],
+            &[2400, 2052],
+            &[65538, 512],
+        ]
     }
 
     fn far(&self) -> &'static [&'static [i64]] {
         &[&[70_100, 512], &[262_144, 512]]
     }
 
+    /// In two cases of three from a chosen position: the last token sees all rows, with which the buffer ends, or the first
+    /// token whose rows are more than k stands somewhere in the step. A far step is the context's last.
     fn size(&self, d: &mut Draft<'_>) {
-        let c = d.dim("C");
-        d.position(4 * c);
+        let (c, k) = (d.dim("C"), d.dim("k"));
+        let all = (4 * c).saturating_sub(d.tokens);
+        match d.turn % 3 {
+            _ if d.far && 4 * c == POSITIONS => d.set_step("pos0", all),
+            0 if !d.far => d.set_step("pos0", all),
+            1 if !d.far && c > k => {
+                let first = 4 * (k + 1) - 1;
+                let before = d.draw.below(d.tokens.min(first + 1));
+                d.set_step("pos0", first - before);
+            }
+            _ => {
+                d.position(4 * c);
+            }
+        }
     }
 
     /// As the scorer leaves them: a quarter exactly 0, further ties, −inf where nothing is visible yet. In a third of the
-    /// rows scores that differ in their last bits alone.
+    /// rows scores that differ in their last bits alone, and in another third scores of other sizes.
     fn fill(&self, d: &mut Draft<'_>) {
         let (c, pos0) = (d.dim("C"), d.case.symbol("pos0").unwrap_or(0) as usize);
         let coarse = d.draw.below(2) == 0;
         // Two or three apart, or neighbours.
         let steps = if d.turn.is_multiple_of(2) { 500.0 } else { 20.0 };
-        let bases: Vec<Option<f32>> =
-            (0..d.tokens).map(|_| d.draw.pick(&[None, None, Some(0.75), Some(1.0), Some(-3.0), Some(1e-3)])).collect();
+        // Goes round by the turn, and from token to token: no size is left to chance.
+        let turn = d.turn;
         for (t, row) in d.f32("s").chunks_exact_mut(c).enumerate() {
             let visible = ((pos0 + t + 1) / 4).min(c);
-            if let Some(Some(base)) = bases.get(t) {
-                for (w, v) in row.iter_mut().enumerate() {
-                    let ulps = (*v * steps) as i32;
-                    *v = if w >= visible {
-                        f32::NEG_INFINITY
-                    } else {
-                        f32::from_bits(base.to_bits().wrapping_add_signed(ulps))
-                    };
-                }
-                continue;
-            }
-            for (w, v) in row.iter_mut().enumerate() {
-                *v = match () {
-                    () if w >= visible => f32::NEG_INFINITY,
-                    () if *v < -1.2 => -0.0,
-                    () if *v < -0.7 => 0.0,
-                    () if coarse => (*v * 8.0).round() / 8.0,
-                    () => *v,
+            let kind = KINDS[(turn + t) % KINDS.len()];
+            for v in &mut row[..visible] {
+                *v = match kind {
+                    Kind::Near(base) => f32::from_bits(base.to_bits().wrapping_add_signed((*v * steps) as i32)),
+                    Kind::Sized(size) => *v * size,
+                    Kind::Negative(size) => -v.abs() * size,
+                    // The low bits of noise are as good as drawn.
+                    Kind::Mixed => {
+                        let size = 2f64.powi((v.to_bits() >> 3) as i32 % 267 - 140) as f32;
+                        v.signum() * size * (1.0 + v.abs() / 8.0)
+                    }
+                    Kind::Scored if *v < -1.2 => -0.0,
+                    Kind::Scored if *v < -0.7 => 0.0,
+                    Kind::Scored if coarse => (*v * 8.0).round() / 8.0,
+                    Kind::Scored => *v,
                 };
             }
+            row[visible..].fill(f32::NEG_INFINITY);
         }
     }
 

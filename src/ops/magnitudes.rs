@@ -37,7 +37,8 @@ fn change_some(d: &mut Draft<'_>, name: &str, from: usize, k: usize, outlier: f3
     match d.draw.below(8) {
         0 if zeros => d.f32(name)[from..][..k].fill(0.0),
         1 => {
-            let at = from + d.draw.below(k);
+            // The last one in half of them.
+            let at = from + if d.draw.below(2) == 0 { k - 1 } else { d.draw.below(k) };
             d.f32(name)[at] *= outlier;
         }
         2 => {

@@ -75,6 +75,8 @@ impl Op for MoeGateUp {
             &[96, 9, 4, 2],
             &[544, 33, 8, 3],
             &[2080, 9, 4, 2],
+            // Seventeen blocks of 256, and more slices than a block takes at once.
+            &[4352, 9, 4, 2],
             &[256, 9, 256, 6],
             &[256, 9, 1100, 6],
             &[768, 24, 8, 3],

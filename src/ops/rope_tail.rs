@@ -2,7 +2,7 @@ use rayon::prelude::*;
 
 use super::cases::POSITIONS;
 use super::contract::*;
-use super::{Call, Draft, Op};
+use super::{Call, Draft, Op, magnitudes};
 use crate::error::Result;
 
 static CONTRACT: Contract = Contract {
@@ -62,6 +62,14 @@ impl Op for RopeTail {
     fn fill(&self, d: &mut Draft<'_>) {
         let table = drawn_frequencies(d);
         d.f32("inv_freq").copy_from_slice(&table);
+        // Half of the heads as they come.
+        let (width, rows) = (d.dim("D"), d.tokens * d.dim("H"));
+        let factors: Vec<f32> = (0..rows).map(|_| d.draw.pick(&[1.0, 1.0, 1.0, 1.0, 1e-6, 1e-4, 100.0, 1e4])).collect();
+        magnitudes::scale_rows(d, "x", width, &factors);
+    }
+
+    fn rows_apart(&self) -> bool {
+        true
     }
 
     fn macs(&self, dims: &[i64], tokens: usize) -> u64 {

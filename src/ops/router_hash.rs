@@ -84,6 +84,10 @@ impl Op for RouterHash {
         }
     }
 
+    fn rows_apart(&self) -> bool {
+        true
+    }
+
     fn macs(&self, dims: &[i64], tokens: usize) -> u64 {
         (dims[0] + 8 * dims[1]) as u64 * tokens as u64
     }

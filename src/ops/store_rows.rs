@@ -11,13 +11,13 @@ static CONTRACT: Contract = Contract {
     ops_ids: &["P16", "A13", "D3"],
     aliases: &["store_raw_kv", "store_raw_kv_batch", "kv_fp8_store_raw"],
     args: &[
-        read("x", &["R", "D"], "new rows"),
+        read("x", &["R", "D"], "new rows, all finite"),
         update("cache", &["cap", "D"], "ring of key/value rows, or list of compressed rows"),
     ],
     weights: &[],
     steps: &["R", "row0"],
     dims: &["D", "cap"],
-    scalars: &[scalar_i32("round_f16", FLAG, "1: values pass through f16, round to nearest even")],
+    scalars: &[scalar_i32("round_f16", FLAG, "1: values pass through f16, round to nearest even: ±inf from ±65520 on")],
     roundings: &[],
     comparison: Comparison::Exact,
 };
@@ -46,7 +46,7 @@ impl Op for StoreRows {
     }
 
     fn presets(&self) -> &'static [&'static [i64]] {
-        &[&[512, 2304], &[512, 256], &[128, 64], &[512, 3], &[105, 64]]
+        &[&[512, 2304], &[512, 256], &[128, 64], &[512, 3], &[105, 64], &[1028, 5]]
     }
 
     fn far(&self) -> &'static [&'static [i64]] {
@@ -63,14 +63,15 @@ impl Op for StoreRows {
         }
     }
 
-    /// What f16 has an opinion on: subnormals, what is below all of them, ties to either neighbour, its largest numbers.
+    /// What f16 has an opinion on: subnormals, what is below all of them, ties to either neighbour, its largest numbers, and
+    /// those from 65,520 on, halfway to what would be the next, which are infinite there.
     fn fill(&self, d: &mut Draft<'_>) {
         let n = d.f32("x").len();
         let fates: Vec<(usize, i32, bool)> =
             (0..n).map(|_| (d.draw.below(8), d.draw.below(41) as i32 - 25, d.draw.below(2) == 0)).collect();
         for (v, (fate, exponent, odd)) in d.f32("x").iter_mut().zip(fates) {
             *v = match fate {
-                0 => (*v * 2f32.powi(exponent)).clamp(-65_519.0, 65_519.0),
+                0 => *v * 2f32.powi(exponent),
                 // Halfway between two f16 numbers, the lower of which is even or odd.
                 1 => {
                     let step = 2f32.powi(exponent.clamp(-24, 5));
@@ -78,11 +79,8 @@ impl Op for StoreRows {
                 }
                 2 => (f32::from(u8::from(odd)) + 0.5) * 2f32.powi(-24) * v.signum(),
                 3 => {
-                    if odd {
-                        65_519.0
-                    } else {
-                        65_504.0f32.copysign(*v)
-                    }
+                    let edges = [65_504.0, 65_519.0, 65_519.996, 65_520.0, 65_536.0, 7e4, 1e20, f32::MAX];
+                    edges[(exponent + 25) as usize % edges.len()].copysign(*v)
                 }
                 _ => *v,
             };

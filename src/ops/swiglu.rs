@@ -42,7 +42,13 @@ impl Op for Swiglu {
     }
 
     fn presets(&self) -> &'static [&'static [i64]] {
-        &[&[256], &[512], &[768], &[2048], &[101]]
+        // The first meets every count: of 101·T elements none, one, two or three are behind the last four.
+        &[&[101], &[256], &[512], &[768], &[2048]]
+    }
+
+    /// Wider than Flash: hidden states of other files.
+    fn far(&self) -> &'static [&'static [i64]] {
+        &[&[4100]]
     }
 
     fn fill(&self, d: &mut Draft<'_>) {

@@ -47,6 +47,11 @@ impl Op for TakeRows {
         d.set_step("R", rows);
     }
 
+    /// Wider than Flash: hidden states of other files.
+    fn far(&self) -> &'static [&'static [i64]] {
+        &[&[20_484]]
+    }
+
     fn fill(&self, d: &mut Draft<'_>) {
         magnitudes::extremes(d, "x");
     }

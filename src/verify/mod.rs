@@ -42,7 +42,7 @@ use crate::plan::source::{SourceSet, hex};
 use compare::FirstBad;
 
 /// The protocol that verdicts are made by: raised when comparison, tolerance or cases change their meaning.
-pub const PROTOCOL: u32 = 6;
+pub const PROTOCOL: u32 = 7;
 
 pub type Figures = serde_json::Map<String, serde_json::Value>;
 

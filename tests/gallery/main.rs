@@ -1,10 +1,10 @@
 //! The gallery: kernels that the verifier must refuse, each at the stage that is there for it, and honest ones that
 //! it must let pass. From outside, through the built program, on the emulator.
 //!
-//! Every folder here is an exhibit; `edits.rs`, `extremes.rs` and `counts.rs` have more that are one edit of a kernel of
-//! the repository. `docs/stages.md` and `POSTMORTEM.md` name them. Some try to get out of the worker and the compiler: the
-//! text and the object's symbols tell of these before they are tried, and `tests/emulator.rs` tries them past both. Without
-//! a C++ compiler nothing can be judged: that is said, and counted apart.
+//! Every folder here is an exhibit; `edits.rs`, `extremes.rs`, `counts.rs`, `ends.rs` and `ranges.rs` have more that are one
+//! edit of a kernel of the repository. `docs/stages.md` and `POSTMORTEM.md` name them. Some try to get out of the worker
+//! and the compiler: the text and the object's symbols tell of these before they are tried, and `tests/emulator.rs` tries
+//! them past both. Without a C++ compiler nothing can be judged: that is said, and counted apart.
 
 mod attack;
 mod bench;
@@ -13,6 +13,7 @@ mod edits;
 mod ends;
 mod exhibits;
 mod extremes;
+mod ranges;
 
 use std::process::ExitCode;
 use std::sync::Mutex;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         .chain(extremes::EXTREMES)
         .chain(counts::COUNTS)
         .chain(ends::ENDS)
+        .chain(ranges::RANGES)
         .filter(|e| filters.is_empty() || filters.iter().any(|f| e.name.contains(*f)))
         .collect();
     if args.iter().any(|a| a == "--list") {
