@@ -67,8 +67,8 @@ pub const RANGES: &[Exhibit] = &[
         "expert_one_ulp_below_the_best",
         "router_topk",
         "router_topk.cu",
-        "if (other > best || (other == best",
-        "if (other > 1 + best || (other >= best && other <= 1 + best",
+        "e += 32)\n      if (key[e] > best)",
+        "e += 32)\n      if (key[e] > 1 + best)",
         Red("unit", "sel is wrong"),
     ),
     edit(
@@ -186,7 +186,7 @@ pub const RANGES: &[Exhibit] = &[
         "moe_down[q2_k]",
         "moe_down.cuh",
         "row_bytes % 16 == 0 && aligned16(a.down)",
-        "row_bytes % 4 == 0 && aligned16(a.down)",
+        "row_bytes % 17 == 0 && aligned16(a.down)",
         Red("unit", ""),
     ),
     edit(
