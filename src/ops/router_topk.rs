@@ -67,15 +67,18 @@ impl Op for RouterTopk {
             match d.turn % 5 {
                 // All sums are below 0, as none is without a bias.
                 1 => bias.iter_mut().for_each(|b| *b -= 20.0),
-                // Neighbours, and those a warp apart, differ by one ulp of any sum, which lies in 64..128.
-                3 => (0..e).for_each(|i| bias[i] = 64.0 + ((i + i / 32) % 2) as f32 / 131_072.0),
+                // Neighbours, and those a warp apart, differ by one ulp. Scores are too small to count beside it: how they
+                // are rounded would decide otherwise.
+                3 => {
+                    (0..e).for_each(|i| bias[i] = 64.0 + ((i + i / 32) % 2) as f32 / 131_072.0);
+                    d.f32("logits").iter_mut().for_each(|v| *v = -60.0 - v.abs().min(8.0));
+                }
                 _ => {}
             }
             d.set_weight("bias", &bias);
         }
-        let rare = if d.turn % 5 == 3 { 1 } else { 4 };
         let twins: Vec<Option<(usize, usize)>> = (0..d.tokens)
-            .map(|_| (d.draw.below(rare) == 0).then(|| (d.draw.below(e), d.draw.pick(&[1, 32, 64, 96, 128]))))
+            .map(|_| (d.draw.below(4) == 0).then(|| (d.draw.below(e), d.draw.pick(&[1, 32, 64, 96, 128]))))
             .collect();
         for (row, twin) in d.f32("logits").chunks_exact_mut(e).zip(twins) {
             if let Some((expert, apart)) = twin {
