@@ -46,7 +46,10 @@ pub fn run(workbench: &Path, node: &Node, seed: &[u8; 32], figures: &mut Figures
             });
         }
         if !outcome.clean {
-            let reason = format!("{} found {} errors: {}", t.name(), outcome.errors, outcome.report.join("; "));
+            let reason = match outcome.errors {
+                0 => format!("under {} a case failed: {}", t.name(), outcome.said.join("; ")),
+                n => format!("{} found {n} errors: {}", t.name(), outcome.report.join("; ")),
+            };
             return Ok(Outcome::Red { reason, first_bad: None });
         }
     }

@@ -1,6 +1,7 @@
 //! compute-sanitizer: running a command under a checker of device memory accesses or races.
 
 use std::{
+    fs::File,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -54,6 +55,8 @@ pub struct Outcome {
     pub timed_out: bool,
     /// The beginning of the report, without its margin.
     pub report: Vec<String>,
+    /// And of what the command itself wrote to stderr.
+    pub said: Vec<String>,
 }
 
 /// A compute-sanitizer that is installed.
@@ -89,7 +92,8 @@ impl Sanitizer {
     /// A sanitizer that could not watch the device is an error: its silence would mean nothing.
     pub fn run(&self, command: &[String], tool: Tool, deadline: Duration) -> Result<Outcome> {
         let dir = tempfile::tempdir().map_err(|e| Error::io(std::env::temp_dir(), e))?;
-        let log = dir.path().join("report");
+        let (log, said) = (dir.path().join("report"), dir.path().join("said"));
+        let errors = File::create(&said).map_err(|e| Error::io(&said, e))?;
         let mut child = Command::new(&self.path);
         child.args(["--tool", tool.name(), "--error-exitcode", &FOUND.to_string(), "--target-processes", "all"]);
         child.arg("--log-file").arg(&log);
@@ -97,7 +101,7 @@ impl Sanitizer {
             .args(command)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
+            .stderr(errors)
             .spawn()
             .map_err(|e| Error::io(&self.path, e))?;
         let start = Instant::now();
@@ -113,8 +117,10 @@ impl Sanitizer {
                 None => std::thread::sleep(Duration::from_millis(20)),
             }
         };
-        let report = read(&log);
-        outcome(tool, status.and_then(|s| s.code()), status.is_none(), &report)
+        let mut outcome = outcome(tool, status.and_then(|s| s.code()), status.is_none(), &read(&log))?;
+        let said = read(&said);
+        outcome.said = said.lines().filter(|l| !l.trim().is_empty()).take(LINES).map(str::to_owned).collect();
+        Ok(outcome)
     }
 }
 
@@ -148,7 +154,7 @@ fn outcome(tool: Tool, exit: Option<i32>, timed_out: bool, report: &str) -> Resu
     if lines.len() > LINES {
         report.push(format!("… {} more lines", lines.len() - LINES));
     }
-    Ok(Outcome { tool, clean: errors == 0 && exit == Some(0), errors, exit, timed_out, report })
+    Ok(Outcome { tool, clean: errors == 0 && exit == Some(0), errors, exit, timed_out, report, said: Vec::new() })
 }
 
 #[cfg(test)]
@@ -198,10 +204,12 @@ mod tests {
     #[test]
     fn the_command_runs_under_it_within_its_deadline() {
         let dir = tempfile::tempdir().unwrap();
-        let command = ["sh", "-c", "exit 7"].map(str::to_owned);
+        let command = ["sh", "-c", "echo 'w is wrong' >&2; exit 7"].map(str::to_owned);
         let tool = stand_in(dir.path(), "\"$@\"; code=$?; echo '========= ERROR SUMMARY: 0 errors' > $log; exit $code");
         let outcome = tool.run(&command, Tool::Memcheck, Duration::from_secs(10)).unwrap();
         assert_eq!((outcome.exit, outcome.clean, outcome.timed_out), (Some(7), false, false));
+        // A verdict said that an application had returned an error, and not which.
+        assert_eq!(outcome.said, ["w is wrong"]);
         let tool = stand_in(dir.path(), "exec sleep 30");
         let outcome = tool.run(&command, Tool::Memcheck, Duration::from_millis(100)).unwrap();
         assert!(outcome.timed_out && !outcome.clean);
