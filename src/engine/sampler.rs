@@ -39,13 +39,23 @@ impl Sampling {
     }
 }
 
+/// Weights from 0 to 1 by their size: sixteen bins to a power of two.
+const SHIFT: u32 = 19;
+const BINS: usize = (1f32.to_bits() >> SHIFT) as usize + 1;
+
+fn bin(weight: f32) -> usize {
+    (weight.to_bits() >> SHIFT) as usize
+}
+
 /// Picks token after token; the same seed and logits give the same tokens on every machine.
 pub struct Sampler {
     sampling: Sampling,
     draw: Draw,
-    /// Of the logits at hand: every token's weight, and the likeliest tokens in order as far as they were asked for.
+    /// Of the logits at hand: every token's weight, and each bin's sum of them.
     weights: Vec<f32>,
-    order: Vec<(u32, f32)>,
+    sums: Vec<f64>,
+    /// The tokens of one bin.
+    open: Vec<(u32, f32)>,
 }
 
 impl Sampler {
@@ -53,7 +63,13 @@ impl Sampler {
         sampling.check()?;
         let mut key = [0u8; 32];
         key[..8].copy_from_slice(&sampling.seed.to_le_bytes());
-        Ok(Sampler { sampling, draw: Draw::new(&key, "sampler"), weights: Vec::new(), order: Vec::new() })
+        Ok(Sampler {
+            sampling,
+            draw: Draw::new(&key, "sampler"),
+            weights: Vec::new(),
+            sums: vec![0.0; BINS],
+            open: Vec::new(),
+        })
     }
 
     /// The next token. Errors: `logits-nan`.
@@ -70,34 +86,69 @@ impl Sampler {
         if self.sampling.temperature == 0.0 || !most.is_finite() {
             return Ok(best as u32);
         }
-        let Sampling { temperature, top_p, min_p, .. } = self.sampling;
         self.weights.resize(logits.len(), 0.0);
-        let total = softmax(logits, most, (1.0 / temperature) as f32, &mut self.weights);
-        self.order.clear();
-        let mut likeliest = Likeliest { weights: &self.weights, order: &mut self.order, floor: f32::INFINITY };
-        let (mut kept, mut sum) = (usize::MAX, total);
-        if top_p < 1.0 || min_p > 0.0 {
-            (kept, sum) = (0, 0.0);
-            while let Some((_, p)) = likeliest.get(kept).map(|(t, p)| (t, f64::from(p))) {
-                // The likeliest has weight 1. It always stays.
-                if kept > 0 && (sum >= top_p * total || p < min_p) {
-                    break;
-                }
-                (kept, sum) = (kept + 1, sum + p);
-            }
+        let total = softmax(logits, most, (1.0 / self.sampling.temperature) as f32, &mut self.weights);
+        self.sums.fill(0.0);
+        for w in &self.weights {
+            self.sums[bin(*w)] += f64::from(*w);
         }
+        let (sum, cut) = self.kept(total);
         // 53 bits would be finer than what a float holds of the sum; 24 decide between tokens well enough.
         let mut left = f64::from(self.draw.unit()) * sum;
         let mut last = best as u32;
-        for i in 0..kept {
-            let Some((token, p)) = likeliest.get(i) else { break };
-            left -= f64::from(p);
-            last = token;
-            if left < 0.0 {
+        for bin in (0..BINS).rev() {
+            let stay = cut.filter(|(at, _)| *at == bin).map(|(_, stay)| stay);
+            if stay.is_none() && left >= self.sums[bin] {
+                left -= self.sums[bin];
+                continue;
+            }
+            self.open(bin);
+            for (token, p) in self.open.iter().take(stay.unwrap_or(usize::MAX)) {
+                left -= f64::from(*p);
+                last = *token;
+                if left < 0.0 {
+                    return Ok(last);
+                }
+            }
+            if stay.is_some() {
                 break;
             }
         }
         Ok(last)
+    }
+
+    /// What the tokens that may be drawn weigh together, and where they end: in which bin, and after how many of it.
+    fn kept(&mut self, total: f64) -> (f64, Option<(usize, usize)>) {
+        let Sampling { top_p, min_p, .. } = self.sampling;
+        if top_p == 1.0 && min_p == 0.0 {
+            return (total, None);
+        }
+        let mut sum = 0.0;
+        for bin in (0..BINS).rev() {
+            let least = f64::from(f32::from_bits((bin as u32) << SHIFT));
+            if self.sums[bin] == 0.0 || (sum + self.sums[bin] < top_p * total && least >= min_p) {
+                sum += self.sums[bin];
+                continue;
+            }
+            self.open(bin);
+            for (n, (_, p)) in self.open.iter().enumerate() {
+                // The likeliest has weight 1. It always stays.
+                if sum > 0.0 && (sum >= top_p * total || f64::from(*p) < min_p) {
+                    return (sum, Some((bin, n)));
+                }
+                sum += f64::from(*p);
+            }
+        }
+        (sum, None)
+    }
+
+    /// Brings the tokens of a bin, by falling weight, of equal ones the lower id first: hardly ever more than some
+    /// thousands of a vocabulary, however flat.
+    fn open(&mut self, at: usize) {
+        self.open.clear();
+        let tokens = self.weights.iter().enumerate().filter(|(_, w)| bin(**w) == at);
+        self.open.extend(tokens.map(|(t, w)| (t as u32, *w)));
+        self.open.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
     }
 }
 
@@ -135,30 +186,6 @@ fn exp(x: f32) -> f32 {
     }
     let scaled = f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23));
     if x < -60.0 { 0.0 } else { scaled }
-}
-
-/// Tokens by falling weight, of equal ones the lower id first, sorted only as far as they are asked for: hardly ever
-/// more than the first few hundred of a vocabulary.
-struct Likeliest<'a> {
-    weights: &'a [f32],
-    order: &'a mut Vec<(u32, f32)>,
-    /// All with at least this weight are in `order`.
-    floor: f32,
-}
-
-impl Likeliest<'_> {
-    fn get(&mut self, i: usize) -> Option<(u32, f32)> {
-        while self.order.len() <= i && self.floor > 0.0 {
-            let (ceiling, sorted) = (self.floor, self.order.len());
-            // Weights are 1 at most.
-            self.floor = if ceiling > 1.0 { 1.0 / 128.0 } else { ceiling / 128.0 };
-            let range = self.floor..ceiling;
-            let tokens = self.weights.iter().enumerate().filter(|(_, w)| range.contains(*w) && **w > 0.0);
-            self.order.extend(tokens.map(|(t, w)| (t as u32, *w)));
-            self.order[sorted..].sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        }
-        self.order.get(i).copied()
-    }
 }
 
 #[cfg(test)]
