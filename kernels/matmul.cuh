@@ -20,7 +20,7 @@ struct Product {
 template <bool PAIR>
 struct ProductRows {
   static constexpr int slots = 1, kOfRow = PAIR ? 2 : 1, kAtOnce = kOfRow;
-  static constexpr bool kPair = PAIR;
+  static constexpr bool kPair = PAIR, kOneVector = true, kVectorFirst = true;
   const float* vector;
   float* y;
   const u8* w;

@@ -7,7 +7,7 @@
 // Few tokens. Block (b, t): its share of the rows, each of every expert that token t chose.
 struct DownRows {
   static constexpr int kAtOnce = 1;
-  static constexpr bool kPair = false;
+  static constexpr bool kPair = false, kOneVector = false, kVectorFirst = true;
   const MoeDownArgs& a;
   long long pair0;
   float* y;

@@ -13,7 +13,7 @@ __device__ inline float gated(float gate, float up, float clamp, float w) {
 // Few tokens. Block (b, pair): its share of an expert's rows, of gate and up in turns.
 struct GateUpRows {
   static constexpr int slots = 1, kAtOnce = 2;
-  static constexpr bool kPair = false;
+  static constexpr bool kPair = false, kOneVector = true, kVectorFirst = false;
   const float* vector;
   float* mid;
   const u8 *gate, *up;

@@ -23,6 +23,8 @@
 //   kRing + kSliceLimbs · (slices of the vector, at most SLICES; more are taken in turns)
 // `Source` is what is multiplied:
 //   slots, k             vectors that belong together, and the elements of each
+//   kOneVector           there is one slot, in every case
+//   kVectorFirst         whether registers are to spare for the vector's elements while rows are asked for
 //   first, end           rows of this block
 //   x(slot)              a slot's vector
 //   weights(slot)        where this slot's rows are; null when it adds nothing
@@ -49,29 +51,36 @@ class RowStream {
     u8* const vector = shared + kRing;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int of_slot = (source.k + kSlice - 1) / kSlice, slices = source.slots * of_slot;
-    const int width = min(slices, SLICES), turns = (slices + width - 1) / width;
+    const int width = min(slices, SLICES), turns = (slices + SLICES - 1) / SLICES;
     constexpr int kOfRow = Source::kPair ? 2 : 1;  // sums
-    const int groups = WARPS / width, group = warp / width, chunk = kSums / kOfRow / width / 2 * 2;
+    // Before anything is on its way whole divisions are dear; these are of small numbers by the same one.
+    const float inverse = 1.0f / width;
+    const int groups = quotient(WARPS, inverse), group = quotient(warp, inverse), in_group = warp - group * width;
+    const int chunk = quotient(kSums / kOfRow, inverse) / 2 * 2;
 
     typename L::X x;
     for (int first = source.first; first < source.end; first += chunk) {
       const int rows = min(chunk, source.end - first);
       for (int turn = 0; turn < turns; ++turn) {
-        const int slice = turn * width + warp % width;
-        const int slot = slice / of_slot;
+        const int slice = turn * width + in_group;
+        const int slot = Source::kOneVector ? 0 : slice / of_slot;
         const bool works = group < groups && slice < slices;
         const u8* weights = works ? source.weights(slot) : nullptr;
-        Reader<Source> reader(source, shared + warp * L::kStages * kBatch, weights, slice % of_slot * kSlice,
+        Reader<Source> reader(source, shared + warp * L::kStages * kBatch, weights, (slice - slot * of_slot) * kSlice,
                               first + group * L::kRows, weights == nullptr ? 0 : first + rows, groups * L::kRows);
-        // Rows do not wait for the vector, which an earlier launch may just have written.
+        const bool splits = turns > 1 || first == source.first;
+        // The vector is asked for before the rows: behind them it would come last, and nothing would be on its way while it
+        // is split. No row waits for it.
+        float4 v[kLoads];
+        if (Source::kVectorFirst && splits) gather(source, turn * width, width, 4 * threadIdx.x, v);
 #pragma unroll 1
         for (int i = 0; i < L::kStages - 1; ++i) reader.fetch();
-        if (turns > 1 || first == source.first) {
+        if (splits) {
           if (turns > 1) __syncthreads();  // the slices of the turn before are no longer read
           if (turn == 0 && first == source.first) L::fill(tables);
-          split(source, vector, turn * width, width);
+          split(source, vector, turn * width, width, v);
           __syncthreads();
-          x.load(vector + warp % width * kSliceLimbs, L::first(lane), L::kStride);
+          x.load(vector + in_group * kSliceLimbs, L::first(lane), L::kStride);
         }
 #pragma unroll 1
         for (int row = first + group * L::kRows; works && row < first + rows; row += groups * L::kRows) {
@@ -92,7 +101,7 @@ class RowStream {
           const float total = warp_sums(sum);
           const int r = row - first + lane / (32 / L::kRows);
           if (lane % (32 / L::kRows) == 0 && r < rows) {
-            float& to = sums[r * width + warp % width];
+            float& to = sums[r * width + in_group];
             to = turn == 0 ? total : to + total;
           }
         }
@@ -119,20 +128,40 @@ class RowStream {
   }
 
  private:
-  // `width` slices of the vector from `first` into shared memory, zeros where there are none. Four loads at once.
+  static constexpr int kLoads = 4;
+
+  // n / d from 1 / d, for n below 2^20: (n + 1/2) / d is 1/2d or more from a whole number, which no rounding makes up for.
+  __device__ static int quotient(int n, float inverse) { return static_cast<int>((n + 0.5f) * inverse); }
+
+  // This thread's next elements, from `from` on, of `width` slices of the vector; zeros where there are none.
   template <class Source>
-  __device__ static void split(const Source& source, u8* vector, int first, int width) {
-    constexpr int kLoads = 4;
+  __device__ static void gather(const Source& source, int first, int width, int from, float4 (&v)[kLoads]) {
     const int of_slot = (source.k + kSlice - 1) / kSlice;
-    for (int from = 4 * threadIdx.x; from < width * kSlice; from += 4 * kThreads * kLoads) {
-      float4 v[kLoads];
+    const bool even = Source::kOneVector && aligned16(source.x(0)) && source.k % 4 == 0;
 #pragma unroll
-      for (int n = 0; n < kLoads; ++n) {
-        const int i = from + 4 * kThreads * n, slice = first + i / kSlice, slot = slice / of_slot;
-        const bool there = i < width * kSlice && slot < source.slots;
-        const int at = Source::kPair ? i % (kSlice / 2) : slice % of_slot * kSlice + i % kSlice;
+    for (int n = 0; n < kLoads; ++n) {
+      const int i = from + 4 * kThreads * n, slice = first + i / kSlice;
+      const int slot = Source::kOneVector ? 0 : slice / of_slot;
+      const int at = Source::kPair ? i % (kSlice / 2) : (slice - slot * of_slot) * kSlice + i % kSlice;
+      const bool there = i < width * kSlice && slot < source.slots;
+      // Nothing is multiplied before this has come: what the model's own widths need is few instructions.
+      if (even) {
+        const bool read = there && at < source.k;
+        v[n] = read ? *reinterpret_cast<const float4*>(source.x(0) + at) : float4{0.0f, 0.0f, 0.0f, 0.0f};
+      } else {
         v[n] = load4(source.x(there ? slot : 0), at, there ? source.k : 0);
       }
+    }
+  }
+
+  // `width` slices of the vector from `first` into shared memory; `v` is what gather() has of this thread's first.
+  template <class Source>
+  __device__ static void split(const Source& source, u8* vector, int first, int width, float4 (&v)[kLoads]) {
+    constexpr int kRound = 4 * kThreads * kLoads, kRounds = (SLICES * kSlice + kRound - 1) / kRound;
+#pragma unroll 1
+    for (int round = 0; round < kRounds; ++round) {
+      const int from = round * kRound + 4 * threadIdx.x;
+      if (!Source::kVectorFirst || round > 0) gather(source, first, width, from, v);
 #pragma unroll
       for (int n = 0; n < kLoads; ++n) {
         const int i = from + 4 * kThreads * n;  // a warp's 128 are of one slice
