@@ -5,7 +5,7 @@
 //! had the kernel's text before, stands in its stage 3 ([`figure::COMPILER`]); which one counts is policy: full
 //! confinement, or what the user's own trust file says; a workbench (`sandbox` in `assay.toml`) may ask for more.
 //!
-//! Verdicts of protocols from before the compiler's was asked do not all say it. They count as they did.
+//! Rows from before the compiler's was asked do not all say it. They count as they did; what is recorded now has to.
 
 use super::statement::{Class, Outcome, Stage, StageOutcome, StageRecord, Statement, Verdict};
 use super::{Evidence, Figure, SANDBOX, figure};
@@ -18,14 +18,11 @@ const COMPILER_SILENT: &str = "it does not say how its compiler was confined";
 const KERNEL: &str = "its kernel ran";
 const COMPILED: &str = "its kernel was compiled";
 
-/// The protocol from which on a verdict says how its compiler was confined.
-const COMPILER_SAID: u32 = 7;
-
 /// What is asked for where nobody says otherwise.
 pub const ASKED: Level = Level::Full;
 
 /// Refuses a statement whose kernel ran, or was compiled, under less than `asked`, or that does not say believably under
-/// what.
+/// what. Of the compiler it need not say anything.
 pub fn check(statement: &Statement, asked: Level) -> Result<(), String> {
     match statement {
         Statement::Verdict(verdict) => of_verdict(verdict, asked),
@@ -36,8 +33,21 @@ pub fn check(statement: &Statement, asked: Level) -> Result<(), String> {
 
 /// The same as an error, of evidence that was to be recorded or brought in.
 pub fn demand(evidence: &Evidence, asked: Level) -> Result<()> {
-    let refuse = |why| refusal(&format!("evidence {}: {why}", evidence.digest().short()), asked);
-    check(evidence.statement(), asked).map_err(refuse)
+    refused(evidence, check(evidence.statement(), asked), asked)
+}
+
+/// The same of evidence that was made here and now, which says all of it.
+pub fn demand_all(evidence: &Evidence, asked: Level) -> Result<()> {
+    demand(evidence, asked)?;
+    let silent = evidence
+        .statement()
+        .verdict()
+        .is_some_and(|v| v.class != Class::Simulated && built(v).is_some_and(|stage| compiler(stage).is_none()));
+    refused(evidence, if silent { Err(COMPILER_SILENT.into()) } else { Ok(()) }, asked)
+}
+
+fn refused(evidence: &Evidence, checked: Result<(), String>, asked: Level) -> Result<()> {
+    checked.map_err(|why| refusal(&format!("evidence {}: {why}", evidence.digest().short()), asked))
 }
 
 /// The same of a place before anything is judged in it.
@@ -53,11 +63,8 @@ fn refusal(what: &str, asked: Level) -> Error {
 }
 
 fn of_verdict(verdict: &Verdict, asked: Level) -> Result<(), String> {
-    let said = verdict.binding.protocol >= COMPILER_SAID && verdict.class != Class::Simulated;
-    match built(verdict).map(compiler) {
-        Some(Some(compiler)) => reached(COMPILED, &compiler?, asked)?,
-        Some(None) if said => return Err(COMPILER_SILENT.into()),
-        _ => {}
+    if let Some(compiler) = built(verdict).and_then(compiler) {
+        reached(COMPILED, &compiler?, asked)?;
     }
     let text = verdict.informative.sandbox.as_str();
     if text.is_empty() && !needs_one(verdict) {

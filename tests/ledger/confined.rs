@@ -136,14 +136,9 @@ fn a_compiler_that_was_confined_less_than_asked_makes_no_proof() {
 }
 
 #[test]
-fn from_protocol_7_on_a_verdict_says_how_its_compiler_was_confined() {
+fn what_is_recorded_now_says_how_its_compiler_was_confined() {
     let bench = Workbench::new();
-    let of = |protocol, mut verdict: assay::ledger::Verdict, asked| {
-        verdict.binding.protocol = protocol;
-        confined::demand(&sign(verdict, &bench.key), asked)
-    };
-    of(6, verdict(1), Level::Full).unwrap();
-    let all = |verdict, asked| of(7, verdict, asked);
+    let all = |verdict, asked| confined::demand_all(&sign(verdict, &bench.key), asked);
     all(compiled(1, &parts(7, 1, 0)), Level::Full).unwrap();
     for (verdict, why) in [
         (verdict(1), "does not say how its compiler was confined"),

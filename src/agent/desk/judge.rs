@@ -411,7 +411,7 @@ impl Desk {
         statement.informative.transcript = hands.provenance.transcript.clone();
         let evidence: Evidence = record::evidence(statement, &key)?;
         let asked = standing::trust(&self.bench.root, None, &mut judged.notes)?.sandbox();
-        confined::demand(&evidence, asked)?;
+        confined::demand_all(&evidence, asked)?;
         // The row first: it is what a run that was cut short looks for, and from it the attempt can be kept still.
         let rows = history::open(&self.bench.root)?.append(std::slice::from_ref(&evidence), &key)?;
         judged.row = rows.first().copied();

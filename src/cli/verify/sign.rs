@@ -76,7 +76,7 @@ impl<'m> Signer<'m> {
 
     fn push(&mut self, statement: records::Verdict) -> Result<()> {
         let evidence = record::evidence(statement, &self.key)?;
-        confined::demand(&evidence, self.asked)?;
+        confined::demand_all(&evidence, self.asked)?;
         self.evidence.push(evidence);
         Ok(())
     }
