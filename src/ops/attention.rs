@@ -94,21 +94,27 @@ fn is_a_tile(d: &Draft<'_>) -> bool {
     d.tokens == 1 && d.dim("H") >= 64
 }
 
-/// In most cases of several tokens, and in all of few, a position inside the first window from which the number of rows
-/// that they see passes a multiple of 16 or 32: kernels share rows out in such numbers, and what one token's share is must
-/// not be taken for its neighbour's.
+/// In most cases of several tokens, and in all of few, a position from which the number of rows that they see, window and
+/// pooled ones, passes a multiple of 16 or 32: kernels share rows out in such numbers, and what one token's share is must not
+/// be taken for its neighbour's.
 fn straddling(d: &mut Draft<'_>, most: usize, window: usize) -> Option<usize> {
     if d.far || d.tokens < 2 || (d.tokens > 8 && d.draw.below(4) == 0) {
         return None;
     }
     let unit = if window < 32 { 16 } else { d.draw.pick(&[16, 32]) };
     let before = 1 + d.draw.below((d.tokens - 1).min(unit - 1));
-    let multiples = most.min(window) / unit;
-    (multiples > 0).then(|| {
-        let pos0 = unit * (1 + d.draw.below(multiples)) - before;
-        d.set_step("pos0", pos0);
-        pos0
-    })
+    let (ratio, list) = (d.dim("ratio"), d.dim("k"));
+    let rows = |position: usize| {
+        let pooled = (position + 1).checked_div(ratio).unwrap_or(0);
+        (position + 1).min(window) + if list > 0 { pooled.min(list) } else { pooled }
+    };
+    // Near the first window: far behind it the rows of a file's context are many.
+    let most = most.min(2 * window + 64);
+    let multiples = (rows(most) - 1) / unit;
+    let passed = unit * (1 + d.draw.below(multiples.max(1)));
+    let pos0 = (0..=most).find(|p| rows(*p) > passed)?.checked_sub(before)?;
+    d.set_step("pos0", pos0);
+    Some(pos0)
 }
 
 /// What the scores and sinks of a case are like.
@@ -124,34 +130,22 @@ enum Scores {
     BelowSinks,
     /// Far above the sinks, which have no part in anything.
     AboveSinks,
-    /// Higher by more than f16 has room for in the rows that come last: a maximum that is kept for too long overflows.
+    /// Higher by more than f16 has room for in the rows that come last: a maximum that is kept for too long overflows. For
+    /// half of the queries, the first among them; a tile has the others beside them, whose scores are usual ones.
     Rising,
-    /// Higher in the rows that come last by what a maximum may not be kept for, and not by so much that the others no longer
-    /// count; for half of the queries alone, which a tile has beside the others.
-    RisingForSome,
-    /// The same, and sinks far below.
-    RisingAboveSinks,
+    /// The same by what a maximum may not be kept for, and not by so much that rows before no longer count.
+    RisingLess,
 }
 
 /// Sets scores and sinks apart, or moves both. The model's own sinks stay, and so do the scores that go with them.
 pub(super) fn move_scores(d: &mut Draft<'_>) {
     use Scores::*;
     let scores = match d.weight("sinks") {
-        None => [Usual, Rising, RisingForSome, High][d.turn % 4],
-        Some(_) if is_a_tile(d) => [Rising, RisingForSome, RisingAboveSinks][d.turn % 3],
-        Some(_) => [
-            Usual,
-            Rising,
-            RisingForSome,
-            High,
-            RisingAboveSinks,
-            Low,
-            BelowSinks,
-            RisingForSome,
-            Rising,
-            AboveSinks,
-            RisingForSome,
-        ][d.turn % 11],
+        None => [Usual, Rising, RisingLess, High][d.turn % 4],
+        // With blocks of rows enough, which others have by chance.
+        Some(_) if d.far => Rising,
+        Some(_) if is_a_tile(d) => [Rising, RisingLess][d.turn % 2],
+        Some(_) => [Rising, RisingLess, High, Rising, Low, BelowSinks, Rising, AboveSinks, RisingLess][d.turn % 9],
     };
     let width = d.dim("D");
     let (size, sign, sinks) = match scores {
@@ -162,8 +156,7 @@ pub(super) fn move_scores(d: &mut Draft<'_>) {
         BelowSinks => (0.0, 1.0, 14.0),
         AboveSinks => (0.0, 1.0, d.draw.pick(&[-200.0, -1e4, -1e30])),
         Rising => (RISE / (width as f32 * scale(d)), 1.0, 0.0),
-        RisingForSome => (RISE_FOR_SOME / (width as f32 * scale(d)), 1.0, 0.0),
-        RisingAboveSinks => (RISE_FOR_SOME / (width as f32 * scale(d)), 1.0, -200.0),
+        RisingLess => (RISE_LESS / (width as f32 * scale(d)), 1.0, 0.0),
     };
     if let Some(mut weights) = d.weight("sinks").filter(|_| sinks != 0.0) {
         weights.iter_mut().for_each(|s| *s += sinks);
@@ -176,11 +169,11 @@ pub(super) fn move_scores(d: &mut Draft<'_>) {
     let size = size.sqrt();
     let lift: Vec<f32> = (0..width).map(|_| d.draw.pick(&[-size, size])).collect();
     let (ring, comp) = match scores {
-        Rising | RisingForSome | RisingAboveSinks => late(d),
+        Rising | RisingLess => late(d),
         _ => (0..usize::MAX, 0..usize::MAX),
     };
-    let some = matches!(scores, RisingForSome | RisingAboveSinks);
-    let queries: Vec<bool> = (0..d.tokens * d.dim("H")).map(|_| !some || d.draw.below(2) == 0).collect();
+    let some = matches!(scores, Rising | RisingLess);
+    let queries: Vec<bool> = (0..d.tokens * d.dim("H")).map(|i| !some || i == 0 || d.draw.below(2) == 0).collect();
     let (newest, cap) = (d.dim("pos0") + d.tokens.max(1) - 1, d.dim("cap").max(1));
     // The position that a row of the ring holds last.
     let position = |row: usize| newest - ((newest % cap + cap - row) % cap).min(newest);
@@ -198,15 +191,19 @@ pub(super) fn move_scores(d: &mut Draft<'_>) {
 const RISE: f32 = 12.3;
 
 /// 2^9.4, where a maximum is kept until it grows by 2^8.
-const RISE_FOR_SOME: f32 = 6.5;
+const RISE_LESS: f32 = 6.5;
 
 /// Positions of the window, and compressed rows, of which the scores are higher: the last half or all of one of both.
 fn late(d: &mut Draft<'_>) -> (Range<usize>, Range<usize>) {
     let (pos0, none) = (d.dim("pos0"), 0..0);
-    let kinds = if d.f32("comp").is_empty() { 1 } else { 4 };
-    match d.draw.below(kinds) {
-        // Those of a later block.
-        _ if kinds > 1 && is_a_tile(d) => (none, 0..usize::MAX),
+    let kind = match d.f32("comp").is_empty() {
+        true => 0,
+        // Of many rows those of a later block.
+        false if d.far => 1,
+        false if is_a_tile(d) => 3,
+        false => d.draw.below(4),
+    };
+    match kind {
         0 => ((pos0 + d.tokens / 2).saturating_sub(d.dim("window") / 2)..usize::MAX, none),
         1 => (none, (pos0 + d.tokens) / d.dim("ratio").max(1) / 2..usize::MAX),
         2 => (0..usize::MAX, none),
