@@ -19,8 +19,8 @@ const fn floor(name: &'static str, node: &'static str, to: &'static str) -> Exhi
 }
 
 const fn slices(name: &'static str, node: &'static str, wrong: &'static str) -> Exhibit {
-    let from = "const int slice = turn * width + warp % width;";
-    edit(name, node, "quant/stream.cuh", from, "const int slice = warp % width;", Red("unit", wrong))
+    let from = "const int slice = turn * width + in_group;";
+    edit(name, node, "quant/stream.cuh", from, "const int slice = in_group;", Red("unit", wrong))
 }
 
 const EXPERTS_0: &str = "return sqrtf(x < -50.0f ? 0.0f : x > 20.0f ? x : log1pf(expf(x)));";
