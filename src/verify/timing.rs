@@ -53,7 +53,7 @@ pub fn statement(
 /// each of the products that are told by themselves.
 fn parts(b: &Breakdown) -> Vec<(String, BTreeMap<String, Figure>)> {
     let part = |name: &str, instances: Option<usize>, figures: &[(&str, f64)]| {
-        let count = instances.map(|n| ("instances", Figure::Count(i64::try_from(n).unwrap_or(i64::MAX))));
+        let count = instances.map(|n| ("instances", count(n)));
         let all = figures.iter().map(|(name, v)| (*name, Figure::Real(*v))).chain(count);
         (format!("{}{PART}{name}", b.test.name()), all.map(|(name, v)| (name.to_string(), v)).collect())
     };
@@ -69,9 +69,12 @@ fn parts(b: &Breakdown) -> Vec<(String, BTreeMap<String, Figure>)> {
 /// Stands between a test's name and that of a part of its step.
 pub const PART: char = ' ';
 
+fn count(n: usize) -> Figure {
+    Figure::Count(i64::try_from(n).unwrap_or(i64::MAX))
+}
+
 fn figures(m: &Measured, setting: &Setting) -> BTreeMap<String, Figure> {
     let (rate, deviation) = m.rate();
-    let count = |n: usize| Figure::Count(i64::try_from(n).unwrap_or(i64::MAX));
     let mut out = BTreeMap::from([
         ("tokens".to_string(), count(m.test.tokens())),
         ("depth".to_string(), count(m.test.depth())),

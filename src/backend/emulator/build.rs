@@ -123,8 +123,7 @@ impl Builder {
     fn kept(&self, object: &Path) -> Option<Sandbox> {
         let told = std::fs::read(object.with_extension(CONFINED)).ok()?;
         let sandbox: Sandbox = serde_json::from_slice(&told).ok()?;
-        let counts = sandbox.comes_to() == sandbox.level && sandbox.level.reaches(self.least);
-        (counts && object.is_file()).then_some(sandbox)
+        (sandbox.reaches(self.least) && object.is_file()).then_some(sandbox)
     }
 
     /// Takes away what lies in the cache under this object's name, which nobody will ask for again.

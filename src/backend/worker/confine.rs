@@ -78,6 +78,11 @@ impl Sandbox {
         Sandbox::new(self.landlock_abi, self.seccomp, self.namespaces).level
     }
 
+    /// Whether it is what it says it is, and no less than that level.
+    pub fn reaches(&self, least: Level) -> bool {
+        self.comes_to() == self.level && self.level.reaches(least)
+    }
+
     /// What this one and the other have in common.
     pub fn shared(&self, other: &Sandbox) -> Sandbox {
         Sandbox::new(

@@ -171,8 +171,8 @@ impl Verify {
         if let Some(place) = &place {
             let numerics = self.numerics.map_or(vec![Numerics::Exact, Numerics::Ds4], |n| vec![n]);
             let later = wanted.get(1..).unwrap_or_default();
-            let emulated = place.placement() == Placement::Emulator;
-            let _ahead = emulated.then(|| Ahead::start(&tree, later, &numerics)).transpose()?;
+            let ahead = place.placement() == Placement::Emulator && !later.is_empty();
+            let _ahead = ahead.then(|| Ahead::start(&tree, later, &numerics)).transpose()?;
             let judge = Judge {
                 model: &model,
                 tree: &tree,
