@@ -19,10 +19,14 @@ fn fold(lanes: Lanes) -> f32 {
 }
 
 /// A product and a sum, each rounded: never fused, or the bits would depend on the machine. Whole arrays in and out, so
-/// that the accumulators are vectors to the compiler.
+/// that the accumulators are vectors to the compiler. Loops of our own, here and in [`dots`]: those of `array::from_fn`
+/// and `array::map` are inlined only by an optimisation over the whole crate.
 #[inline(always)]
-fn add_product(acc: Lanes, a: &Lanes, b: &Lanes) -> Lanes {
-    std::array::from_fn(|l| acc[l] + a[l] * b[l])
+fn add_product(mut acc: Lanes, a: &Lanes, b: &Lanes) -> Lanes {
+    for l in 0..LANES {
+        acc[l] += a[l] * b[l];
+    }
+    acc
 }
 
 /// Σ a[i]·b[i].
@@ -34,11 +38,15 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
 /// only spares loads.
 #[inline(always)]
 fn dots<const R: usize, const T: usize>(rows: [&[f32]; R], xs: [&[f32]; T]) -> [[f32; T]; R] {
-    let rows = rows.map(|row| row.as_chunks::<LANES>());
-    let xs = xs.map(|x| x.as_chunks::<LANES>());
-    let whole = xs[0].0.len();
+    let (k, whole) = (xs[0].len(), xs[0].len() / LANES);
+    let (mut w, mut x): ([&[Lanes]; R], [&[Lanes]; T]) = ([&[]; R], [&[]; T]);
     // The lengths once, not in the loop.
-    let (w, x) = (rows.map(|(w, _)| &w[..whole]), xs.map(|(x, _)| &x[..whole]));
+    for r in 0..R {
+        w[r] = &rows[r].as_chunks().0[..whole];
+    }
+    for t in 0..T {
+        x[t] = &xs[t].as_chunks().0[..whole];
+    }
     let mut acc = [[[0.0f32; LANES]; T]; R];
     for i in 0..whole {
         for r in 0..R {
@@ -50,8 +58,8 @@ fn dots<const R: usize, const T: usize>(rows: [&[f32]; R], xs: [&[f32]; T]) -> [
     let mut out = [[0.0; T]; R];
     for r in 0..R {
         for t in 0..T {
-            for (l, (w, x)) in rows[r].1.iter().zip(xs[t].1).enumerate() {
-                acc[r][t][l] += w * x;
+            for i in whole * LANES..k {
+                acc[r][t][i % LANES] += rows[r][i] * xs[t][i];
             }
             out[r][t] = fold(acc[r][t]);
         }

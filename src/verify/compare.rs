@@ -285,6 +285,7 @@ impl Pool {
     }
 }
 
+#[inline]
 fn is_mark(v: f32) -> bool {
     !v.is_finite() || v.abs() >= MARK
 }

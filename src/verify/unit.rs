@@ -63,10 +63,6 @@ pub fn judge(
         if stop.load(Ordering::Relaxed) {
             return Err(Error::interrupted());
         }
-        asked.update(p.case.label.as_bytes());
-        p.case.scalars.iter().for_each(|s| asked.update(s.to_le_bytes()));
-        p.case.args.iter().flatten().for_each(|v| asked.update(v.bytes()));
-        p.case.weights.iter().flatten().for_each(|w| asked.update(w.bytes.as_slice()));
         // The sample's tokens are drawn from the secret seed, so that a kernel cannot know them.
         let parts: Vec<(Case, Option<usize>)> = if p.sampled {
             let mut draw = Draw::new(seed, &format!("sample {}", p.case.label));
@@ -88,8 +84,14 @@ pub fn judge(
         } else {
             vec![(p.case.clone(), None)]
         };
-        // The device is not waited for: meanwhile the oracle works.
+        // The device is not waited for: meanwhile the oracle works, and what is asked is hashed.
         let (references, first) = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                asked.update(p.case.label.as_bytes());
+                p.case.scalars.iter().for_each(|s| asked.update(s.to_le_bytes()));
+                p.case.args.iter().flatten().for_each(|v| asked.update(v.bytes()));
+                p.case.weights.iter().flatten().for_each(|w| asked.update(w.bytes.as_slice()));
+            });
             let references =
                 scope.spawn(|| parts.iter().map(|(case, _)| Reference::of(case, rounding)).collect::<Result<Vec<_>>>());
             let first = runner.run(&p.case, p.worst, 0, Ground::FIRST);

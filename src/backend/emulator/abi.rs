@@ -25,6 +25,7 @@ impl Site {
 
     /// # Safety
     /// As for [`Site::text`].
+    #[inline]
     pub unsafe fn same(self, other: Site) -> bool {
         if self.line != other.line || self.file.is_null() || other.file.is_null() {
             return self.line == other.line && self.file == other.file;

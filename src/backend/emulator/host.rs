@@ -15,6 +15,7 @@ pub static HOST: Host = Host { barrier, warp, active, yield_, copy, commit, wait
 struct InHost<'a>(&'a Slot);
 
 impl<'a> InHost<'a> {
+    #[inline]
     fn enter(slot: &'a Slot) -> Self {
         slot.runner().in_kernel.store(false, Relaxed);
         InHost(slot)
@@ -22,6 +23,7 @@ impl<'a> InHost<'a> {
 }
 
 impl Drop for InHost<'_> {
+    #[inline]
     fn drop(&mut self) {
         self.0.runner().in_kernel.store(true, Relaxed);
     }

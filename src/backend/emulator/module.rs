@@ -83,6 +83,7 @@ pub struct Here {
 impl Here {
     /// # Safety
     /// Must run on the thread that made it, while the module is loaded.
+    #[inline]
     pub unsafe fn set(&self, thread: *mut Thread) {
         // SAFETY: the caller's promise.
         unsafe { *self.this = thread };

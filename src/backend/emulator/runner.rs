@@ -108,26 +108,31 @@ pub struct Slot {
 impl Slot {
     /// # Safety
     /// `thread` must be what the runner passed to the shim.
+    #[inline]
     pub unsafe fn of<'a>(thread: *mut abi::Thread) -> &'a Slot {
         // SAFETY: the thread is its slot's first member, and the runner passes the slot's own address.
         unsafe { &*thread.cast::<Slot>() }
     }
 
+    #[inline]
     pub fn runner(&self) -> &Runner {
         // SAFETY: the runner owns its slots and does not move.
         unsafe { &*self.runner }
     }
 
+    #[inline]
     pub fn linear(&self) -> u32 {
         // SAFETY: written between blocks only.
         unsafe { (*self.thread.get()).linear }
     }
 
+    #[inline]
     pub fn trap(&self) -> Option<CoroutineTrapHandler<()>> {
         self.trap.get()
     }
 
     /// Gives control back to the scheduler until it resumes this thread.
+    #[inline]
     pub fn suspend(&self) {
         // SAFETY: set by this slot's coroutine when it started, and valid as long as it runs.
         unsafe { (*self.yielder.get()).suspend(()) };
@@ -396,6 +401,7 @@ impl Runner {
         slot.stack.clone()
     }
 
+    #[inline]
     pub fn warp_of(&self, slot: &Slot) -> *const Warp {
         &raw const self.warps.borrow()[slot.linear() as usize / 32]
     }

@@ -38,10 +38,12 @@ impl Stack {
 
 // SAFETY: base and limit enclose one private mapping with a guard page at its low end; the base is 16-byte aligned.
 unsafe impl corosensei::stack::Stack for Stack {
+    #[inline]
     fn base(&self) -> StackPointer {
         StackPointer::new(self.top).unwrap_or(StackPointer::MIN)
     }
 
+    #[inline]
     fn limit(&self) -> StackPointer {
         StackPointer::new(self.map).unwrap_or(StackPointer::MIN)
     }
