@@ -17,7 +17,8 @@ crate::codes! {
         share is scratch, which the manifest asks for.";
     HOST_CALL: "kernel-host-call", No, "A kernel calls a function that is neither in its sources nor CUDA's. On a device it \
         would not link; on the emulator it would be the host's.";
-    LOAD: "emulator-load", CouldNotRun, "The dynamic loader refused a compiled kernel.";
+    LOAD: "emulator-load", CouldNotRun, "The dynamic loader refused a compiled kernel, or does not say where the \
+        thread-locals of one lie, among which is all static shared memory.";
     NO_ENTRY: "emulator-no-entry", No, "The compiled kernel has no entry of this name.";
     ARGS: "emulator-args", No, "The kernel's argument struct has another size than the contract's. Include the generated \
         header `args/<op>.h` and take its struct by value.";

@@ -135,7 +135,10 @@ impl Emulator {
         };
         let work = || {
             let job = job.get();
-            let here = module.here();
+            let here = match module.here() {
+                Ok(here) => here,
+                Err(e) => return fail(0, Failure::new(&codes::LOAD, e.what().to_string()), Context::default()),
+            };
             RUNNER.with(|cell| {
                 let mut cell = cell.borrow_mut();
                 let runner = cell.get_or_insert_with(Runner::new);

@@ -29,7 +29,9 @@ impl Loaded {
             let bind = *library.get::<unsafe extern "C" fn(*const Host)>(b"assay_emu_bind\0").map_err(refuse)?;
             let this = *library.get(b"assay_emu_self\0").map_err(refuse)?;
             bind(host);
-            Ok(Loaded { path: path.to_path_buf(), this, entries: HashMap::new(), library })
+            let loaded = Loaded { path: path.to_path_buf(), this, entries: HashMap::new(), library };
+            loaded.here()?;
+            Ok(loaded)
         }
     }
 
@@ -64,11 +66,19 @@ impl Loaded {
         super::lines::place(&self.path, pc.checked_sub(base)? as u64)
     }
 
-    /// For the calling operating-system thread.
-    pub fn here(&self) -> Here {
+    /// For the calling operating-system thread. Refuses an object of which the loader does not say where its thread-locals
+    /// lie: what a kernel leaves unwritten in static shared memory would be what the block before left there.
+    pub fn here(&self) -> Result<Here> {
         // SAFETY: assay_emu_self takes nothing and returns a thread-local's address.
         let this = unsafe { (self.this)() };
-        Here { this, statics: tls_block(&self.path, this as usize) }
+        let statics = tls_block(&self.path).filter(|block| block.contains(&(this as usize))).ok_or_else(|| {
+            Error::new(
+                &codes::LOAD,
+                format!("{}: the loader does not say where its thread-locals lie", self.path.display()),
+            )
+            .hint("set CXX to another C++ compiler")
+        })?;
+        Ok(Here { this, statics })
     }
 }
 
@@ -101,11 +111,11 @@ impl Here {
     }
 }
 
-/// The calling thread's storage for the thread-locals of the object at `path`, which contains address `inside`.
-fn tls_block(path: &Path, inside: usize) -> Range<usize> {
+/// The calling thread's storage for the thread-locals of the object at `path`.
+fn tls_block(path: &Path) -> Option<Range<usize>> {
     struct Search {
         path: CString,
-        found: Range<usize>,
+        found: Option<Range<usize>>,
     }
     unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, size: usize, data: *mut c_void) -> i32 {
         // SAFETY: dl_iterate_phdr passes its own struct and our pointer through.
@@ -117,15 +127,25 @@ fn tls_block(path: &Path, inside: usize) -> Range<usize> {
             for header in std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) {
                 if header.p_type == libc::PT_TLS && !info.dlpi_tls_data.is_null() {
                     let start = info.dlpi_tls_data as usize;
-                    search.found = start..start + header.p_memsz as usize;
+                    search.found = Some(start..start + header.p_memsz as usize);
                 }
             }
             1
         }
     }
-    let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return inside..inside };
-    let mut search = Search { path, found: 0..0 };
+    let mut search = Search { path: CString::new(path.as_os_str().as_bytes()).ok()?, found: None };
     // SAFETY: the callback only reads what it is given.
     unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut search).cast()) };
-    if search.found.contains(&inside) { search.found } else { inside..inside }
+    search.found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A range of no bytes was given where the loader said nothing, and shared memory was then not overwritten.
+    #[test]
+    fn an_object_that_is_not_loaded_has_no_thread_locals() {
+        assert_eq!(tls_block(Path::new("/nowhere/kernel.so")), None);
+    }
 }
