@@ -27,13 +27,64 @@ const TOO_LONG: [&str; 10] = [
 const CUT: &str = "length";
 
 /// A tool call in the making.
-#[derive(Default)]
 struct Draft {
     index: Option<i64>,
     id: String,
-    name: String,
+    /// One, or several that came before any argument did: pieces of one, or of calls without arguments.
+    names: Vec<String>,
     arguments: String,
+    /// Another name came in the middle of its arguments, and nobody can tell any more whose they are.
+    mixed: bool,
 }
+
+impl Draft {
+    fn name(&self) -> &str {
+        self.names.last().map_or("", String::as_str)
+    }
+
+    /// Whether a piece that has come here by its id or index, and that has a name, is another call. It is if what is here
+    /// is complete; servers that repeat the name with every piece have it before that, too.
+    fn is_followed_by(&self, id: &str, index: Option<i64>, name: &str, arguments: &str) -> bool {
+        let complete =
+            || objects(&self.arguments, false).iter().all(Result::is_ok) && !self.arguments.trim().is_empty();
+        match (name, self.name()) {
+            ("", _) | (_, "") => false,
+            (name, own) if name == own => {
+                !arguments.is_empty() && (id.is_empty() || self.id != id) && is_object(&self.arguments)
+            }
+            _ => (index.is_some() && self.index.is_some() && index != self.index) || complete(),
+        }
+    }
+
+    /// The calls that it holds; of more than one name the names, in so far as they are calls of `tools` one after the
+    /// other, and one call where they are pieces of its name.
+    fn calls(self, tools: &[&str], cut: bool) -> Vec<Drafted> {
+        let Draft { id, mut names, arguments, mixed, .. } = self;
+        let whole = names.concat();
+        if mixed {
+            let name = names.into_iter().next().unwrap_or_default();
+            return vec![(id, name, Err(MIXED.into()))];
+        }
+        let mut out = Vec::new();
+        let last = match names.len() > 1 && !tools.contains(&&*whole) && names.iter().all(|n| tools.contains(&&**n)) {
+            true => names.pop().unwrap_or_default(),
+            false => {
+                names.clear();
+                whole
+            }
+        };
+        out.extend(names.into_iter().take(MOST_ANSWERED).map(|name| (id.clone(), name, Ok(Map::new()))));
+        out.extend(objects(&arguments, cut).into_iter().map(|arguments| (id.clone(), last.clone(), arguments)));
+        out
+    }
+}
+
+/// Id, name, and the arguments or what is wrong with them.
+type Drafted = (String, String, Result<Map<String, Value>, String>);
+
+/// What is said of calls that a server has run together.
+const MIXED: &str = "not carried out: another call's name came in the middle of these arguments, under the same id or index, \
+                     so that nobody can tell which call they are of; make one call in an answer";
 
 #[derive(Default)]
 pub struct Assembler {
@@ -126,32 +177,31 @@ impl Assembler {
         };
         self.called += (name.len() + arguments.len()) as u64;
         let index = piece.get("index").and_then(Value::as_i64);
-        let known = self.drafts.iter().rposition(|d| match (id.is_empty(), index) {
+        let of = |d: &Draft| match (id.is_empty(), index) {
             (false, _) if !d.id.is_empty() => d.id == id,
             (_, Some(_)) => d.index == index,
             (_, None) => true,
-        });
-        // The last call that could be meant is complete, and here is a name again: it is another call.
-        let another = known.is_some_and(|at| {
-            let d = &self.drafts[at];
-            !name.is_empty()
-                && !d.name.is_empty()
-                && (d.name != name || !arguments.is_empty() && !d.arguments.is_empty())
-                && (d.name != name && d.arguments.is_empty() || is_object(&d.arguments))
-                && (id.is_empty() || d.id != id)
-        });
+        };
+        // Where several calls have one id, the one with the same index is meant.
+        let same = |d: &Draft| !id.is_empty() && index.is_some() && d.index == index;
+        let both = self.drafts.iter().rposition(|d| of(d) && same(d));
+        let known = both.or_else(|| self.drafts.iter().rposition(of));
+        let another = known.is_some_and(|at| self.drafts[at].is_followed_by(&id, index, &name, &arguments));
         match known.filter(|_| !whole && !another) {
             // One more than are answered, so that it is seen that there were more.
             None if self.drafts.len() > MOST_ANSWERED => {}
-            None => self.drafts.push(Draft { index, id, name, arguments }),
+            None => self.drafts.push(Draft { index, id, names: vec![name], arguments, mixed: false }),
             Some(at) => {
                 let draft = &mut self.drafts[at];
                 if draft.id.is_empty() {
                     draft.id = id;
                 }
                 // The name comes once; some servers repeat it with every piece.
-                if draft.name.is_empty() {
-                    draft.name = name;
+                match () {
+                    () if name.is_empty() || name == draft.name() => {}
+                    () if draft.name().is_empty() => draft.names = vec![name],
+                    () if draft.arguments.is_empty() => draft.names.push(name),
+                    () => draft.mixed = true,
                 }
                 draft.arguments.push_str(&arguments);
             }
@@ -164,9 +214,7 @@ impl Assembler {
         let said = self.said();
         let mut calls = Vec::new();
         for draft in self.drafts {
-            for arguments in objects(&draft.arguments, cut) {
-                calls.push((draft.id.clone(), draft.name.clone(), arguments));
-            }
+            calls.extend(draft.calls(tools, cut));
         }
         let mut written = false;
         if calls.is_empty() {
@@ -439,6 +487,67 @@ mod tests {
         ];
         for (want, pieces) in cases {
             assert_eq!(streamed(&pieces), want.as_slice(), "{pieces:?}");
+        }
+    }
+
+    /// `verify` was carried out with the arguments that were meant for `build`.
+    #[test]
+    fn calls_of_one_id_and_index_ran_under_the_name_of_the_first() {
+        let piece = |name: &str, arguments: &str| json!({"index": 0, "id": "x", "function": f(name, arguments)});
+        let bare = |name: &str, arguments: &str| json!({"index": 0, "function": f(name, arguments)});
+        let more = |arguments: &str| json!({"index": 0, "id": "x", "function": {"arguments": arguments}});
+        let at = |index: i64, name: &str, arguments: &str| json!({"index": index, "id": "x", "function": f(name, arguments)});
+        let [verify, build] = ["verify", "build"].map(String::from);
+        let [a, b, none] = [r#"{"a":1}"#, r#"{"b":2}"#, "{}"].map(String::from);
+        for (pieces, want) in [
+            (vec![piece("verify", &a), piece("build", &b)], vec![(&verify, &a), (&build, &b)]),
+            (
+                vec![piece("verify", &a), piece("build", ""), more("{\"b\""), more(":2}")],
+                vec![(&verify, &a), (&build, &b)],
+            ),
+            // With every piece.
+            (
+                vec![
+                    piece("verify", "{\"a\""),
+                    piece("verify", ":1}"),
+                    piece("build", "{\"b\":"),
+                    piece("build", "2}"),
+                ],
+                vec![(&verify, &a), (&build, &b)],
+            ),
+            (
+                vec![piece("verify", &a), piece("build", &b), piece("verify", &b)],
+                vec![(&verify, &a), (&build, &b), (&verify, &b)],
+            ),
+            // Before any argument came: the name in pieces, or calls without arguments.
+            (vec![piece("ver", ""), piece("ify", ""), more(&a)], vec![(&verify, &a)]),
+            (vec![bare("ver", ""), bare("ify", &a)], vec![(&verify, &a)]),
+            (vec![piece("verify", ""), piece("build", &b)], vec![(&verify, &none), (&build, &b)]),
+            (vec![bare("verify", ""), bare("build", "")], vec![(&verify, &none), (&build, &none)]),
+            // One id between several indices, also where the pieces take turns.
+            (
+                vec![at(0, "verify", "{\"a\""), at(1, "build", "{\"b\""), at(0, "", ":1}"), at(1, "", ":2}")],
+                vec![(&verify, &a), (&build, &b)],
+            ),
+        ] {
+            let want: Vec<_> = want.into_iter().map(|(name, arguments)| (name.clone(), arguments.clone())).collect();
+            assert_eq!(streamed(&pieces), want, "{pieces:?}");
+        }
+        // Who cannot tell carries out nothing.
+        for (pieces, says) in [
+            (vec![piece("verify", "{\"a\""), piece("build", ":1}")], "nobody can tell which call"),
+            (vec![bare("verify", "{\"a\""), bare("build", &b), bare("build", &b)], "nobody can tell which call"),
+            (vec![piece("verify", ""), piece("_all", &a)], "there is no tool \"verify_all\""),
+            (vec![piece("verify", ""), piece("verify_all", "")], "there is no tool"),
+        ] {
+            let mut assembler = Assembler::default();
+            for piece in &pieces {
+                assembler.feed(&json!({"choices": [{"delta": {"tool_calls": [piece]}}]})).unwrap();
+            }
+            let calls = assembler.answer(&["verify", "build"], &Redactor::default()).calls;
+            assert_eq!(calls.len(), 1, "{pieces:?}");
+            let flaw = calls[0].flaw.clone().unwrap_or_default();
+            assert!(flaw.contains(says), "{pieces:?}: {flaw}");
         }
     }
 
