@@ -55,10 +55,9 @@ const LEAST_ANSWER: u64 = 256;
 /// One currency unit in what costs are counted in.
 pub const UNIT: u64 = 1_000_000_000_000;
 
-/// Bytes of a token, over a whole answer: code has three to six. What is longer than this is more than so many tokens.
+/// Bytes of a token, over a whole prompt or answer: code has three to six. What is longer than this is more than so many
+/// tokens, and who counts fewer in it has not counted.
 pub const TOKEN_BYTES: u64 = 16;
-/// Bytes of an answer for each token that a server counted in it, from which on it has not counted.
-const NO_COUNT: u64 = 256;
 
 /// A cost for people.
 pub fn money(cost: u64) -> String {
@@ -161,11 +160,20 @@ fn stop(what: &'static str, spent: u64, limit: u64) -> Stop {
     Stop { what, spent: spent.to_string(), limit: limit.to_string() }
 }
 
+/// Tokens of a prompt of so many bytes, of which the server counted `counted` (0: none at all): its word, unless they are fewer
+/// than so many bytes have; and whether it was taken.
+pub fn tokens_of_prompt(counted: u64, bytes: u64, estimate: u64) -> (u64, bool) {
+    match counted > 0 && counted.saturating_mul(TOKEN_BYTES) >= bytes {
+        true => (counted, true),
+        false => (estimate.max(counted), false),
+    }
+}
+
 /// Tokens of an answer of so many bytes, where `allowed` were and the server counted `counted` (0: none at all): the
 /// server's word, unless it is none; and whether it was taken. Without one an answer has tokens as code has them, and no more
 /// than allowed unless it is longer than so many tokens ever are.
 pub fn tokens_of_answer(counted: u64, bytes: u64, allowed: u64) -> (u64, bool) {
-    if counted.saturating_mul(NO_COUNT) >= bytes {
+    if counted.saturating_mul(TOKEN_BYTES) >= bytes {
         return (counted, true);
     }
     let usual = bytes.div_ceil(3);
@@ -310,11 +318,27 @@ mod tests {
             (0, 0, 200, (0, true)),
             (0, 300, 200, (100, false)),
             (1, 3_000, 200, (200, false)),
+            (187, 3_000, 200, (200, false)),
+            (188, 3_000, 200, (188, true)),
             // So many bytes are more than 200 tokens.
             (1, 3_300, 200, (1_100, false)),
             (u64::MAX, 1, 200, (u64::MAX, true)),
         ] {
             assert_eq!(tokens_of_answer(counted, bytes, allowed), want, "{counted} of {bytes}");
+        }
+    }
+
+    /// One token was believed of a prompt of any length, so that a budget of tokens had no end.
+    #[test]
+    fn a_count_that_a_prompts_length_contradicts_is_none() {
+        for (counted, bytes, want) in [
+            (1, 16, (1, true)),
+            (1, 17, (500, false)),
+            (99, 1_600, (500, false)),
+            (100, 1_600, (100, true)),
+            (0, 0, (500, false)),
+        ] {
+            assert_eq!(tokens_of_prompt(counted, bytes, 500), want, "{counted} of {bytes}");
         }
     }
 

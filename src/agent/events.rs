@@ -223,6 +223,12 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "is_false")]
         estimated: bool,
     },
+    /// The server counted fewer tokens than what it was sent, or what it answered, can have: assay's own estimate is charged.
+    /// The event before has that; this one is for whoever reads.
+    Undercounted {
+        counted: Usage,
+        charged: Usage,
+    },
     /// The server did not answer; what it may have cost stays spent.
     Failed {
         prompt: u64,

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::budget::{Spent, money};
-use super::endpoint::{Call, UNKNOWN};
+use super::endpoint::{Call, UNKNOWN, Usage};
 use super::events::{Event, Judged, Record, RunEnd};
 use super::state::State;
 use super::{kept, runs, transcript};
@@ -385,6 +385,13 @@ pub fn line(event: &Event) -> Option<String> {
         Event::Overcounted { counted, reserved, estimated } => {
             let who = if *estimated { "assay, by the bytes of the answer, counts" } else { "the server counts" };
             format!("{who} {counted} tokens where at most {reserved} were set aside, which is what is charged")
+        }
+        Event::Undercounted { counted, charged } => {
+            let sum = |usage: &Usage| format!("{}+{}", usage.prompt, usage.completion);
+            let (counted, charged) = (sum(counted), sum(charged));
+            format!(
+                "the server counts {counted} tokens, fewer than so many bytes can have; {charged} are charged, by assay's estimate"
+            )
         }
         Event::Failed { trouble, what, wait_ms, .. } => {
             let again =

@@ -276,7 +276,7 @@ impl State {
                 self.over = Some((how, why));
             }
             Event::BudgetStop { what, .. } => self.out_of = Some(what),
-            Event::Refused { .. } | Event::Landed { .. } | Event::Overcounted { .. } => {}
+            Event::Refused { .. } | Event::Landed { .. } | Event::Overcounted { .. } | Event::Undercounted { .. } => {}
         }
     }
 

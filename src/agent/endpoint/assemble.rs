@@ -317,11 +317,12 @@ pub fn cut_off() -> String {
     "the answer was cut off at its limit of tokens, in the middle of the arguments; write something shorter".into()
 }
 
-/// A count that is not there is one of zero: whoever reports zero tokens for what has some has not counted.
+/// A count that is not there, or that is negative, is one of zero: whoever reports zero tokens for what has some has not
+/// counted. A part of a token is one.
 fn usage(value: &Value) -> Option<Usage> {
     let count = |name: &str| {
         let value = value.get(name)?;
-        value.as_u64().or_else(|| value.as_f64().map(|f| f as u64)).filter(|n| *n > 0)
+        value.as_u64().or_else(|| value.as_f64().map(|f| f.ceil() as u64)).filter(|n| *n > 0)
     };
     let prompt = count("prompt_tokens").unwrap_or(0);
     let rest = || count("total_tokens").filter(|_| prompt > 0).map(|total| total.saturating_sub(prompt));
@@ -569,6 +570,21 @@ mod tests {
         let twice = objects(r#""{\"a\":1}""#, false);
         assert_eq!(twice[0].clone().unwrap()["a"], 1);
         assert!(objects("{\"a", true)[0].clone().unwrap_err().contains("cut off"));
+    }
+
+    /// Half a token was none, and one and a half were one.
+    #[test]
+    fn parts_of_tokens_were_not_counted() {
+        for (said, want) in [
+            (json!({"prompt_tokens": 1.5, "completion_tokens": 0.1}), Some((2, 1))),
+            (json!({"prompt_tokens": 7.0, "completion_tokens": 2}), Some((7, 2))),
+            (json!({"prompt_tokens": 10.2, "total_tokens": 14.1}), Some((11, 4))),
+            (json!({"prompt_tokens": -0.5, "completion_tokens": -3.5}), None),
+            (json!({"prompt_tokens": "NaN", "completion_tokens": null}), None),
+            (json!({"prompt_tokens": 1e300, "completion_tokens": 1}), Some((u64::MAX, 1))),
+        ] {
+            assert_eq!(usage(&said).map(|u| (u.prompt, u.completion)), want, "{said}");
+        }
     }
 
     #[test]

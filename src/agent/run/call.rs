@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{BEAT, Run};
-use crate::agent::budget::{Reserved, tokens_of_answer};
+use crate::agent::budget::{Reserved, tokens_of_answer, tokens_of_prompt};
 use crate::agent::endpoint::{Answer, Failure, Request, Trouble, Usage, retry};
 use crate::agent::events::{Event, NodeEnd, RunEnd};
 use crate::agent::{desk, tools};
@@ -55,17 +55,16 @@ impl Run<'_> {
         let signals = self.signals;
         match self.client.ask(&request, limit, &|| signals.stop()) {
             Ok(answer) => self.replied(answer, reserved, (bytes, estimate)),
-            Err(failure) => self.failed(failure, reserved),
+            Err(failure) => self.failed(failure, reserved, bytes),
         }
     }
 
     fn replied(&mut self, answer: Answer, reserved: Reserved, (bytes, estimate): (u64, u64)) -> Result<()> {
         let usage = answer.usage.unwrap_or(Usage { prompt: 0, completion: 0 });
-        // Every prompt has tokens: who counts none has not counted.
-        let no_prompt = usage.prompt == 0;
-        let prompt = if no_prompt { estimate.min(reserved.prompt) } else { usage.prompt };
+        let (prompt, whole) = tokens_of_prompt(usage.prompt, bytes, estimate.min(reserved.prompt));
         let (completion, taken) = tokens_of_answer(usage.completion, answer.said, reserved.completion);
-        let estimated = no_prompt || !taken;
+        let estimated = !whole || !taken;
+        let under = !whole && usage.prompt > 0 || !taken && usage.completion > 0;
         let (Usage { prompt, completion }, claimed) = charged(Usage { prompt, completion }, reserved);
         let cost = self.client.settings().price.map_or(0, |p| p.of(prompt, completion));
         self.emit(Event::Replied {
@@ -83,7 +82,13 @@ impl Run<'_> {
         })?;
         // Of a prompt only a server ever counts more than was set aside.
         let estimated = !taken && claimed.is_some_and(|c| c.prompt <= reserved.prompt);
-        self.overcounted(claimed, reserved, estimated)
+        self.overcounted(claimed, reserved, estimated)?;
+        match under {
+            true => {
+                self.emit(Event::Undercounted { counted: usage, charged: Usage { prompt, completion } }).map(|_| ())
+            }
+            false => Ok(()),
+        }
     }
 
     fn overcounted(&mut self, claimed: Option<Usage>, reserved: Reserved, estimated: bool) -> Result<()> {
@@ -93,14 +98,14 @@ impl Run<'_> {
         self.emit(Event::Overcounted { counted, reserved, estimated }).map(|_| ())
     }
 
-    fn failed(&mut self, failure: Failure, reserved: Reserved) -> Result<()> {
+    fn failed(&mut self, failure: Failure, reserved: Reserved, bytes: u64) -> Result<()> {
         let settings = self.client.settings();
         // Where a model was, or may have been, at work, somebody pays for it.
         let (prompt, completion) = match failure.trouble {
             Trouble::Timeout | Trouble::TooLarge | Trouble::Stopped => (reserved.prompt, reserved.completion),
             _ if failure.received > 0 || failure.usage.is_some() => {
                 let counted = failure.usage.unwrap_or(Usage { prompt: 0, completion: 0 });
-                let prompt = if counted.prompt > 0 { counted.prompt } else { reserved.prompt };
+                let (prompt, _) = tokens_of_prompt(counted.prompt, bytes, reserved.prompt);
                 let come = failure.received.div_ceil(3).min(reserved.completion);
                 (prompt, counted.completion.max(come))
             }

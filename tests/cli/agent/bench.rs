@@ -245,7 +245,7 @@ fn a_transcript_whose_end_was_edited_or_removed_is_refused() {
 fn a_killed_run_is_resumed_by_another_process() {
     let server = Server::start(|n, _| match n {
         0 => Reply::Silence,
-        _ => Reply::Json(answer("", &[("give_up", json!({"reason": "seen enough"}))], (100, 10))),
+        _ => Reply::Json(answer("", &[("give_up", json!({"reason": "seen enough"}))], (9_000, 10))),
     });
     let home = Home::new(server);
     let Some(mut child) = home.spawn() else { return };
@@ -270,7 +270,7 @@ fn a_killed_run_is_resumed_by_another_process() {
     let doc: Value = serde_json::from_str(&out.stdout).unwrap();
     assert_eq!(doc["nodes"][0]["end"], "given up");
     let spent = doc["prompt_tokens"].as_u64().unwrap() + doc["completion_tokens"].as_u64().unwrap();
-    assert_eq!(spent, reserved + 110, "the lost call stays spent, once");
+    assert_eq!(spent, reserved + 9_010, "the lost call stays spent, once");
     let said = home.server.seen().last().unwrap().body["messages"].to_string();
     assert!(said.contains("mind the stride"), "{said}");
 }

@@ -114,6 +114,42 @@ fn one_answer_overran_the_budget_of_tokens() {
     }
 }
 
+/// A server that counted one token in every prompt was believed, and the budget of tokens lasted for a hundred times as many.
+#[test]
+fn a_server_that_counted_too_little_was_believed() {
+    let call = ("read", json!({ "what": "x".repeat(2_000) }));
+    for usage in [
+        json!({"prompt_tokens": 1, "completion_tokens": 1}),
+        json!({"prompt_tokens": 1.5, "completion_tokens": 0.5}),
+        json!({"prompt_tokens": 20, "completion_tokens": 20}),
+    ] {
+        let mut reply = answer("", std::slice::from_ref(&call), (1, 1));
+        reply["usage"] = usage.clone();
+        let server = Server::start(move |_, _| Reply::Json(reply.clone()));
+        let limits = Limits { tokens: 100_000, steps: 500, ..limits() };
+        let out = run_with(&server, &Fake::default(), Approve::NeverAsk, limits, |s| {
+            (s.answer_tokens, s.context_tokens) = (1_000, 1_000_000);
+        });
+        let seen = server.seen();
+        let bytes: u64 =
+            seen.iter().map(|s| s.messages().iter().map(|m| m.to_string().len() as u64).sum::<u64>()).sum();
+        let spent = &out.state.spent;
+        assert!(spent.tokens() <= 100_000 && spent.tokens() * 16 > bytes && spent.estimated, "{usage}: {spent:?}");
+        assert!(spent.completion >= 100 * seen.len() as u64, "{usage}: {spent:?}");
+        assert!(out.has("Undercounted { counted: Usage { prompt: "), "{usage}: {:?}", out.log);
+        let told = Report::of(out.dir.path(), None).unwrap().text();
+        assert!(told.contains("fewer than so many bytes can have"), "{told}");
+    }
+    // One that counts as tokens are is believed to the token.
+    let server = Server::start(|_, seen| {
+        let bytes = seen.body.to_string().len() as u64;
+        Reply::Json(answer("so", &[("read", json!({}))], (bytes / 4, 30)))
+    });
+    let out = run_with(&server, &Fake::default(), Approve::NeverAsk, Limits { steps: 5, ..limits() }, |_| {});
+    assert!(!out.state.spent.estimated && !out.has("Undercounted"), "{:?}", out.log);
+    assert_eq!(out.state.spent.prompt, server.seen().iter().map(|s| s.body.to_string().len() as u64 / 4).sum::<u64>());
+}
+
 /// "The server counts 10,000 tokens" was said of servers that had counted nothing.
 #[test]
 fn it_is_said_whose_count_is_beyond_what_was_set_aside() {
@@ -235,16 +271,16 @@ fn a_count_that_is_missing_or_zero_is_no_count() {
         run_with(&server, &Fake::default(), Approve::NeverAsk, limits, |_| {}).state.spent
     };
     let long = "x".repeat(3_000);
-    for usage in [json!({"prompt_tokens": 10}), json!({"prompt_tokens": 10, "completion_tokens": 0})] {
+    for usage in [json!({"prompt_tokens": 300}), json!({"prompt_tokens": 300, "completion_tokens": 0})] {
         let spent = spent(usage, &long);
-        assert_eq!((spent.prompt, spent.completion, spent.estimated), (10, 1_000, true));
+        assert_eq!((spent.prompt, spent.completion, spent.estimated), (300, 1_000, true));
     }
-    let total = spent(json!({"prompt_tokens": 10, "total_tokens": 410}), &long);
-    assert_eq!((total.prompt, total.completion, total.estimated), (10, 400, false));
-    let only = spent(json!({"completion_tokens": 77}), &long);
-    assert!(only.prompt > 0 && only.completion == 77 && only.estimated);
-    let empty = spent(json!({"prompt_tokens": 10, "completion_tokens": 0}), "");
-    assert_eq!((empty.prompt, empty.completion, empty.estimated), (10, 0, false));
+    let total = spent(json!({"prompt_tokens": 300, "total_tokens": 700}), &long);
+    assert_eq!((total.prompt, total.completion, total.estimated), (300, 400, false));
+    let only = spent(json!({"completion_tokens": 277}), &long);
+    assert!(only.prompt > 0 && only.completion == 277 && only.estimated);
+    let empty = spent(json!({"prompt_tokens": 300, "completion_tokens": 0}), "");
+    assert_eq!((empty.prompt, empty.completion, empty.estimated), (300, 0, false));
     // Arguments that nobody could read were written all the same.
     let server = Server::start(|_, _| {
         let call = json!({"id": "x", "function": {"name": "verify", "arguments": format!("{{\"a\": \"{}", "x".repeat(3_000))}});
