@@ -23,28 +23,35 @@ pub struct Client {
 
 impl Client {
     fn start(bench: &Bench, options: &[&str]) -> Client {
-        let child = Command::new(env!("CARGO_BIN_EXE_assay"))
-            .current_dir(bench.path(""))
-            .env("CUDA_VISIBLE_DEVICES", "")
-            .args(["mcp", "--backend", "emulator", "--no-record"])
-            .args(options)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        Client::speak(child)
+        Client::speak(served(bench, &[env!("CARGO_BIN_EXE_assay")], options))
     }
 
     /// To a server that was started.
-    pub fn speak(mut child: Child) -> Client {
-        let (to, from) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
-        let mut client = Client { child, to, from, next: 0, notes: Vec::new() };
-        let hello = json!({ "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": { "name": "test", "version": "1" } });
-        let said = client.ask("initialize", hello);
-        assert_eq!(said["result"]["serverInfo"]["name"], "assay", "{said}");
-        client.line(&json!({ "jsonrpc": "2.0", "method": "notifications/initialized" }).to_string());
+    pub fn speak(child: Child) -> Client {
+        let mut client = Client::stranger(child);
+        client.introduce();
         client
+    }
+
+    /// Who has said nothing yet.
+    fn stranger(mut child: Child) -> Client {
+        let (to, from) = (child.stdin.take(), BufReader::new(child.stdout.take().unwrap()));
+        Client { child, to, from, next: 0, notes: Vec::new() }
+    }
+
+    fn introduce(&mut self) {
+        let hello = json!({ "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": { "name": "test", "version": "1" } });
+        let said = self.ask("initialize", hello);
+        assert_eq!(said["result"]["serverInfo"]["name"], "assay", "{said}");
+        self.line(&json!({ "jsonrpc": "2.0", "method": "notifications/initialized" }).to_string());
+    }
+
+    /// What a line is answered.
+    fn say(&mut self, line: &str) -> Value {
+        self.line(line);
+        let mut said = String::new();
+        assert!(self.from.read_line(&mut said).unwrap() > 0, "the server is gone");
+        serde_json::from_str(&said).unwrap()
     }
 
     fn line(&mut self, text: &str) {
@@ -76,6 +83,21 @@ impl Client {
         assert!(result.to_string().len() <= ANSWER, "{name}: {} bytes", result.to_string().len());
         result.clone()
     }
+}
+
+/// The server, by a command line that ends with the program's name.
+fn served(bench: &Bench, program: &[&str], options: &[&str]) -> Child {
+    Command::new(program[0])
+        .current_dir(bench.path(""))
+        .env("CUDA_VISIBLE_DEVICES", "")
+        .args(&program[1..])
+        .args(["mcp", "--backend", "emulator", "--no-record"])
+        .args(options)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
 }
 
 impl Drop for Client {
@@ -380,12 +402,6 @@ fn what_to_paste_names_this_program_and_this_workbench() {
 fn what_was_no_request_got_no_answer_and_left_no_trace() {
     let bench = bench();
     let mut client = Client::start(&bench, &["--node", "swiglu"]);
-    let mut say = |line: &str| -> Value {
-        client.line(line);
-        let mut said = String::new();
-        assert!(client.from.read_line(&mut said).unwrap() > 0, "the server is gone");
-        serde_json::from_str(&said).unwrap()
-    };
     let request = |id: u64, rest: &str| format!(r#"{{"jsonrpc":"2.0","id":{id}{rest}}}"#);
     let call = |id: u64, params: &str| request(id, &format!(r#","method":"tools/call","params":{params}"#));
     let long = "x".repeat(17 << 20);
@@ -398,7 +414,7 @@ fn what_was_no_request_got_no_answer_and_left_no_trace() {
         (request(103, r#","method":"tools/explode""#), json!(103), -32601),
         (call(104, &format!(r#"{{"name":"read","arguments":{{"what":"{long}"}}}}"#)), json!(104), -32600),
     ] {
-        let said = say(&line);
+        let said = client.say(&line);
         let shown = line.get(..60).unwrap_or(&line);
         assert_eq!((&said["id"], &said["error"]["code"]), (&id, &json!(code)), "{shown}: {said}");
         assert!(said["error"]["message"].as_str().is_some_and(|text| text.len() > 10 || code == -32601), "{said}");
@@ -412,6 +428,62 @@ fn what_was_no_request_got_no_answer_and_left_no_trace() {
     let tried: Vec<_> = events.filter(|e| e["event"] == "called" && e["tool"] == "tools/call").collect();
     assert_eq!(tried.len(), 2, "{log:#}");
     assert!(tried[0]["arguments"]["nom"] == 1 && tried[1]["arguments"]["arguments"] == json!([1]), "{log:#}");
+}
+
+/// `"params": [1, 2]` was no request at all, and the call that it was to be stood in no log.
+#[test]
+fn parameters_that_are_no_object_were_no_request() {
+    let bench = bench();
+    let mut client = Client::start(&bench, &[]);
+    for (method, params, code, says) in [
+        ("tools/call", "[1,2]", -32602, "{\"name\": TOOL"),
+        ("tools/call", "\"read\"", -32602, "{\"name\": TOOL"),
+        ("resources/read", "[\"assay://contract/swiglu\"]", -32602, "{\"uri\": URI}"),
+        ("tools/list", "[]", -32602, "cursor"),
+        ("ping", "[1]", -32602, "an object, or none"),
+        ("tools/explode", "[1]", -32601, "there is no method tools/explode"),
+    ] {
+        let line = format!(r#"{{"jsonrpc":"2.0","id":7,"method":"{method}","params":{params}}}"#);
+        let said = client.say(&line);
+        assert_eq!((&said["id"], &said["error"]["code"]), (&json!(7), &json!(code)), "{line}: {said}");
+        assert!(said["error"]["message"].as_str().unwrap().contains(says), "{line}: {said}");
+    }
+    for line in
+        [r#"{"id":7,"method":"tools/call","params":[1]}"#, r#"{"jsonrpc":"2.0","id":{},"method":"ping","params":[1]}"#]
+    {
+        assert_eq!(client.say(line)["error"]["code"], -32600, "{line}");
+    }
+    drop(client);
+    let log = bench.json(&["mcp", "log", "--json"]);
+    let events = log["events"].as_array().unwrap().iter().map(|e| &e["event"]);
+    let tried: Vec<_> = events.filter(|e| e["event"] == "called").map(|e| (&e["tool"], &e["arguments"])).collect();
+    assert_eq!(tried.len(), 3, "{log:#}");
+    assert_eq!(tried[0], (&json!("tools/call"), &json!({ "no object": "[1,2]" })), "{log:#}");
+}
+
+/// A client that asked before it had said who it is was told of metadata that no client of its protocol has, and one that
+/// sent a notification first was left alone.
+#[test]
+fn a_request_before_initialize_was_answered_with_something_else() {
+    let bench = bench();
+    let mut client = Client::stranger(served(&bench, &[env!("CARGO_BIN_EXE_assay")], &[]));
+    client.line(r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#);
+    client.line(r#"{"jsonrpc":"2.0","id":1,"result":{}}"#);
+    assert_eq!(client.say(r#"{"jsonrpc":"2.0","id":"p","method":"ping"}"#)["result"], json!({}));
+    for (id, method, params) in
+        [(1, "tools/list", json!({})), (2, "tools/call", json!({ "name": "status" })), (3, "resources/list", json!({}))]
+    {
+        let line = json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params }).to_string();
+        let said = client.say(&line);
+        assert_eq!((&said["id"], &said["error"]["code"]), (&json!(id), &json!(-32600)), "{said}");
+        let told = said["error"]["message"].as_str().unwrap();
+        assert!(told.contains(&format!("{method} came before initialize")) && !told.contains("_meta"), "{told}");
+    }
+    client.introduce();
+    assert_eq!(client.call("status", json!({}))["isError"], false);
+    drop(client);
+    let log = bench.run(&["mcp", "log"]).stdout;
+    assert!(log.contains("came before initialize"), "{log}");
 }
 
 /// Errors that said what is wrong in Rust's words, or named half of the tools.

@@ -7,7 +7,7 @@ use std::io::{BufRead, Write};
 use std::sync::Arc;
 use std::sync::mpsc as blocking;
 
-use rmcp::model::{ClientRequest, ErrorCode};
+use rmcp::model::{ClientRequest, ErrorCode, GetMeta as _, ProtocolVersion};
 use rmcp::service::{RxJsonRpcMessage, TxJsonRpcMessage};
 use rmcp::transport::Transport;
 use rmcp::{RoleServer, model};
@@ -37,6 +37,8 @@ pub(super) struct Door {
     /// Answers of the door's own that are not written yet.
     refusals: Vec<oneshot::Receiver<std::io::Result<()>>>,
     session: Arc<Session>,
+    /// The client has said who it is.
+    met: bool,
 }
 
 impl Door {
@@ -57,7 +59,7 @@ impl Door {
                 let _ = done.send(output.write_all(&bytes).and_then(|()| output.flush()));
             }
         });
-        Door { lines, out: Some(out), refusals: Vec::new(), session }
+        Door { lines, out: Some(out), refusals: Vec::new(), session, met: false }
     }
 
     /// Hands a line to the thread that writes; gives when it is written.
@@ -97,38 +99,81 @@ impl Door {
                 return None;
             }
         };
+        let method = value.get("method").and_then(Value::as_str).map(|name| cap(printable(name), 60));
         let named = value.get("method").is_some();
         let asks = value.get("id").is_some();
         let id = value.get("id").filter(|id| id.is_string() || id.is_i64() || id.is_u64()).cloned();
         let answers = value.get("result").is_some() || value.get("error").is_some();
         let params = value.get("params").cloned().unwrap_or_default();
+        let bare = without_params(&value);
         let read = serde_json::from_value::<RxJsonRpcMessage<RoleServer>>(value);
-        match read {
-            Ok(model::JsonRpcMessage::Request(request)) => match &request.request {
-                ClientRequest::CustomRequest(custom) if METHODS.contains(&custom.method.as_str()) => {
-                    let (method, what) = (custom.method.clone(), needs(&custom.method));
-                    let id = json!(request.id);
+        match (read, method) {
+            (Ok(message), method) if !self.met && !self.meets(&message) => {
+                if let (model::JsonRpcMessage::Request(request), Some(method)) = (message, method) {
+                    let what = format!(
+                        "{method} came before initialize: a client says first who it is, with initialize and then \
+                         notifications/initialized"
+                    );
                     self.note(&method, &params, &what);
-                    self.refuse(&id, ErrorCode::INVALID_PARAMS, &what);
+                    self.refuse(&json!(request.id), ErrorCode::INVALID_REQUEST, &what);
+                }
+                // A notification is no reason to be gone for the client that comes now.
+                None
+            }
+            (Ok(model::JsonRpcMessage::Request(request)), method) => match (&request.request, method) {
+                (ClientRequest::CustomRequest(custom), Some(method)) if METHODS.contains(&custom.method.as_str()) => {
+                    self.misfit(&method, &json!(request.id), &params);
                     None
                 }
                 _ => Some(model::JsonRpcMessage::Request(request)),
             },
-            Ok(message) => Some(message),
+            (Ok(message), _) => Some(message),
             // Of a notification, and of an answer, nobody waits for a word.
-            Err(_) if (named && !asks) || (!named && answers) => None,
-            Err(_) => {
-                let what = "this is no request: it needs \"jsonrpc\": \"2.0\", an \"id\" and a \"method\"";
-                self.refuse(&id.unwrap_or_default(), ErrorCode::INVALID_REQUEST, what);
+            (Err(_), _) if (named && !asks) || (!named && answers) => None,
+            (Err(_), method) => {
+                match (method, id, bare) {
+                    // But for the parameters it is a request.
+                    (Some(method), Some(id), Some(false)) => self.misfit(&method, &id, &params),
+                    (Some(method), Some(id), Some(true)) => {
+                        self.refuse(&id, ErrorCode::METHOD_NOT_FOUND, &format!("there is no method {method}"));
+                    }
+                    (_, id, _) => {
+                        let what = "this is no request: it needs \"jsonrpc\": \"2.0\", an \"id\" and a \"method\"";
+                        self.refuse(&id.unwrap_or_default(), ErrorCode::INVALID_REQUEST, what);
+                    }
+                }
                 None
             }
         }
     }
 
+    /// Whether a client may begin with this message. A later protocol than those with `initialize` has the client's name in
+    /// every request.
+    fn meets(&mut self, message: &RxJsonRpcMessage<RoleServer>) -> bool {
+        let model::JsonRpcMessage::Request(request) = message else { return false };
+        let (fits, met) = match &request.request {
+            ClientRequest::PingRequest(_) => (true, false),
+            ClientRequest::InitializeRequest(_) => (true, true),
+            request => {
+                let whole = request.get_meta().missing_required_keys(&ProtocolVersion::V_2026_07_28).is_empty();
+                (whole, whole && !matches!(request, ClientRequest::DiscoverRequest(_)))
+            }
+        };
+        self.met = met;
+        fits
+    }
+
+    /// Answers a request with other parameters than its method takes.
+    fn misfit(&mut self, method: &str, id: &Value, params: &Value) {
+        let what = needs(method);
+        self.note(method, params, &what);
+        self.refuse(id, ErrorCode::INVALID_PARAMS, &what);
+    }
+
     /// A call that could not be read is one that was tried.
     fn note(&self, method: &str, params: &Value, what: &str) {
-        if method == CALL
-            && let Ok(call) = self.session.called(&cap(printable(method), 40), params)
+        if [CALL, READ].contains(&method)
+            && let Ok(call) = self.session.called(method, params)
         {
             // The line before it says what came; without this one it only has no answer.
             let _ = self.session.answered(call, false, what);
@@ -146,9 +191,25 @@ fn needs(method: &str) -> String {
         CALL => r#"{"name": TOOL, "arguments": {…}}"#,
         READ => r#"{"uri": URI}"#,
         "initialize" => r#"{"protocolVersion": …, "capabilities": {…}, "clientInfo": {…}}"#,
-        _ => "none, or {\"cursor\": …}",
+        "tools/list" | "resources/list" => "none, or {\"cursor\": …}",
+        _ => "an object, or none",
     };
     format!("the parameters of {method} are not what it takes: {params}")
+}
+
+/// Whether a line with parameters that are no object would be a request of a method that is not known here; `None`: it would
+/// be none, or there is nothing wrong with its parameters.
+fn without_params(value: &Value) -> Option<bool> {
+    value.get("params").filter(|params| !params.is_object())?;
+    let field = |name: &str| value.get(name).cloned().unwrap_or_default();
+    let bare = json!({ "jsonrpc": field("jsonrpc"), "id": field("id"), "method": field("method") });
+    match serde_json::from_value(bare).ok()? {
+        RxJsonRpcMessage::<RoleServer>::Request(request) => Some(match &request.request {
+            ClientRequest::CustomRequest(custom) => !METHODS.contains(&custom.method.as_str()),
+            _ => false,
+        }),
+        _ => None,
+    }
 }
 
 /// The next line. A longer one than [`MOST`] is passed over but for its beginning.
