@@ -486,6 +486,34 @@ fn a_request_before_initialize_was_answered_with_something_else() {
     assert!(log.contains("came before initialize"), "{log}");
 }
 
+/// `resources/list` answered 9 KB at once, and more with each kernel.
+#[test]
+fn a_list_of_resources_was_longer_than_an_answer() {
+    let bench = bench();
+    for n in 0..200 {
+        bench.write(&format!("kernels/common/header_{n}.cuh"), "");
+    }
+    let mut client = Client::start(&bench, &[]);
+    let (mut seen, mut cursor, mut pages) = (Vec::new(), None, 0);
+    loop {
+        let params = cursor.map_or(json!({}), |cursor: String| json!({ "cursor": cursor }));
+        let said = client.ask("resources/list", params);
+        assert!(said.to_string().len() <= ANSWER, "{} bytes", said.to_string().len());
+        pages += 1;
+        let listed = said["result"]["resources"].as_array().unwrap();
+        seen.extend(listed.iter().map(|r| r["uri"].as_str().unwrap().to_string()));
+        match said["result"]["nextCursor"].as_str() {
+            Some(next) => cursor = Some(next.to_string()),
+            None => break,
+        }
+    }
+    let every: std::collections::BTreeSet<_> = seen.iter().collect();
+    assert!(pages > 2 && every.len() == seen.len() && seen.len() > 250, "{pages}: {seen:?}");
+    assert!(seen.iter().any(|uri| uri.ends_with("header_199.cuh")), "{seen:?}");
+    let wrong = client.ask("resources/list", json!({ "cursor": "assay://kernels/nowhere" }));
+    assert_eq!(wrong["error"]["code"], -32602, "{wrong}");
+}
+
 /// Errors that said what is wrong in Rust's words, or named half of the tools.
 #[test]
 fn errors_over_mcp_did_not_say_what_to_do() {

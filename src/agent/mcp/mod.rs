@@ -210,14 +210,18 @@ impl ServerHandler for Server {
 
     async fn list_resources(
         &self,
-        _: Option<PaginatedRequestParams>,
+        request: Option<PaginatedRequestParams>,
         _: RequestContext<RoleServer>,
     ) -> Result<ListResourcesResult, ErrorData> {
         let desk = self.desk.clone();
         let found = tokio::task::spawn_blocking(move || resources::list(&desk)).await.map_err(died)?;
-        found
-            .map(ListResourcesResult::with_all_items)
-            .map_err(|e| ErrorData::internal_error(e.what().to_string(), None))
+        let all = found.map_err(|e| ErrorData::internal_error(e.what().to_string(), None))?;
+        let cursor = request.and_then(|request| request.cursor);
+        resources::page(all, cursor.as_deref()).ok_or_else(|| {
+            let what =
+                "this cursor is none that resources/list gave, or what it stood for is gone: list again without it";
+            ErrorData::invalid_params(what, None)
+        })
     }
 
     async fn list_resource_templates(

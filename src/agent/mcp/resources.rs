@@ -1,8 +1,8 @@
 //! Texts that a client can attach: contracts, oracles, documents, kernels and verdicts, whole.
 
-use rmcp::model::{ReadResourceResult, Resource, ResourceContents};
+use rmcp::model::{ListResourcesResult, ReadResourceResult, Resource, ResourceContents};
 
-use crate::agent::desk::{Desk, shelf, untrusted};
+use crate::agent::desk::{ANSWER, Desk, shelf, untrusted};
 use crate::error::{Error, Result};
 use crate::ledger::Row;
 use crate::ops::OPS;
@@ -38,6 +38,30 @@ pub fn list(desk: &Desk) -> Result<Vec<Resource>> {
     let verdicts = ledger.rows().iter().rev().filter(|row| row.statement().kind() == "verdict");
     out.extend(verdicts.take(ROWS).map(|row| link(&format!("verdict/{}", row.seq))));
     Ok(out)
+}
+
+/// Bytes of an answer around the list in it, its cursor among them.
+const AROUND: usize = 512;
+
+/// As many as one answer holds, from the one behind that which `cursor` names; `None`: it names none.
+pub fn page(all: Vec<Resource>, cursor: Option<&str>) -> Option<ListResourcesResult> {
+    let from = match cursor {
+        None => 0,
+        Some(last) => all.iter().position(|r| r.uri == last)? + 1,
+    };
+    let (mut page, mut size, mut more) = (Vec::<Resource>::new(), AROUND, false);
+    for resource in all.into_iter().skip(from) {
+        size += serde_json::to_vec(&resource).map_or(0, |bytes| bytes.len() + 1);
+        more = size > ANSWER && !page.is_empty();
+        if more {
+            break;
+        }
+        page.push(resource);
+    }
+    let next = page.last().filter(|_| more).map(|r| r.uri.clone());
+    let mut result = ListResourcesResult::with_all_items(page);
+    result.next_cursor = next;
+    Some(result)
 }
 
 pub fn read(desk: &Desk, uri: &str) -> Result<ReadResourceResult> {
