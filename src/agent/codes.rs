@@ -16,7 +16,7 @@ crate::codes! {
     RUN_BUSY: "agent-run-busy", CouldNotRun, "One run at a time works in a workbench, and the process of one is alive.";
     RUN_OVER: "agent-run-over", No, "The run is over, or does not wait for what was said.";
     RUN_UNFINISHED: "agent-unfinished", No, "The run ended before every node that it was to port had passed.";
-    TRANSCRIPT: "transcript-damaged", Integrity, "A run's transcript is a chain: each line holds the digest of the one before, and the file `head` \
+    TRANSCRIPT: "transcript-damaged", Integrity, "The transcript of a run, or of an outside agent, is a chain: each line holds the digest of the one before, and the file `head` \
         beside it the digest of the last. Here a line was changed, removed or added. It is not read further and not repaired.";
     PROMPT: "agent-prompt", CouldNotRun, "A template of prompts/ cannot be rendered.";
     SESSION_NONE: "mcp-log-none", Usage, "There is no such transcript of an outside agent in this workbench. They lie below .git/assay/mcp, or in \

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::budget::Limits;
 use super::endpoint::{Call, Message, Price, Trouble, Usage};
+use super::transcript::Story;
 use crate::ops::Node;
 
 /// Whom to ask, and when.
@@ -138,6 +139,11 @@ fn is_false(value: &bool) -> bool {
 
 /// An event of a run where it stands.
 pub type Record = super::transcript::Record<Event>;
+
+impl Story for Event {
+    const DAMAGED: &'static str = "the run can be neither reported on nor resumed; begin a new one with assay agent";
+    const UNWRITTEN: &'static str = "make room for it, then go on with the run: assay agent resume";
+}
 
 /// One line of a transcript, without what chains it to the others.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -13,7 +13,7 @@ use super::codes::SESSION_NONE;
 use super::desk::{ANSWER, Desk, Ruling, ToolError, ToolResult, cap, printable};
 use super::kept;
 use super::redact::Redactor;
-use super::transcript::{self, Transcript};
+use super::transcript::{self, Story, Transcript};
 use crate::error::{Error, Result};
 use crate::ledger::Digest;
 use crate::ops::Node;
@@ -79,6 +79,12 @@ pub enum Event {
 }
 
 pub type Record = transcript::Record<Event>;
+
+impl Story for Event {
+    const DAMAGED: &'static str =
+        "it is to be believed in nothing; each client of assay mcp begins another: assay mcp log NAME";
+    const UNWRITTEN: &'static str = "make room for it; the next client of assay mcp has a transcript of its own";
+}
 
 /// A call that was written down.
 #[derive(Clone, Copy, Debug)]

@@ -3,7 +3,8 @@
 //!
 //! A line is written with one write and synced before anything acts on it, so that a process killed at any moment leaves
 //! a transcript that says all that it did. What a kill can leave beside that is an unterminated last line: it is moved
-//! aside and the run goes on. Any other damage is refused, at the end too: [`head`] says where that is.
+//! aside and the run goes on. Any other damage is refused, at the end too: [`head`] says where that is. A line that could
+//! not be written whole, to a disk that is full, is taken back at once: the next would be glued to it.
 
 mod head;
 
@@ -21,7 +22,7 @@ use head::Head;
 
 use super::codes::TRANSCRIPT;
 use super::redact::Redactor;
-use crate::error::{Error, Result};
+use crate::error::{Error, IO, Result};
 use crate::ledger::{Digest, clock};
 
 pub const FILE: &str = "transcript.jsonl";
@@ -51,6 +52,20 @@ pub struct Record<E> {
     pub digest: Digest,
 }
 
+/// What the lines of a transcript tell of, and what is left to do where they cannot.
+pub trait Story: Serialize + DeserializeOwned {
+    /// What it was written for, and cannot be used for where it is damaged; and what begins another.
+    const DAMAGED: &'static str;
+    /// What to do where the system refuses to write it.
+    const UNWRITTEN: &'static str;
+}
+
+/// Whoever looks at any transcript for its digests.
+impl Story for serde_json::Value {
+    const DAMAGED: &'static str = "its lines can be read as text";
+    const UNWRITTEN: &'static str = "look after the disk";
+}
+
 /// Appends to a transcript. Only one process does at a time: the run's lock sees to that.
 pub struct Transcript {
     file: File,
@@ -58,7 +73,11 @@ pub struct Transcript {
     redactor: Redactor,
     seq: u64,
     head: Digest,
+    /// Bytes of its whole lines.
+    length: u64,
     end: head::Writer,
+    /// Why a line that failed could not be taken back. Nothing can follow it.
+    lost: Option<String>,
 }
 
 impl Transcript {
@@ -70,11 +89,11 @@ impl Transcript {
         let file = file.map_err(|e| Error::io(&path, e))?;
         let synced = File::open(dir).and_then(|d| d.sync_all());
         synced.map_err(|e| Error::io(dir, e))?;
-        Ok(Transcript { file, path, redactor, seq: 0, head: Digest::ZERO, end })
+        Ok(Transcript { file, path, redactor, seq: 0, head: Digest::ZERO, length: 0, end, lost: None })
     }
 
     /// Opens one to go on with it; each event there is given to `each`. Says what was moved aside, if anything was.
-    pub fn resume<E: DeserializeOwned>(
+    pub fn resume<E: Story>(
         dir: &Path,
         redactor: Redactor,
         mut each: impl FnMut(Record<E>),
@@ -102,11 +121,20 @@ impl Transcript {
         let (lines, digest) = last;
         let end = head::Writer::open(dir)?;
         end.write(Head { lines, digest })?;
-        Ok((Transcript { file, path, redactor, seq: lines, head: digest, end }, note))
+        let transcript = Transcript { file, path, redactor, seq: lines, head: digest, length: whole, end, lost: None };
+        Ok((transcript, note))
     }
 
-    /// Writes an event; it is on the disk when this returns. The event comes back as it was written: redacted.
-    pub fn append<E: Serialize + DeserializeOwned>(&mut self, ms: u64, event: &E) -> Result<Record<E>> {
+    /// Writes an event; it is on the disk when this returns. The event comes back as it was written: redacted. Of one that
+    /// could not be written nothing is left.
+    pub fn append<E: Story>(&mut self, ms: u64, event: &E) -> Result<Record<E>> {
+        if let Some(why) = &self.lost {
+            let what = format!(
+                "{}: nothing more is written here: a line failed, and what was written of it could not be taken back ({why})",
+                self.path.display()
+            );
+            return Err(Error::new(&IO, what).hint(E::UNWRITTEN));
+        }
         let internal = |e: serde_json::Error| Error::internal(format!("an event has no JSON form: {e}"));
         let value = self.redactor.value(serde_json::to_value(event).map_err(internal)?);
         let time = clock::now();
@@ -114,12 +142,28 @@ impl Transcript {
         let mut bytes = serde_json::to_vec(&line).map_err(internal)?;
         let digest = Digest::of(&bytes);
         bytes.push(b'\n');
-        self.file.write_all(&bytes).and_then(|()| self.file.sync_data()).map_err(|e| Error::io(&self.path, e))?;
         let record =
             Record { seq: self.seq, time, ms, event: serde_json::from_value(value).map_err(internal)?, digest };
-        (self.seq, self.head) = (self.seq + 1, digest);
-        self.end.write(Head { lines: self.seq, digest })?;
+        let line = self.file.write_all(&bytes).and_then(|()| self.file.sync_data());
+        if let Err(e) = line {
+            self.take_back(false);
+            return Err(Error::io(&self.path, e).hint(E::UNWRITTEN));
+        }
+        if let Err(e) = self.end.write(Head { lines: self.seq + 1, digest }) {
+            self.take_back(true);
+            return Err(e.hint(E::UNWRITTEN));
+        }
+        (self.seq, self.head, self.length) = (self.seq + 1, digest, self.length + bytes.len() as u64);
         Ok(record)
+    }
+
+    /// Cuts off what was written of a line that failed. `head`: that may say already that the line is there; it is put right
+    /// first, since lines may be one ahead of it and never behind.
+    fn take_back(&mut self, head: bool) {
+        let head = if head { self.end.write(Head { lines: self.seq, digest: self.head }) } else { Ok(()) };
+        let cut = || self.file.set_len(self.length).and_then(|()| self.file.sync_data());
+        let back = head.and_then(|()| cut().map_err(|e| Error::io(&self.path, e)));
+        self.lost = back.err().map(|e| e.what().to_string());
     }
 
     pub fn head(&self) -> Digest {
@@ -129,17 +173,16 @@ impl Transcript {
 
 /// Reads and checks a transcript, line by line, to where its head says that it ends. Gives the bytes of its whole lines; an
 /// unterminated last one is left out.
-pub fn read<E: DeserializeOwned>(path: &Path, mut each: impl FnMut(Record<E>)) -> Result<u64> {
+pub fn read<E: Story>(path: &Path, mut each: impl FnMut(Record<E>)) -> Result<u64> {
     let mut reader = BufReader::new(head::open(path).map_err(|e| Error::io(path, e))?);
     let dir = path.parent().unwrap_or(Path::new("."));
-    let end = head::read(dir)?;
+    let end = head::read::<E>(dir)?;
     let (mut seq, mut head, mut whole) = (0, Digest::ZERO, 0);
     loop {
         let mut bytes = Vec::new();
         let read = (&mut reader).take(MOST_LINE + 1).read_until(b'\n', &mut bytes).map_err(|e| Error::io(path, e))?;
         let damaged = |what: &str| {
-            Error::new(&TRANSCRIPT, format!("{}: line {}: {what}", path.display(), seq + 1))
-                .hint("the run cannot be resumed; begin a new one with assay agent")
+            Error::new(&TRANSCRIPT, format!("{}: line {}: {what}", path.display(), seq + 1)).hint(E::DAMAGED)
         };
         if read as u64 > MOST_LINE {
             return Err(damaged("longer than any event"));
@@ -149,7 +192,7 @@ pub fn read<E: DeserializeOwned>(path: &Path, mut each: impl FnMut(Record<E>)) -
                 return Err(damaged("it and what followed it are missing").expected(end.lines).found(seq));
             }
             // One line may be ahead of its head, and a process may have written more since that was looked at.
-            return match head::read(dir)?.lines {
+            return match head::read::<E>(dir)?.lines {
                 lines if seq <= lines + 1 => Ok(whole),
                 lines => Err(damaged("there are lines behind the last one").expected(lines).found(seq)),
             };
@@ -182,6 +225,11 @@ mod tests {
         Told { text: String },
     }
 
+    impl Story for Event {
+        const DAMAGED: &'static str = "begin another";
+        const UNWRITTEN: &'static str = "make room";
+    }
+
     fn told(text: &str) -> Event {
         Event::Told { text: text.into() }
     }
@@ -202,6 +250,34 @@ mod tests {
         let path = dir.path().join(FILE);
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(!text.contains("sk-0123456789") && text.contains("[redacted]"));
+        assert_eq!(texts(&path).unwrap().len(), 2);
+    }
+
+    /// What was left of a line that failed had the next one glued to it, and nobody could read the transcript again.
+    #[test]
+    fn a_line_that_failed_and_could_not_be_taken_back_was_written_on_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        let mut transcript = Transcript::create(dir.path(), Redactor::default()).unwrap();
+        transcript.append(0, &told("first")).unwrap();
+        // Neither to be written nor to be cut.
+        let good = std::mem::replace(&mut transcript.file, File::open(&path).unwrap());
+        let failed = transcript.append(1, &told("second")).unwrap_err();
+        assert!(failed.code().id == "io" && failed.hint_text() == Some("make room"), "{failed}");
+        transcript.file = good;
+        let refused = transcript.append(2, &told("third")).unwrap_err().to_string();
+        assert!(refused.contains("nothing more is written here") && refused.contains("make room"), "{refused}");
+        assert_eq!(texts(&path).unwrap().len(), 1);
+        // The head failed: the line is taken back, and may come again.
+        let mut transcript = Transcript::resume(dir.path(), Redactor::default(), |_: Record<Event>| ()).unwrap().0;
+        let before = std::fs::read(&path).unwrap();
+        let good = std::mem::replace(&mut transcript.end, head::Writer::spoilt(dir.path()));
+        transcript.append(3, &told("second")).unwrap_err();
+        assert!(transcript.lost.is_some(), "the head may say anything now");
+        transcript.end = good;
+        transcript.take_back(true);
+        assert_eq!((transcript.lost.as_ref(), std::fs::read(&path).unwrap()), (None, before));
+        transcript.append(4, &told("second")).unwrap();
         assert_eq!(texts(&path).unwrap().len(), 2);
     }
 

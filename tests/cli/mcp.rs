@@ -514,6 +514,42 @@ fn a_list_of_resources_was_longer_than_an_answer() {
     assert_eq!(wrong["error"]["code"], -32602, "{wrong}");
 }
 
+/// What a full disk left of a line had the next one glued to it, and nobody could read the log again. What it then said was to
+/// begin a run with `assay agent`.
+#[test]
+fn a_log_whose_line_was_cut_short_was_never_read_again() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let bench = bench();
+    // A file that may not grow is as a full disk, where its signal is not taken.
+    let program = ["sh", "-c", "trap '' XFSZ; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_assay")];
+    let child = served(&bench, &program, &[]);
+    let pid = Pid::from_child(&child);
+    let mut client = Client::speak(child);
+    let may_grow = |to: Option<u64>| {
+        prlimit(Some(pid), Resource::Fsize, Rlimit { current: to, maximum: None }).unwrap();
+    };
+    let read = |what: &str| json!({ "name": "read", "arguments": { "what": what } });
+    client.call("read", json!({ "what": "contract/swiglu" }));
+    let log = || bench.json(&["mcp", "log", "--json"]);
+    let path = std::path::Path::new(log()["folder"].as_str().unwrap()).join("transcript.jsonl");
+    let length = || std::fs::metadata(&path).unwrap().len();
+    let whole = length();
+    may_grow(Some(whole + 100));
+    let failed = client.ask("tools/call", read(&"x".repeat(1000)));
+    assert!(failed["error"]["message"].as_str().unwrap().contains("the transcript cannot be written"), "{failed}");
+    assert_eq!(length(), whole, "what was written of the line is taken back");
+    may_grow(None);
+    let told = client.ask("tools/call", read("contract/rope_tail"));
+    assert_eq!(told["result"]["isError"], false, "{told}");
+    drop(client);
+    let read: Vec<_> = log()["events"].as_array().unwrap().iter().map(|e| e["event"]["event"].clone()).collect();
+    assert_eq!(read, ["opened", "client", "called", "answered", "called", "answered", "closed"]);
+    std::fs::write(&path, "{}\n").unwrap();
+    let damaged = bench.run(&["mcp", "log"]);
+    assert!(damaged.code == 4 && !damaged.stderr.contains("assay agent"), "{}", damaged.stderr);
+    assert!(damaged.stderr.contains("assay mcp log NAME"), "{}", damaged.stderr);
+}
+
 /// Errors that said what is wrong in Rust's words, or named half of the tools.
 #[test]
 fn errors_over_mcp_did_not_say_what_to_do() {

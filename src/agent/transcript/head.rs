@@ -8,6 +8,7 @@ use std::io::Read as _;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use super::Story;
 use crate::agent::codes::TRANSCRIPT;
 use crate::agent::desk::{cap, printable};
 use crate::error::{Error, Result};
@@ -32,18 +33,18 @@ fn parse(text: &str) -> Option<Head> {
 }
 
 /// What the transcript in `dir` is to end with.
-pub fn read(dir: &Path) -> Result<Head> {
+pub fn read<E: Story>(dir: &Path) -> Result<Head> {
     let path = dir.join(FILE);
-    let mut last = once(&path)?;
+    let mut last = once::<E>(&path)?;
     // A process may be writing it: two looks that agree were at a whole one.
     for _ in 0..100 {
-        let again = once(&path)?;
+        let again = once::<E>(&path)?;
         if again == last {
             break;
         }
         last = again;
     }
-    parse(&last).ok_or_else(|| damaged(format!("{} does not say where the transcript ends", path.display())))
+    parse(&last).ok_or_else(|| damaged::<E>(format!("{} does not say where the transcript ends", path.display())))
 }
 
 /// To read. A link is not followed, and a pipe, which has nothing to say here, is not waited for.
@@ -51,9 +52,9 @@ pub fn open(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)
 }
 
-fn once(path: &Path) -> Result<String> {
+fn once<E: Story>(path: &Path) -> Result<String> {
     let file = open(path).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => headless(path),
+        std::io::ErrorKind::NotFound => headless::<E>(path),
         _ => Error::io(path, e),
     })?;
     let mut bytes = Vec::new();
@@ -63,7 +64,7 @@ fn once(path: &Path) -> Result<String> {
 
 /// Early versions wrote no head. Somebody who removed one leaves the same, so that such a transcript is believed in
 /// nothing; what it led to is on record elsewhere.
-fn headless(path: &Path) -> Error {
+fn headless<E: Story>(path: &Path) -> Error {
     let transcript = path.with_file_name(super::FILE);
     let by = match writer(&transcript) {
         Some((version, time)) => {
@@ -71,10 +72,10 @@ fn headless(path: &Path) -> Error {
         }
         None => String::new(),
     };
-    damaged(format!("{} is missing: nothing says where the transcript ends{by}", path.display())).hint(format!(
-        "assay history shows the rows and attempts that it led to, and {} can be read as text; it cannot be reported \
-         on or gone on with: assay agent begins another run",
-        transcript.display()
+    damaged::<E>(format!("{} is missing: nothing says where the transcript ends{by}", path.display())).hint(format!(
+        "assay history shows the rows and attempts that it led to, and {} can be read as text; {}",
+        transcript.display(),
+        E::DAMAGED
     ))
 }
 
@@ -87,10 +88,10 @@ fn writer(transcript: &Path) -> Option<(String, String)> {
     Some((text("assay")?, text("time")?))
 }
 
-fn damaged(what: String) -> Error {
+fn damaged<E: Story>(what: String) -> Error {
     Error::new(&TRANSCRIPT, what)
         .expected("the number of its lines and the digest of the last one, as every transcript has beside it")
-        .hint("the run cannot be resumed; begin a new one with assay agent")
+        .hint(E::DAMAGED)
 }
 
 pub struct Writer {
@@ -111,6 +112,13 @@ impl Writer {
         let path = dir.join(FILE);
         let file = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path);
         Ok(Writer { file: file.map_err(|e| Error::io(&path, e))?, path })
+    }
+
+    /// One that cannot write.
+    #[cfg(test)]
+    pub fn spoilt(dir: &Path) -> Writer {
+        let path = dir.join(FILE);
+        Writer { file: File::open(&path).unwrap(), path }
     }
 
     /// It is on the disk when this returns.
