@@ -67,13 +67,25 @@ impl Workbench {
     /// The workbench that holds `start`: the nearest folder upwards with an `assay.toml`.
     pub fn find(start: &Path) -> Result<Workbench> {
         let start = start.canonicalize().map_err(|e| Error::io(start, e))?;
-        let root = start.ancestors().find(|d| d.join(Self::FILE).is_file()).ok_or_else(|| {
-            Error::new(&WORKBENCH_MISSING, "there is no workbench here")
-                .expected(format!("a clone of the assay repository: a folder with {}, kernels/ and state/", Self::FILE))
-                .found(format!("no {} in {} or in any folder above it", Self::FILE, start.display()))
-                .hint("cd into a clone, or name one: assay -C CLONE …")
-        })?;
-        Workbench::open(root)
+        let root = start.ancestors().find(|d| d.join(Self::FILE).is_file());
+        Workbench::open(root.ok_or_else(|| Workbench::missing(&start))?)
+    }
+
+    /// The error of there being none around `start`.
+    pub fn missing(start: &Path) -> Error {
+        let start = start.canonicalize().unwrap_or_else(|_| start.into());
+        Error::new(&WORKBENCH_MISSING, "there is no workbench here")
+            .expected(format!("a clone of the assay repository: a folder with {}, kernels/ and state/", Self::FILE))
+            .found(format!("no {} in {} or in any folder above it", Self::FILE, start.display()))
+            .hint("cd into a clone, or name one: assay -C CLONE …")
+    }
+
+    /// The folder that a workbench around `start` has, also of one that cannot be opened or has lost its `assay.toml`: there
+    /// a ledger is what is left. `None`: a folder like any other.
+    pub fn around(start: &Path) -> Option<PathBuf> {
+        let start = start.canonicalize().ok()?;
+        let holds = |name: &str| start.ancestors().find(|d| d.join(name).is_file());
+        holds(Self::FILE).or_else(|| holds("state/ledger.jsonl")).map(PathBuf::from)
     }
 
     pub fn open(root: &Path) -> Result<Workbench> {

@@ -12,6 +12,7 @@ use crate::ledger::{
     TRUST_UNKNOWN, Trust, clock,
 };
 use crate::words::{agree, count, plain};
+use crate::workbench::Workbench;
 
 /// Make keys and say whom to trust
 ///
@@ -82,9 +83,20 @@ enum Action {
 }
 
 impl Key {
-    pub fn run(&self, root: &Path) -> Result<u8> {
-        let config = Config::of_user()?.outside(root)?;
-        let mut trust = Trust::load(&config, None, root)?;
+    /// `root`: of the workbench around here, if there is one.
+    pub fn run(&self, root: Option<&Path>) -> Result<u8> {
+        let config = Config::of_user()?;
+        let (config, mut trust) = match root {
+            Some(root) => {
+                let config = config.outside(root)?;
+                let trust = Trust::load(&config, None, root)?;
+                (config, trust)
+            }
+            None => {
+                let trust = Trust::of_user(&config)?;
+                (config, trust)
+            }
+        };
         match &self.action {
             Action::New { name, no_trust } => {
                 let key = config.new_key(name)?;
@@ -118,9 +130,9 @@ impl Key {
                 }
                 self.one(&key, false)
             }
-            Action::Rotate { to, key } => self.rotate(root, &config, &mut trust, to, key.as_deref()),
+            Action::Rotate { to, key } => self.rotate(here(root)?, &config, &mut trust, to, key.as_deref()),
             Action::Revoke { key, why, from, by } => {
-                let key = find(key, root, &config, &trust)?;
+                let (root, key) = (here(root)?, find(key, root, &config, &trust)?);
                 self.revoke(root, key, why, *from, &config.key(by.as_deref())?)
             }
         }
@@ -206,10 +218,12 @@ impl Key {
         Ok(0)
     }
 
-    fn list(&self, root: &Path, config: &Config, trust: &Trust) -> Result<u8> {
-        let ledger = ledger::open(root)?;
+    fn list(&self, root: Option<&Path>, config: &Config, trust: &Trust) -> Result<u8> {
+        let ledger = root.map(ledger::open).transpose()?;
+        let signs_here = |id: &KeyId| ledger.as_ref().is_some_and(|ledger| signs_here(ledger, id));
+        let ended = |id: &KeyId| ledger.as_ref().and_then(|ledger| Some(ledger.chain().roll.ended(id)?.says()));
         let own = config.key_names()?;
-        let mut keys = ledger.chain().ring.clone();
+        let mut keys = ledger.as_ref().map(|ledger| ledger.chain().ring.clone()).unwrap_or_default();
         keys.extend(trust.keys().map(|t| (t.key.id(), t.key.clone())));
         let mut lines = Vec::new();
         let mut owned = Vec::new();
@@ -222,8 +236,7 @@ impl Key {
             let trusted = trust.get(id);
             lines.push(json!({
                 "id": id, "name": key.name(), "key": key, "private": owned.contains(id), "trusted": trusted.is_some(),
-                "simulated": trusted.is_some_and(|t| t.simulated), "signs_here": signs_here(&ledger, id),
-                "ended": ledger.chain().roll.ended(id).map(|ended| ended.says()),
+                "simulated": trusted.is_some_and(|t| t.simulated), "signs_here": signs_here(id), "ended": ended(id),
             }));
         }
         if self.json {
@@ -239,15 +252,20 @@ impl Key {
                 None => "not trusted here",
             };
             let private = if owned.contains(id) { ", yours" } else { "" };
-            let signs = match ledger.chain().roll.ended(id) {
-                Some(ended) => format!(", {}", plain(&ended.says(), 400)),
-                None if signs_here(&ledger, id) => ", signs in this workbench".into(),
+            let signs = match ended(id) {
+                Some(ended) => format!(", {}", plain(&ended, 400)),
+                None if signs_here(id) => ", signs in this workbench".into(),
                 None => String::new(),
             };
             output::println(format_args!("{}  {}  {trusted}{private}{signs}", id.short(), key.name()))?;
         }
         Ok(0)
     }
+}
+
+/// The workbench for what is written into a ledger.
+fn here(root: Option<&Path>) -> Result<&Path> {
+    root.map_or_else(|| Err(Workbench::missing(".".as_ref())), Ok)
 }
 
 fn signs_here(ledger: &Ledger, id: &KeyId) -> bool {
@@ -282,7 +300,7 @@ fn said(ledger: &Ledger, row: u64, kept: usize, void: usize) -> Result<u8> {
 }
 
 /// A key by its text, its name, or the first digits of its id, among those that are known here.
-fn find(text: &str, root: &Path, config: &Config, trust: &Trust) -> Result<PublicKey> {
+fn find(text: &str, root: Option<&Path>, config: &Config, trust: &Trust) -> Result<PublicKey> {
     if text.contains('+') {
         return text.parse();
     }
@@ -290,7 +308,9 @@ fn find(text: &str, root: &Path, config: &Config, trust: &Trust) -> Result<Publi
     for name in config.key_names()? {
         known.push(config.key(Some(&name))?.public().clone());
     }
-    known.extend(ledger::open(root)?.chain().ring.values().cloned());
+    if let Some(root) = root {
+        known.extend(ledger::open(root)?.chain().ring.values().cloned());
+    }
     let named = |id: &KeyId, name: &str| name == text || (text.len() >= 6 && id.to_string().starts_with(text));
     known.retain(|key| named(&key.id(), key.name()));
     known.sort_by_key(PublicKey::id);

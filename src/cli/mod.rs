@@ -252,7 +252,7 @@ impl Cli {
             Command::Reconcile(c) => c.run(),
             Command::Report(c) => c.run(),
             // Keys are the user's: they can be made before there is a workbench.
-            Command::Key(c) => c.run(&root().unwrap_or_else(|_| ".".into())),
+            Command::Key(c) => c.run(Workbench::around(".".as_ref()).as_deref()),
             Command::Ledger(c) => c.run(&root()?),
             #[cfg(feature = "mcp")]
             Command::Mcp(c) => c.run(),

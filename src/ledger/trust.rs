@@ -68,14 +68,23 @@ impl Trust {
     pub fn load(config: &Config, flag: Option<&Path>, root: &Path) -> Result<Trust> {
         let file = flag.map_or_else(|| config.trust_file(), PathBuf::from);
         keys::refuse_inside(&file, root)?;
-        let text = match flag {
-            Some(file) => files::read_text(file, files::SETTINGS)?,
-            None => files::read_text_if_any(&file, files::SETTINGS)?.unwrap_or_default(),
+        Trust::read(file, flag.is_some(), asked_by(root)?)
+    }
+
+    /// The user's own, where there is no workbench for it to lie outside of.
+    pub fn of_user(config: &Config) -> Result<Trust> {
+        Trust::read(config.trust_file(), false, None)
+    }
+
+    fn read(file: PathBuf, named: bool, asked: Option<Level>) -> Result<Trust> {
+        let text = match named {
+            true => files::read_text(&file, files::SETTINGS)?,
+            false => files::read_text_if_any(&file, files::SETTINGS)?.unwrap_or_default(),
         };
         let parsed: File = toml::from_str(&text)
             .map_err(|e| Error::new(&TRUST_FILE, format!("{} is no trust file: {}", file.display(), e.message())))?;
         let keys = parsed.key.into_iter().map(|t| (t.key.id(), t)).collect();
-        Ok(Trust { keys, file, asked: asked_by(root)?, own: parsed.sandbox })
+        Ok(Trust { keys, file, asked, own: parsed.sandbox })
     }
 
     pub fn keys(&self) -> impl Iterator<Item = &Trusted> {

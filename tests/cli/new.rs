@@ -212,6 +212,32 @@ fn new_refused_a_name_without_saying_which_there_are() {
     );
 }
 
+/// The home folder, which holds the config, was taken for a workbench, and every `assay key` was refused there.
+#[test]
+fn keys_were_refused_in_a_folder_that_holds_the_users_config() {
+    let home = Home::new();
+    home.ok("", &["key", "new", "me"]);
+    assert!(home.path(".config/assay/keys/me.pem").is_file());
+    let shown = home.ok("", &["key", "show"]);
+    assert!(home.ok("", &["key", "list"]).contains("  me  trusted here, yours"));
+    home.ok("", &["key", "untrust", "me"]);
+    home.ok(".config", &["key", "trust", shown.trim()]);
+    for args in [&["key", "rotate", "me-2"][..], &["key", "revoke", "me", "--why", "lost"]] {
+        let out = home.run("", args);
+        assert!(out.code == 3 && out.stderr.contains("workbench-missing"), "{args:?}: {}", out.stderr);
+    }
+    // It is one by its assay.toml, whatever stands in it, and by its ledger where that is gone.
+    std::fs::create_dir(home.path("state")).unwrap();
+    for name in ["assay.toml", "state/ledger.jsonl"] {
+        std::fs::write(home.path(name), "nonsense").unwrap();
+        for dir in ["", "state"] {
+            let out = home.run(dir, &["key", "new", "another"]);
+            assert!(out.code == 2 && out.stderr.contains("key-in-tree"), "{name}, {dir}: {}", out.stderr);
+        }
+        std::fs::remove_file(home.path(name)).unwrap();
+    }
+}
+
 #[test]
 fn a_fresh_port_of_some_ops_is_asked_for_no_others() {
     let home = Home::new();
