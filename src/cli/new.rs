@@ -10,8 +10,8 @@ use crate::error::{Error, IO, Result};
 use crate::fresh::{self, Made, NEW_UPTO, Request};
 use crate::model::Model;
 use crate::ops::Node;
-use crate::words::{agree, count};
-use crate::workbench::Workbench;
+use crate::words::{agree, count, shell};
+use crate::workbench::{WORKBENCH_MISSING, Workbench};
 
 /// Make a workbench with everything that a port needs but its kernels
 ///
@@ -42,7 +42,7 @@ pub struct New {
 
 impl New {
     pub fn run(&self) -> Result<u8> {
-        let model = Model::open(&self.model.path().map_err(|e| e.hint("name a model: assay new DIR -m FILE"))?);
+        let model = Model::open(&self.model.path().map_err(|e| self.nameless(e))?);
         let model = model.map_err(|e| match e.code().id == IO.id {
             true => e.expected("a model's GGUF file").hint("assay new DIR -m FILE"),
             false => e,
@@ -72,6 +72,16 @@ impl New {
             output::print(self.text(&made))?;
         }
         Ok(0)
+    }
+
+    /// It needs no clone and no workbench, but a model: one that is named, or that of the workbench around.
+    fn nameless(&self, e: Error) -> Error {
+        if e.code().id != WORKBENCH_MISSING.id {
+            return e.hint("name a model: assay new DIR -m FILE");
+        }
+        Error::new(&WORKBENCH_MISSING, "no model is named, and there is no workbench here that has one")
+            .expected("a model's GGUF file")
+            .hint(format!("assay new {} -m FILE", shell(&self.dir.display().to_string())))
     }
 
     fn text(&self, made: &Made) -> String {

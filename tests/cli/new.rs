@@ -212,6 +212,22 @@ fn new_refused_a_name_without_saying_which_there_are() {
     );
 }
 
+/// Who typed `assay new port` far from any clone was told that a clone was expected, which none is.
+#[test]
+fn new_without_a_model_asked_for_a_clone() {
+    let home = Home::new();
+    let out = home.run("", &["new", "my port"]);
+    assert_eq!(out.code, 3, "{}", out.stderr);
+    for said in [
+        "no model is named, and there is no workbench here that has one [workbench-missing]",
+        "expected: a model's GGUF file",
+        "next:     assay new 'my port' -m FILE",
+    ] {
+        assert!(out.stderr.contains(said), "{said}: {}", out.stderr);
+    }
+    assert!(!out.stderr.contains("clone"), "{}", out.stderr);
+}
+
 /// The home folder, which holds the config, was taken for a workbench, and every `assay key` was refused there.
 #[test]
 fn keys_were_refused_in_a_folder_that_holds_the_users_config() {
