@@ -1,7 +1,9 @@
 //! What stage 4 asks: at which sizes, of how many tokens and in which ways an op is called.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::AtomicBool;
 
+use super::unless;
 use crate::backend::Placement;
 use crate::error::Result;
 use crate::model::quant::DType;
@@ -139,6 +141,11 @@ impl Request<'_, '_> {
 
     /// Draws the cases of a variant. The list is the same for one seed on any machine.
     pub fn cases(&self, variant: &Variant) -> Result<Vec<Planned>> {
+        self.cases_unless(variant, &AtomicBool::new(false))
+    }
+
+    /// The same, given up once `stop` is set: arrays of tens of megabytes take a while.
+    pub fn cases_unless(&self, variant: &Variant, stop: &AtomicBool) -> Result<Vec<Planned>> {
         let label = format!("{}/{}", self.op.contract().op, variant.name);
         let rounding = variant.rounding;
         let mut draw = Draw::new(&self.seed, &label);
@@ -198,6 +205,7 @@ impl Request<'_, '_> {
                 };
                 for way in calls {
                     let sizes = Sizes { way, real: None, ..sizes };
+                    unless(stop)?;
                     self.push(&mut out, sizes, tokens, (min, max), &mut draw, label.clone())?;
                 }
             }
@@ -217,6 +225,7 @@ impl Request<'_, '_> {
                 let real =
                     Real { weights: shape.weights.clone(), scalars: &shape.scalars, absent: shape.absent.clone() };
                 let sizes = Sizes { rounding, real: Some(real), ..Sizes::of(&shape.dims, &self.types) };
+                unless(stop)?;
                 self.push(&mut out, sizes, tokens, (min, max), &mut draw, format!("{} T={tokens}", shape.label))?;
             }
         }
@@ -224,6 +233,7 @@ impl Request<'_, '_> {
             if (min..=max).contains(&tokens) {
                 let sizes = Sizes { phase: Some(phase), rounding, ..Sizes::of(dims, &self.types) };
                 let label = format!("{} T={tokens} from {phase}", self.dims(dims));
+                unless(stop)?;
                 self.push(&mut out, sizes, tokens, (min, max), &mut draw, label)?;
             }
         }
@@ -238,6 +248,7 @@ impl Request<'_, '_> {
                 }
                 let sizes = Sizes { far: true, rounding, ..Sizes::of(dims, &self.types) };
                 let label = format!("{} T={tokens} far", self.dims(dims));
+                unless(stop)?;
                 self.push(&mut out, sizes, tokens, (min, max), &mut draw, label)?;
             }
         }
@@ -246,6 +257,7 @@ impl Request<'_, '_> {
             if fits(self.op, dims, &self.types) && self.op.macs(dims, tokens) <= self.limit(tokens) {
                 let sizes = Sizes { rounding, ..Sizes::of(dims, &self.types) };
                 let label = format!("{} T={tokens}", self.dims(dims));
+                unless(stop)?;
                 self.push(&mut out, sizes, tokens, (min, max), &mut draw, label)?;
             }
         }

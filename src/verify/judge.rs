@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use serde_json::json;
@@ -11,7 +11,7 @@ use super::runner::Runner;
 use super::unit;
 use super::{
     Compilers, Figures, Outcome, Place, Stage, StageReport, Verdict, is_kernels_fault, large, mutants, prefill,
-    sanitize, source,
+    sanitize, source, unless,
 };
 use crate::backend::executor::host_weight;
 use crate::backend::{Built, Module, Placement};
@@ -87,10 +87,7 @@ impl<'m> Judge<'_, 'm> {
 
     fn begin(&self, node: &Node, stage: Stage) -> Result<()> {
         self.progress.stage(node, stage);
-        if self.stop.load(Ordering::Relaxed) {
-            return Err(Error::interrupted());
-        }
-        Ok(())
+        unless(self.stop)
     }
 
     fn stages(&self, node: &Node, proved: &[Node], run: &mut Run<'_>) -> Result<()> {
@@ -225,6 +222,7 @@ impl<'m> Judge<'_, 'm> {
         let mut digest = Sha256::new();
         let mut bytes = 0u64;
         for name in &tensors {
+            unless(self.stop)?;
             let Some(t) = self.model.tensor(name) else { return Ok(red(format!("tensor {name} is missing"))) };
             digest.update(name.as_bytes());
             digest.update(t.dtype.name().as_bytes());
@@ -271,7 +269,7 @@ impl<'m> Judge<'_, 'm> {
         };
         let mut fates: Vec<mutants::Fate> = Vec::new();
         for variant in variants {
-            let planned = request.cases(variant)?;
+            let planned = request.cases_unless(variant, self.stop)?;
             let mut device = self.place.start()?;
             let module = match device.load(module) {
                 Ok(m) => m,
@@ -302,7 +300,8 @@ impl<'m> Judge<'_, 'm> {
                 return Ok(Tested { outcome: Outcome::Red { reason, first_bad: f.first_bad }, fates, stub: f.stub });
             }
             let draw = &mut mutants::draw(&self.seed, &variant.name);
-            mutants::sum(&mut fates, &mutants::teeth(&unit.small, variant.rounding, draw)?);
+            let mine = mutants::teeth_unless(&unit.small, variant.rounding, draw, self.stop)?;
+            mutants::sum(&mut fates, &mine);
         }
         Ok(Tested { outcome: Outcome::Pass, fates, stub: false })
     }
@@ -361,6 +360,7 @@ impl<'m> Judge<'_, 'm> {
             node,
             proved,
             thorough: self.thorough,
+            stop: self.stop,
             build: &build,
         };
         let mut graph = prefill::Graph::default();
@@ -469,6 +469,28 @@ mod tests {
     use super::*;
     use crate::backend::Device;
     use crate::backend::emulator::{Builder, Emulator};
+    use crate::error::Kind;
+
+    /// Arrays of tens of megabytes were drawn for a verdict that nobody wanted any more.
+    #[test]
+    fn a_verdict_that_nobody_wanted_had_its_cases_drawn() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let tree = KernelTree::open(&root.join("kernels")).unwrap();
+        let node: Node = "take_rows".parse().unwrap();
+        let kernel = tree.require(&node).unwrap();
+        let variants = variants(&[Numerics::Ds4], "emulator", &node, &kernel);
+        let op = ops::find("take_rows").unwrap();
+        let (types, placement) = (asked::slot_types(op, &node), Placement::Emulator);
+        let request = asked::Request { op, types, shapes: &[], seed: [1; 32], placement, thorough: false };
+        let stop = AtomicBool::new(true);
+        let drawn = request.cases_unless(variants[0], &stop);
+        assert_eq!(drawn.err().map(|e| e.kind()), Some(Kind::Interrupted));
+        let planned = request.cases(variants[0]).unwrap().into_iter().find(asked::Planned::is_small).unwrap();
+        let reference = super::super::compare::Reference::of(&planned.case, crate::ops::Rounding::None).unwrap();
+        let mut draw = mutants::draw(&[1; 32], "x");
+        let tried = mutants::teeth_unless(&[(planned.case, reference)], crate::ops::Rounding::None, &mut draw, &stop);
+        assert_eq!(tried.err().map(|e| e.kind()), Some(Kind::Interrupted));
+    }
 
     /// No verdict had a time, so that no history had one over commits.
     #[test]

@@ -28,6 +28,7 @@ pub mod weights;
 pub mod whole;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize as _, Serialize};
 
@@ -40,6 +41,14 @@ use crate::error::{Error, Kind, Result};
 use crate::ops::Node;
 use crate::plan::source::{SourceSet, hex};
 use compare::FirstBad;
+
+/// Ends what nobody wants any more: an error of kind `Interrupted` once `stop` is set. What takes seconds asks in between.
+fn unless(stop: &AtomicBool) -> Result<()> {
+    match stop.load(Ordering::Relaxed) {
+        true => Err(Error::interrupted()),
+        false => Ok(()),
+    }
+}
 
 /// The protocol that verdicts are made by: raised when comparison, tolerance or cases change their meaning.
 pub const PROTOCOL: u32 = 7;

@@ -1,11 +1,13 @@
 //! Mutants of the right answer: what the comparison must be able to tell from it.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 
 use half::bf16;
 use serde::Serialize;
 
 use super::compare::{self, Reference};
+use super::unless;
 use crate::error::Result;
 use crate::model::quant::DType;
 use crate::ops::cases::{Case, Values};
@@ -246,12 +248,23 @@ pub fn sum(sum: &mut Vec<Fate>, fresh: &[Fate]) {
 
 /// Puts every mutant to every case.
 pub fn teeth(cases: &[(Case, Reference)], rounding: Rounding, draw: &mut Draw) -> Result<Vec<Fate>> {
+    teeth_unless(cases, rounding, draw, &AtomicBool::new(false))
+}
+
+/// The same, given up once `stop` is set.
+pub fn teeth_unless(
+    cases: &[(Case, Reference)],
+    rounding: Rounding,
+    draw: &mut Draw,
+    stop: &AtomicBool,
+) -> Result<Vec<Fate>> {
     let mut fates = Vec::new();
     for mutant in MUTANTS {
         let left_out = cases.iter().map(|(c, _)| mutant.left_out(c)).reduce(|a, b| a.and(b)).flatten();
         // The cases that it applies to, for each array of outputs or for all of them together.
         let mut seen: BTreeMap<Option<usize>, Vec<(usize, bool)>> = BTreeMap::new();
         for (i, (case, reference)) in cases.iter().enumerate() {
+            unless(stop)?;
             if mutant.left_out(case).is_some() {
                 continue;
             }

@@ -7,13 +7,14 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use serde_json::json;
 
 use super::compare::{FirstBad, Pool};
 use super::insitu::{Check, Tokens};
-use super::{Figures, Place, is_kernels_fault};
+use super::{Figures, Place, is_kernels_fault, unless};
 use crate::backend::executor::Executor;
 use crate::backend::{Device, Module, Placement};
 use crate::error::{Error, Result};
@@ -70,7 +71,7 @@ impl<'m> Baselines<'m> {
         Baselines { model, seed, kept: Mutex::new(HashMap::new()) }
     }
 
-    fn get(&self, numerics: Numerics, chunks: &[usize]) -> Result<Arc<Baseline>> {
+    fn get(&self, numerics: Numerics, chunks: &[usize], stop: &AtomicBool) -> Result<Arc<Baseline>> {
         let lock = |e: std::sync::PoisonError<_>| e.into_inner();
         let key = (numerics, chunks.to_vec());
         if let Some(b) = self.kept.lock().unwrap_or_else(lock).get(&key) {
@@ -93,6 +94,7 @@ impl<'m> Baselines<'m> {
                         streams.insert(layer, executor.read(h, &step)?.iter().map(|v| v.to_bits()).collect());
                     }
                 }
+                unless(stop)?;
                 executor.run_range(&step, i..i + 1)?;
             }
             steps.push(Chunk { step, tokens, streams });
@@ -138,6 +140,7 @@ pub struct Request<'r, 'm> {
     /// Nodes already proved here, which run on the device beside it.
     pub proved: &'r [Node],
     pub thorough: bool,
+    pub stop: &'r AtomicBool,
     pub build: &'r (dyn Fn(&str, &[String]) -> Result<Module> + Sync),
 }
 
@@ -211,7 +214,7 @@ impl Request<'_, '_> {
                 break;
             }
             tick(k, prompts.len());
-            let base = self.baselines.get(numerics, chunks)?;
+            let base = self.baselines.get(numerics, chunks, self.stop)?;
             let n = base.tokens();
             let longest = chunks.iter().copied().max().unwrap_or(1);
             let schedule = Schedule::lower_for(&base.plan, self.tree, self.place.arch(), longest, |node| {
@@ -301,6 +304,7 @@ impl Request<'_, '_> {
         for chunk in &base.steps {
             self.prepare(&mut executor, base, chunk, start);
             for (i, instance) in plan.instances.iter().enumerate().skip(start) {
+                unless(self.stop)?;
                 if instance.node != *self.node || !instance.guard.holds(&chunk.step, plan.top_k) {
                     executor.run_range(&chunk.step, i..i + 1)?;
                     continue;
@@ -347,7 +351,10 @@ impl Request<'_, '_> {
         executor.set_noop(Some(self.node.clone()));
         for chunk in &base.steps {
             self.prepare(&mut executor, base, chunk, start);
-            executor.run_range(&chunk.step, start..end)?;
+            for i in start..end {
+                unless(self.stop)?;
+                executor.run_range(&chunk.step, i..i + 1)?;
+            }
         }
         let moved = relative(executor.logits(&last)?, &base.logits);
         out.figures.insert(format!("{}_noop_relative_rms_n{n}", numerics.name()), json!(moved));
@@ -423,4 +430,91 @@ pub fn relative(a: &[f32], b: &[f32]) -> f64 {
     }
     let r = (error / size.max(f64::MIN_POSITIVE)).sqrt();
     if r.is_nan() { f64::INFINITY } else { r }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::super::{Judge, Progress, Stage};
+    use super::*;
+    use crate::backend::Built;
+    use crate::backend::emulator::{Builder, Emulator};
+    use crate::error::Kind;
+    use crate::plan::source::SourceSet;
+
+    /// The emulator in this process.
+    struct Inside(Builder);
+
+    impl Place for Inside {
+        fn placement(&self) -> Placement {
+            Placement::Emulator
+        }
+
+        fn arch(&self) -> &str {
+            "emulator"
+        }
+
+        fn build(&self, source: &SourceSet, entries: &[String]) -> Result<Built> {
+            self.0.build(source, &entries.iter().map(String::as_str).collect::<Vec<_>>())
+        }
+
+        fn start(&self) -> Result<Box<dyn Device>> {
+            Ok(Box::new(Emulator::new(self.0.compiler().version.clone())?))
+        }
+
+        fn start_reading(&self, _: &Path) -> Result<Box<dyn Device>> {
+            self.start()
+        }
+
+        fn describe(&self) -> Figures {
+            Figures::new()
+        }
+    }
+
+    /// Who loses interest when the oracle's prefill begins.
+    #[derive(Default)]
+    struct Gone {
+        stop: AtomicBool,
+        prefill: AtomicBool,
+    }
+
+    impl Progress for Gone {
+        fn stage(&self, _: &Node, stage: Stage) {
+            self.prefill.store(stage == Stage::Prefill, Ordering::Relaxed);
+        }
+
+        fn tick(&self, _: usize, _: usize) {
+            self.stop.fetch_or(self.prefill.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+    }
+
+    /// Whoever had said that a verdict is not wanted any more waited until the oracle had computed its prefill.
+    #[test]
+    fn a_verdict_that_nobody_wanted_went_on_to_the_end_of_the_oracles_prefill() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let model = Model::open(&root.join("reference/tiny/model.gguf")).unwrap();
+        let tree = KernelTree::open(&root.join("kernels")).unwrap();
+        let (cache, gone) = (tempfile::tempdir().unwrap(), Gone::default());
+        let place = Inside(Builder::with_cache(cache.path()).unwrap());
+        let baselines = Baselines::new(&model, [7; 32]);
+        let judge = Judge {
+            model: &model,
+            tree: &tree,
+            place: &place,
+            compilers: None,
+            baselines: &baselines,
+            numerics: vec![Numerics::Ds4],
+            thorough: false,
+            seed: [7; 32],
+            stop: &gone.stop,
+            progress: &gone,
+            through: Stage::Sanitizer,
+            sanitize: None,
+        };
+        let ended = judge.judge(&"take_rows".parse().unwrap(), &[]).unwrap_err();
+        assert_eq!(ended.kind(), Kind::Interrupted, "{ended}");
+        assert!(gone.prefill.load(Ordering::Relaxed) && baselines.kept.lock().unwrap().is_empty());
+    }
 }

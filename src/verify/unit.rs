@@ -5,11 +5,12 @@
 //! time called again on what it left there. Bands of known bytes lie around every buffer, and inputs are read back
 //! afterwards. One more step has no tokens at all: nothing may happen then.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use super::asked::Planned;
 use super::compare::{self, Pool, Reference};
 use super::runner::{Failure, Ground, Runner};
+use super::unless;
 use crate::error::{Error, Result};
 use crate::ops::cases::{Case, Values};
 use crate::ops::draw::Draw;
@@ -60,9 +61,7 @@ pub fn judge(
     let mut failure: Option<Failure> = None;
     for (i, p) in planned.iter().enumerate() {
         tick(i, planned.len());
-        if stop.load(Ordering::Relaxed) {
-            return Err(Error::interrupted());
-        }
+        unless(stop)?;
         // The sample's tokens are drawn from the secret seed, so that a kernel cannot know them.
         let parts: Vec<(Case, Option<usize>)> = if p.sampled {
             let mut draw = Draw::new(seed, &format!("sample {}", p.case.label));
@@ -85,6 +84,10 @@ pub fn judge(
             vec![(p.case.clone(), None)]
         };
         // The device is not waited for: meanwhile the oracle works, and what is asked is hashed.
+        let reference = |(case, _): &(Case, Option<usize>)| {
+            unless(stop)?;
+            Reference::of(case, rounding)
+        };
         let (references, first) = std::thread::scope(|scope| {
             scope.spawn(|| {
                 asked.update(p.case.label.as_bytes());
@@ -92,8 +95,7 @@ pub fn judge(
                 p.case.args.iter().flatten().for_each(|v| asked.update(v.bytes()));
                 p.case.weights.iter().flatten().for_each(|w| asked.update(w.bytes.as_slice()));
             });
-            let references =
-                scope.spawn(|| parts.iter().map(|(case, _)| Reference::of(case, rounding)).collect::<Result<Vec<_>>>());
+            let references = scope.spawn(|| parts.iter().map(&reference).collect::<Result<Vec<_>>>());
             let first = runner.run(&p.case, p.worst, 0, Ground::FIRST);
             (references.join().unwrap_or_else(|_| Err(Error::internal("the oracle's thread ended early"))), first)
         });
