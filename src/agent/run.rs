@@ -310,8 +310,27 @@ impl<'r> Run<'r> {
         self.emit(Event::NodeEnded { node: work.node.clone(), how, why }).map(|_| ())
     }
 
+    /// When the time is over.
+    fn until(&self) -> Option<Instant> {
+        let left = Duration::from_millis(self.state.limits.wall_ms.saturating_sub(self.ms()));
+        Instant::now().checked_add(left)
+    }
+
+    /// Something ended before its end: by a second Ctrl-C, or because the time is over. What it was is begun again when the
+    /// run goes on.
+    fn cut_short(&mut self, e: Error, what: &str) -> Result<()> {
+        match self.state.spent.wall(&self.state.limits, self.ms()) {
+            Err(stop) if !self.signals.stop() => self.out_of_amid(stop, &format!("; {what}")),
+            _ => Err(e),
+        }
+    }
+
     fn out_of(&mut self, stop: Stop) -> Result<()> {
-        let why = format!("the budget of {} ends the run: {} of {}", stop.what, stop.spent, stop.limit);
+        self.out_of_amid(stop, "")
+    }
+
+    fn out_of_amid(&mut self, stop: Stop, amid: &str) -> Result<()> {
+        let why = format!("the budget of {} ends the run: {} of {}{amid}", stop.what, stop.spent, stop.limit);
         self.emit(Event::BudgetStop { what: stop.what.into(), spent: stop.spent, limit: stop.limit })?;
         self.emit(Event::Ended { how: RunEnd::Budget, why }).map(|_| ())
     }
@@ -436,7 +455,14 @@ impl<'r> Run<'r> {
                 }
             },
             name => {
-                let reply = self.shop.call(name, &call.arguments)?;
+                let until = self.until();
+                let reply = match self.shop.call_until(name, &call.arguments, self.signals.flag(), until) {
+                    Err(e) if e.kind() == Kind::Interrupted => {
+                        return self
+                            .cut_short(e, &format!("{name} was under way, and is called again when the run goes on"));
+                    }
+                    reply => reply?,
+                };
                 if reply.refused {
                     let what = desk::cap(describe(call), 300);
                     self.emit(Event::Refused { what, why: desk::cap(reply.text.clone(), 600) })?;

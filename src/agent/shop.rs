@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::context::{self, Brief};
 use super::desk::away::Away;
-use super::desk::{self, Desk, Hands, Provenance, Where};
+use super::desk::{self, Desk, Hands, Provenance, Quiet, Where};
 use super::endpoint::{Message, ToolSpec};
 use super::events::Judged;
 use super::{landing, stuck};
@@ -59,6 +59,16 @@ pub trait Shop {
     /// The next node to work on that is not among `ended`, and why it is.
     fn next(&mut self, ended: &[&Node]) -> Result<Option<(Node, String)>>;
     fn call(&mut self, name: &str, arguments: &Map<String, Value>) -> Result<Reply>;
+    /// The same, ended early by the flag or at a point in time: an error of kind `Interrupted`.
+    fn call_until(
+        &mut self,
+        name: &str,
+        arguments: &Map<String, Value>,
+        _stop: &AtomicBool,
+        _until: Option<Instant>,
+    ) -> Result<Reply> {
+        self.call(name, arguments)
+    }
     /// The files of a node's kernel, as they are now.
     fn source(&self, node: &Node) -> Result<Vec<(String, String)>>;
     /// A file below kernels/ that may be the node's to write; none where there is none. Errors: no agent reaches it.
@@ -290,7 +300,20 @@ impl Shop for DeskShop<'_> {
     }
 
     fn call(&mut self, name: &str, arguments: &Map<String, Value>) -> Result<Reply> {
-        match self.desk.call(name, &Value::Object(arguments.clone())) {
+        self.call_until(name, arguments, &AtomicBool::new(false), None)
+    }
+
+    fn call_until(
+        &mut self,
+        name: &str,
+        arguments: &Map<String, Value>,
+        stop: &AtomicBool,
+        until: Option<Instant>,
+    ) -> Result<Reply> {
+        let provenance = Provenance::default();
+        let hands = Hands { progress: &Quiet, stop, until, provenance: &provenance };
+        match self.desk.call_with(name, &Value::Object(arguments.clone()), &hands) {
+            Err(e) if e.0.kind() == Kind::Interrupted => Err(e.0),
             Ok(result) => Ok(Reply { ok: true, text: result.text, refused: false }),
             // The ledger itself is damaged: nothing that a model could put right.
             Err(e) if e.0.kind() == Kind::Integrity && !e.code().starts_with("tool-") => Err(e.0),

@@ -231,11 +231,11 @@ impl Desk {
         Ok(Box::new(place))
     }
 
-    pub(super) fn build(&self, ask: Of) -> Result<ToolResult, ToolError> {
+    pub(super) fn build(&self, ask: Of, hands: &Hands<'_>) -> Result<ToolResult, ToolError> {
         let node = self.own(ask.node.as_deref())?;
         let copied = self.copied()?;
         let mut notes = copied.notes();
-        match self.compile(&node, &copied.kernels(), &mut notes) {
+        match hands.watched(|halt| self.compile(&node, &copied.kernels(), &mut notes, halt)) {
             Ok(built) => {
                 let mut text = format!("{node} compiles: {}\n", built.join("; "));
                 for note in &notes {
@@ -262,7 +262,13 @@ impl Desk {
     }
 
     /// Text and manifest, then every compiler that is there. What could not run is a note; if nothing could, an error.
-    fn compile(&self, node: &Node, kernels: &Path, notes: &mut Vec<String>) -> Result<Vec<String>> {
+    fn compile(
+        &self,
+        node: &Node,
+        kernels: &Path,
+        notes: &mut Vec<String>,
+        halt: &Arc<AtomicBool>,
+    ) -> Result<Vec<String>> {
         let tree = KernelTree::open(kernels)?;
         let kernel = tree.require(node)?;
         let sources = tree.source(&kernel)?;
@@ -283,7 +289,8 @@ impl Desk {
         let mut built = Vec::new();
         let mut missing = None;
         match NvrtcCompilers::new(&self.bench.settings.architectures) {
-            Ok(nvrtc) => {
+            Ok(mut nvrtc) => {
+                nvrtc.halt_by(halt);
                 for (arch, figures) in nvrtc.build_all(&sources, &entries)? {
                     // The rest is about the compiler, or an architecture that it does not know.
                     let Some(entries) = figures.as_array() else { continue };
@@ -299,7 +306,8 @@ impl Desk {
             Err(e) => return Err(e),
         }
         match EmulatorPlace::new() {
-            Ok(place) => {
+            Ok(mut place) => {
+                place.halt_by(halt);
                 place.build(&sources, &entries)?;
                 built.push("the emulator".into());
             }

@@ -174,7 +174,7 @@ impl Desk {
             "list" => self.list(parse(name, arguments)?),
             "read" => self.read(parse(name, arguments)?),
             "write_kernel" => self.write(parse(name, arguments)?),
-            "build" => self.build(parse(name, arguments)?),
+            "build" => self.build(parse(name, arguments)?, hands),
             "verify" => self.verify(parse(name, arguments)?, hands),
             "history" => self.history(parse(name, arguments)?),
             "next" => self.next(parse(name, arguments)?),

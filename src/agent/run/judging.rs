@@ -1,7 +1,5 @@
 //! From a kernel to its verdict, and from a green one to a commit.
 
-use std::time::{Duration, Instant};
-
 use super::Run;
 use crate::agent::desk::Provenance;
 use crate::agent::endpoint::Call;
@@ -164,24 +162,25 @@ impl Run<'_> {
         let earlier = if again { self.shop.recorded(&work.node, &judging.digest, attempt)? } else { None };
         let (prompt, transcript) = (self.prompt_digest(), judging.digest.to_string());
         let provenance = Provenance { prompt, transcript, attempt: Some(attempt) };
-        let left = Duration::from_millis(self.state.limits.wall_ms.saturating_sub(self.ms()));
         let order = Order {
             device: judging.place == DEVICE,
             thorough: judging.thorough,
             provenance: &provenance,
             stop: self.signals.flag(),
-            until: Instant::now().checked_add(left),
+            until: self.until(),
         };
         let word = match earlier {
             Some(word) => word,
             None => match self.shop.judge(&work.node, &order) {
                 Ok(word) => word,
                 // An unfinished verdict is no attempt: it is begun again when the run goes on.
-                Err(e) if e.kind() == Kind::Interrupted && !self.signals.stop() => {
-                    return match self.state.spent.wall(&self.state.limits, self.ms()) {
-                        Err(stop) => self.out_of(stop),
-                        Ok(()) => Err(e),
-                    };
+                Err(e) if e.kind() == Kind::Interrupted => {
+                    return self.cut_short(
+                        e,
+                        &format!(
+                            "the verdict on attempt {attempt} was being made, and is made anew when the run goes on"
+                        ),
+                    );
                 }
                 // Not the kernel's fault, and perhaps not for long.
                 Err(e) if e.kind() == Kind::CouldNotRun => could_not(work, judging, &e),

@@ -1,14 +1,17 @@
 //! What a run may spend, and what it spends with servers that count as they like.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use assay::agent::budget::Limits;
 use assay::agent::endpoint::Price;
-use assay::agent::events::{Approve, RunEnd};
+use assay::agent::events::{Approve, Event, RunEnd};
 use assay::agent::report::Report;
+use assay::agent::run::Run;
+use assay::agent::state::State;
+use assay::agent::supervise::Signals;
 use serde_json::{Value, json};
 
-use super::fake::{Fake, limits, run_with};
+use super::fake::{Fake, Watch, client, limits, run_with, started};
 use super::server::{Reply, Server, answer};
 
 #[test]
@@ -194,6 +197,53 @@ fn a_stream_is_not_read_beyond_what_its_answer_may_be() {
         assert_eq!(out.state.spent.completion, 300 + 10);
         assert!(out.state.spent.beyond > 1_000, "{:?}", out.state.spent);
     }
+}
+
+/// A verdict outlived the time by as long as it took. One that is cut short is said, is no attempt, and costs nothing twice.
+#[test]
+fn the_time_was_over_and_the_verdict_went_on() {
+    let server = Server::start(|_, _| {
+        Reply::Json(answer(
+            "",
+            &[("write_kernel", json!({"file": "swiglu.cu", "text": "right"})), ("verify", json!({}))],
+            (400, 50),
+        ))
+    });
+    let client = client(&server, |_| {});
+    let (dir, signals, shop) = (tempfile::tempdir().unwrap(), Signals::default(), Fake::default());
+    shop.0.endless.set(true);
+    let event = started(&client, Approve::NeverAsk, Limits { wall_ms: 700, ..limits() }, &["swiglu"]);
+    let (mut handle, mut view, began) = (shop.clone(), Watch::default(), Instant::now());
+    let mut run = Run::begin(dir.path(), &mut handle, &client, &signals, &mut view, event).unwrap();
+    assert_eq!(run.work().unwrap(), RunEnd::Budget);
+    let (state, spent) = (run.state().clone(), run.state().spent.clone());
+    drop(run);
+    assert!(began.elapsed() < Duration::from_secs(5) && (700..2_000).contains(&state.ms), "{}", state.ms);
+    let said = view.log.join("\n");
+    assert!(said.contains("BudgetStop { what: \"time\"") && !said.contains("Verdict {"), "{said}");
+    assert!(said.contains("the verdict on attempt 1 was being made, and is made anew"), "{said}");
+    assert_eq!((state.attempts(), state.spent.steps, spent.tokens()), (0, 1, 450));
+    // The next process asks nobody again for what was paid for.
+    for (wall_ms, endless, end) in [(700, true, RunEnd::Budget), (60_000, false, RunEnd::Done)] {
+        shop.0.endless.set(endless);
+        let (mut handle, mut view) = (shop.clone(), Watch::default());
+        let resumed = |state: &State, _| {
+            let limits = Limits { wall_ms, ..state.limits.clone() };
+            Ok(Event::Resumed {
+                limits,
+                approve: state.approve,
+                note: String::new(),
+                place: None,
+                server: None,
+                wait_s: None,
+            })
+        };
+        let mut run = Run::resume(dir.path(), &mut handle, &client, &signals, &mut view, resumed).unwrap();
+        assert_eq!(run.work().unwrap(), end, "{:?}", view.log);
+    }
+    let report = Report::of(dir.path(), None).unwrap();
+    assert_eq!((report.nodes[0].attempts.len(), report.nodes[0].attempts[0].attempt, report.steps), (1, 1, 1));
+    assert_eq!((server.seen().len(), report.prompt_tokens + report.completion_tokens), (1, 450));
 }
 
 /// However the server counts within the bytes of the request, the sum of its own counts stays within the budget.

@@ -3,7 +3,8 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use assay::agent::budget::Limits;
 use assay::agent::context::Brief;
@@ -16,7 +17,7 @@ use assay::agent::state::State;
 use assay::agent::stuck;
 use assay::agent::supervise::Signals;
 use assay::agent::transcript;
-use assay::error::Result;
+use assay::error::{Error, Result};
 use assay::ledger::{Config, Digest};
 use assay::ops::Node;
 use serde_json::{Map, Value, json};
@@ -44,6 +45,8 @@ pub struct Inner {
     pub before: Cell<u64>,
     /// Sources that only the emulator passes.
     pub picky: Cell<bool>,
+    /// Its judge never comes to an end.
+    pub endless: Cell<bool>,
 }
 
 type Word2 = (Judged, String, Option<String>);
@@ -94,6 +97,12 @@ impl Shop for Fake {
     fn judge(&mut self, node: &Node, order: &Order<'_>) -> Result<Word> {
         let (device, by) = (order.device, order.provenance);
         self.0.judged.set(self.0.judged.get() + 1);
+        while self.0.endless.get() {
+            std::thread::sleep(Duration::from_millis(5));
+            if order.until.is_some_and(|until| Instant::now() >= until) || order.stop.load(Ordering::Relaxed) {
+                return Err(Error::interrupted());
+            }
+        }
         self.0.thorough.set(order.thorough);
         let source: String = self.source(node)?.into_iter().map(|(_, text)| text).collect();
         let passes = source.contains("right") && !(device && self.0.picky.get());
