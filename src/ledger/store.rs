@@ -269,7 +269,18 @@ impl Ledger {
     /// The same with all evidence of another branch, which a merge must not lose: what counts for nothing here is held
     /// all the same.
     pub fn adopt(&mut self, evidence: &[Evidence], writer: &SecretKey) -> Result<Vec<u64>> {
-        self.append_all(evidence, writer, true, &mut |_| ())
+        self.append_all(evidence, writer, Append { merging: true, ..Append::default() }, &mut |_| ())
+    }
+
+    /// The same in a folder that nobody sees before its maker is done, and that is thrown away where it does not get so far:
+    /// nothing there needs to outlive a kill, so that one sync at the end is enough for all rows.
+    pub fn append_unseen(
+        &mut self,
+        evidence: &[Evidence],
+        writer: &SecretKey,
+        observe: &mut dyn FnMut(Step),
+    ) -> Result<Vec<u64>> {
+        self.append_all(evidence, writer, Append { unseen: true, ..Append::default() }, observe)
     }
 
     /// Why new evidence of this key would count for nothing here, if so.
@@ -296,16 +307,17 @@ impl Ledger {
         writer: &SecretKey,
         observe: &mut dyn FnMut(Step),
     ) -> Result<Vec<u64>> {
-        self.append_all(evidence, writer, false, observe)
+        self.append_all(evidence, writer, Append::default(), observe)
     }
 
     fn append_all(
         &mut self,
         evidence: &[Evidence],
         writer: &SecretKey,
-        merging: bool,
+        how: Append,
         observe: &mut dyn FnMut(Step),
     ) -> Result<Vec<u64>> {
+        let merging = how.merging;
         let mut session = Session::begin(&self.root, observe)?;
         let seen = self.chain.rows.len();
         if seen > session.found.chain.rows.len()
@@ -341,15 +353,27 @@ impl Ledger {
                 continue;
             }
             if session.found.chain.lacks(writer, item) {
-                session.push(&Evidence::join(writer)?, writer, merging, observe)?;
+                session.push(&Evidence::join(writer)?, writer, how, observe)?;
             }
-            seqs.push(session.push(item, writer, merging, observe)?);
+            seqs.push(session.push(item, writer, how, observe)?);
+        }
+        if how.unseen {
+            session.cover(writer, observe)?;
         }
         session.derive(observe)?;
         self.notes.extend(session.notes());
         self.chain = session.found.chain;
         Ok(seqs)
     }
+}
+
+/// How rows are appended.
+#[derive(Clone, Copy, Default)]
+struct Append {
+    /// What counts for nothing here is held all the same.
+    merging: bool,
+    /// Nobody reads it before it is whole.
+    unseen: bool,
 }
 
 /// The exclusive lock on a ledger that has been read and verified under it.
@@ -404,17 +428,17 @@ impl Session {
         Ok(())
     }
 
-    /// Writes one row and its checkpoint.
+    /// Writes one row and its checkpoint; where nobody sees it yet the row alone.
     fn push(
         &mut self,
         evidence: &Evidence,
         writer: &SecretKey,
-        merging: bool,
+        how: Append,
         observe: &mut dyn FnMut(Step),
     ) -> Result<u64> {
         let before = self.found.chain.length as u64;
         let path = self.dir.path(LEDGER_FILE);
-        let mut line = self.found.chain.write(evidence, writer, merging)?;
+        let mut line = self.found.chain.write(evidence, writer, how.merging)?;
         line.push(b'\n');
         let length = self.file.metadata().map_err(|e| Error::io(&path, e))?.len();
         if length != before {
@@ -430,10 +454,17 @@ impl Session {
             return Err(Error::io(&path, error));
         }
         observe(Step::RowWritten);
-        self.file.sync_data().map_err(|e| Error::io(&path, e))?;
-        observe(Step::RowSynced);
-        self.checkpoint(writer, observe)?;
+        if !how.unseen {
+            self.cover(writer, observe)?;
+        }
         Ok(self.found.chain.rows.len() as u64 - 1)
+    }
+
+    /// Has what was written on the disk, and under a checkpoint.
+    fn cover(&mut self, writer: &SecretKey, observe: &mut dyn FnMut(Step)) -> Result<()> {
+        self.file.sync_data().map_err(|e| Error::io(self.dir.path(LEDGER_FILE), e))?;
+        observe(Step::RowSynced);
+        self.checkpoint(writer, observe)
     }
 
     fn checkpoint(&mut self, writer: &SecretKey, observe: &mut dyn FnMut(Step)) -> Result<()> {

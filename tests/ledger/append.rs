@@ -74,6 +74,30 @@ fn a_progress_file_left_behind_is_derived_anew() {
     assert!(bench.open().notes().is_empty());
 }
 
+/// `assay new --upto` waited for the disk three times for each row that it brought along, for minutes where the disk was busy.
+#[test]
+fn a_new_workbench_waited_for_the_disk_at_every_row() {
+    let (slow, new) = (Workbench::new(), Workbench::new());
+    let evidence: Vec<_> = (1..20).map(|i| sign(verdict(i), &slow.key)).collect();
+    let steps = |bench: &Workbench, unseen: bool| {
+        let (mut seen, mut ledger) = (Vec::new(), bench.open());
+        let mut observe = |step| seen.push(step);
+        let rows = match unseen {
+            true => ledger.append_unseen(&evidence, &slow.key, &mut observe),
+            false => ledger.append_observed(&evidence, &slow.key, &mut observe),
+        };
+        assert_eq!(rows.unwrap(), (1..20).collect::<Vec<u64>>());
+        let count = |step| seen.iter().filter(|s| **s == step).count();
+        (count(Step::RowWritten), count(Step::RowSynced), count(Step::CheckpointNamed), count(Step::ProgressNamed))
+    };
+    assert_eq!(steps(&slow, false), (20, 20, 20, 1));
+    assert_eq!(steps(&new, true), (20, 1, 1, 1));
+    let ledger = new.open();
+    assert!(ledger.notes().is_empty() && ledger.rows().len() == 20, "{:?}", ledger.notes());
+    new.append(verdict(99));
+    assert_eq!(new.open().rows().len(), 22, "with the key of its own that signed it");
+}
+
 /// Run as a child by the tests below; does nothing in a plain run.
 #[test]
 fn child() {
