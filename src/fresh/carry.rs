@@ -12,7 +12,7 @@ use crate::plan::kernels::KernelTree;
 use crate::plan::schedule::canonical;
 use crate::plan::source::read_plain;
 use crate::plan::{Numerics, Plan};
-use crate::report::standing;
+use crate::report::standing::Known;
 use crate::workbench::Workbench;
 
 /// Kernels from another workbench.
@@ -32,8 +32,8 @@ pub struct Carried {
 pub(super) fn choose(model: &Model, upto: &Node, from: &Workbench, notes: &mut Vec<String>) -> Result<Carried> {
     let plan = Plan::build(model, canonical(Numerics::Ds4))?;
     let graph = Graph::of(&plan, None);
-    let status = standing::status(from, model, &graph, Numerics::Ds4, notes)?;
-    let ledger = standing::ledger(from, &mut Vec::new())?;
+    let known = Known::of(from, model, None, notes)?;
+    let (status, ledger) = (known.status(from, model, &graph, Numerics::Ds4)?, &known.ledger);
     let tree = KernelTree::open(&from.kernels())?;
     let mut out = Carried::default();
     // Keys first: what they sign is read only after they have joined.

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use super::{PROTOCOL, asked, weights, whole};
 use crate::error::{Error, Result};
@@ -164,9 +165,23 @@ const CANONICAL_MACS: u64 = 300_000;
 /// Product of its dims: a vocabulary's table is not drawn for a digest.
 const CANONICAL_SIZE: i64 = 4_000_000;
 
-/// Digests of the node's canonical cases and of the oracle's outputs on them: by content, so that a refactor of an
-/// oracle which keeps both makes nothing stale.
+/// What [`canonical_cases`] has said of each node in this process: `status` asks it for every architecture that the ledger
+/// knows, and `new` of two workbenches.
+static ORACLES: Mutex<BTreeMap<Node, (Digest, Digest)>> = Mutex::new(BTreeMap::new());
+
 fn oracle(node: &Node) -> Result<(Digest, Digest)> {
+    let kept = || ORACLES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(digests) = kept().get(node) {
+        return Ok(*digests);
+    }
+    let digests = canonical_cases(node)?;
+    kept().insert(node.clone(), digests);
+    Ok(digests)
+}
+
+/// Digests of the node's canonical cases and of the oracle's outputs on them: by content, so that a refactor of an
+/// oracle which keeps both makes nothing stale. Nothing but the node enters: no tree, no file, no architecture.
+fn canonical_cases(node: &Node) -> Result<(Digest, Digest)> {
     let op = ops::find(&node.op).ok_or_else(|| Error::internal(format!("no op {}", node.op)))?;
     let types = asked::slot_types(op, node);
     let (mut asked, mut given) = (Vec::new(), Vec::new());
