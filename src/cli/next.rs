@@ -85,7 +85,7 @@ fn text(rank: usize, gate: &Gate<'_>) -> String {
             line("kernel", &format!("none yet: kernels/{stem}.cu and .toml, on kernels/args/{}.h", node.op));
         }
         Written::Broken { reason } => line("kernel", &format!("broken: {}", first_line(reason))),
-        Written::Present { stem } if gate.status.state == State::Unproved => {
+        Written::Present { stem } if gate.status.state == State::Unproved && !gate.status.unhashed => {
             line("kernel", &format!("kernels/{stem}.cu, not proved: {}", verify(node)));
         }
         Written::Present { stem } => line("kernel", &format!("kernels/{stem}.cu: {}", gate.status.detail())),

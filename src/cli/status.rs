@@ -59,7 +59,8 @@ impl Status {
         }
         let (nodes, gates) = (status.nodes.len(), status.gates().len());
         let green = nodes - gates;
-        let _ = writeln!(out, "gates            {green} of {nodes} {} green", agree(green, "is", "are"));
+        let known = if status.unhashed { " known to be" } else { "" };
+        let _ = writeln!(out, "gates            {green} of {nodes} {}{known} green", agree(green, "is", "are"));
         if let Some(goal) = Goal::of(&bench, &status) {
             let _ = writeln!(out, "ported here      {goal}");
         }

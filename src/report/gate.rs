@@ -93,6 +93,12 @@ pub fn sentence(bench: &Workbench, status: &Status, model: &str) -> String {
         _ => format!("verify {node}"),
     };
     let (nodes, are) = (count(total, "node"), agree(all, "is", "are"));
+    if status.unhashed {
+        return format!(
+            "{all} of the {nodes} that a prefill of {model} needs {are} not known to be green: its weights are not hashed yet; \
+             next, {act}."
+        );
+    }
     if let Some(goal) = Goal::of(bench, status) {
         let left = goal.nodes - goal.green;
         let are = agree(left, "is", "are");

@@ -61,6 +61,7 @@ pub struct Known<'m> {
     pub trust: Trust,
     /// `None`: there is no row to be held against it, or the weights are not hashed yet.
     tree: Option<Tree<'m>>,
+    unhashed: bool,
 }
 
 impl<'m> Known<'m> {
@@ -68,7 +69,7 @@ impl<'m> Known<'m> {
     pub fn of(bench: &Workbench, model: &'m Model, file: Option<&Path>, notes: &mut Vec<String>) -> Result<Known<'m>> {
         let ledger = ledger(bench, notes)?;
         if ledger.rows().is_empty() {
-            return Ok(Known { ledger, trust: Trust::nobody(), tree: None });
+            return Ok(Known { ledger, trust: Trust::nobody(), tree: None, unhashed: false });
         }
         let trust = trust(&bench.root, file, notes)?;
         if weights::unhashed(model) {
@@ -77,14 +78,15 @@ impl<'m> Known<'m> {
                  --record hashes them",
                 model.path().display()
             ));
-            return Ok(Known { ledger, trust, tree: None });
+            return Ok(Known { ledger, trust, tree: None, unhashed: true });
         }
         let tree = Workshop::new(model)?.tree(&bench.kernels())?;
-        Ok(Known { ledger, trust, tree: Some(tree) })
+        Ok(Known { ledger, trust, tree: Some(tree), unhashed: false })
     }
 
     pub fn status(&self, bench: &Workbench, model: &Model, graph: &Graph<'_>, numerics: Numerics) -> Result<Status> {
-        Status::of(model, graph, &KernelTree::open(&bench.kernels())?, self.proofs(numerics)?, here())
+        let status = Status::of(model, graph, &KernelTree::open(&bench.kernels())?, self.proofs(numerics)?, here())?;
+        Ok(if self.unhashed { status.of_unhashed() } else { status })
     }
 
     /// The fields in which a row's binding differs from that of the tree and file at hand; `None`: they bind nothing, as

@@ -15,7 +15,7 @@ use crate::plan::Plan;
 use crate::plan::coverage::{self, Broken, Unreachable, Written};
 use crate::plan::graph::{Graph, NodeUse};
 use crate::plan::kernels::KernelTree;
-use crate::words::{agree, count};
+use crate::words::{agree, count, shell};
 use crate::{Error, Result};
 
 /// The device of this machine.
@@ -38,6 +38,8 @@ pub struct NodeStatus {
     pub proofs: Vec<Proof>,
     /// For this machine's architecture, or for the best one where it has none.
     pub state: State,
+    /// There may be proofs that cannot be looked up, see [`Status::unhashed`].
+    pub unhashed: bool,
 }
 
 impl NodeStatus {
@@ -79,6 +81,7 @@ impl NodeStatus {
             (Written::Absent, _) if words.is_empty() => "no kernel".into(),
             (Written::Absent, _) => format!("no kernel; {}", words.join("; ")),
             (Written::Broken { reason }, _) => format!("its kernel is broken: {}", first_line(reason)),
+            (_, State::Unproved) if self.unhashed => "has a kernel; whether it is proved is not known".into(),
             (_, State::Unproved) => {
                 let void = self.proofs.iter().filter(|p| p.void.is_some()).map(|p| format!(" ({})", p.describe()));
                 format!("has a kernel that is not proved{}: {}", void.collect::<String>(), verify(node))
@@ -113,6 +116,8 @@ pub struct Status {
     pub schedule: Vec<Proof>,
     pub unreachable: Vec<Unreachable>,
     pub broken: Vec<Broken>,
+    /// There are rows, and nobody knows which of them are of this file: its weights are not hashed yet.
+    pub unhashed: bool,
     numerics: &'static str,
     instances: usize,
 }
@@ -130,7 +135,7 @@ impl Status {
             let proofs: Vec<_> = proofs.iter().filter(|p| p.node.as_ref() == Some(&usage.node)).cloned().collect();
             let written = Written::of(tree, &usage.node);
             let state = State::of(&written, &proofs, here.arch.as_deref());
-            NodeStatus { usage: usage.clone(), written, proofs, state }
+            NodeStatus { usage: usage.clone(), written, proofs, state, unhashed: false }
         });
         let plan: &Plan = graph.plan;
         Ok(Status {
@@ -141,9 +146,22 @@ impl Status {
             schedule,
             unreachable: coverage::unreachable(graph, tree),
             broken: coverage::broken(tree)?,
+            unhashed: false,
             numerics: plan.numerics.name(),
             instances: plan.instances.len(),
         })
+    }
+
+    /// The same of a file whose weights are not hashed yet: that no proof was found says nothing.
+    pub fn of_unhashed(mut self) -> Status {
+        self.unhashed = true;
+        self.nodes.iter_mut().for_each(|node| node.unhashed = true);
+        self
+    }
+
+    /// What has to be typed for it to be known what is proved.
+    fn hashing(&self) -> String {
+        format!("assay verify -m {} --record hashes them", shell(&self.model))
     }
 
     /// Nodes that still stand before a prefill: what stops every prefill first, then what stops long ones.
@@ -208,6 +226,18 @@ impl Status {
             }
         }
         let total = self.nodes.len();
+        if self.unhashed {
+            let written = self.nodes.iter().filter(|n| n.written != Written::Absent).count();
+            let first = format!(
+                "It is not known what is proved: the weights of this file are not hashed yet ({}); {written} of the {} that it \
+                 needs {} a kernel",
+                self.hashing(),
+                count(total, "node"),
+                agree(written, "has", "have")
+            );
+            parts.insert(0, first);
+            return format!("{}.", parts.join("; "));
+        }
         if !proved {
             let written = self.nodes.iter().filter(|n| n.written != Written::Absent).count();
             let some = if written == 0 { "none".into() } else { written.to_string() };
@@ -238,6 +268,9 @@ impl Status {
 
     /// The value of the line `prefill_working`, with its reason.
     pub fn prefill_line(&self) -> String {
+        if self.unhashed {
+            return format!("not known: the weights are not hashed yet ({})", self.hashing());
+        }
         let works = self.prefill_works();
         if !works.is_empty() {
             let rows = self.schedule.iter().filter(|p| works.contains(&p.arch)).map(Proof::describe);
@@ -272,7 +305,7 @@ impl Status {
             }
         }
         let works = self.prefill_works();
-        Ok(json!({
+        let mut body = json!({
             "summary": self.sentence(),
             "model": self.model,
             "weights": self.weights,
@@ -285,7 +318,11 @@ impl Status {
             "broken": value(&self.broken)?,
             "gates": self.gates().iter().map(|n| n.usage.node.to_string()).collect::<Vec<_>>(),
             "prefill_working": { "value": !works.is_empty(), "architectures": works, "reason": self.prefill_line(), "proofs": value(&self.schedule)? },
-        }))
+        });
+        if self.unhashed {
+            body["unhashed"] = json!(true);
+        }
+        Ok(body)
     }
 }
 
@@ -308,7 +345,7 @@ mod tests {
                 after: BTreeSet::new(),
             };
             let state = State::of(&present(), &proofs, None);
-            NodeStatus { usage, written: present(), proofs, state }
+            NodeStatus { usage, written: present(), proofs, state, unhashed: false }
         });
         Status {
             model: "m.gguf".into(),
@@ -318,6 +355,7 @@ mod tests {
             schedule,
             unreachable: vec![],
             broken: vec![],
+            unhashed: false,
             numerics: "ds4",
             instances: 4,
         }
@@ -354,6 +392,20 @@ mod tests {
             say([vec![stale()], none(), none(), none()]),
             "Nothing is proved: 4 of the 4 nodes that this file needs have a kernel; 1 is stale; prefill not yet."
         );
+    }
+
+    /// "Nothing is proved" was said where nobody had looked.
+    #[test]
+    fn what_nobody_could_look_up_was_called_unproved() {
+        let s = status([vec![], vec![], vec![], vec![]], vec![]).of_unhashed();
+        assert_eq!(
+            s.sentence(),
+            "It is not known what is proved: the weights of this file are not hashed yet (assay verify -m m.gguf --record \
+             hashes them); 4 of the 4 nodes that it needs have a kernel."
+        );
+        assert_eq!(s.nodes[0].detail(), "has a kernel; whether it is proved is not known");
+        assert!(s.prefill_line().starts_with("not known: the weights are not hashed yet"), "{}", s.prefill_line());
+        assert_eq!(s.to_json().unwrap()["unhashed"], true);
     }
 
     #[test]

@@ -220,6 +220,18 @@ fn a_huge_file_is_not_hashed_for_a_look_at_the_ledger() {
     }
     assert!(!cache.path().join("weights").exists(), "a digest was kept, so the file was hashed");
     assert!(start.elapsed().as_secs() < 60, "three looks took {:?}", start.elapsed());
+    // "Nothing is proved" was said of it, as if somebody had looked.
+    let at = |args: &[&str]| assay_with(&bench.path(""), args, &[("ASSAY_CACHE_DIR", cache.path())]).stdout;
+    let said = at(&["status", "-m", "huge.gguf"]);
+    assert!(said.starts_with("It is not known what is proved: the weights of this file are not hashed yet"), "{said}");
+    assert!(
+        said.contains("(assay verify -m huge.gguf --record hashes them)") && !said.contains("prefill not yet"),
+        "{said}"
+    );
+    assert!(said.contains("are known to be green") && !said.contains("Nothing is proved"), "{said}");
+    let json: Value = serde_json::from_str(&at(&["status", "-m", "huge.gguf", "--json"])).unwrap();
+    assert_eq!(json["unhashed"], true);
+    assert!(at(&["next", "-m", "huge.gguf"]).contains("not known to be green: its weights are not hashed yet"));
 }
 
 /// docs/ledger.md, "Stale, and outgrown": evidence made by fewer cases counts as long as the same kernel passes today's on
