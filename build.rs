@@ -18,7 +18,9 @@ fn main() {
         for name in names {
             let name = format!("{folder}/{}", name.to_str().expect("a UTF-8 name"));
             if root.join(&name).is_file() {
-                writeln!(list, "    ({name:?}, include_str!({:?})),", root.join(&name)).expect("a String takes all");
+                // Not this folder's path: the crate may be built again from another one with this file as it is.
+                let path = format!("concat!(env!(\"CARGO_MANIFEST_DIR\"), \"/{name}\")");
+                writeln!(list, "    ({name:?}, include_str!({path})),").expect("a String takes all");
             }
         }
     }
