@@ -41,7 +41,7 @@ use rig::{Checks, InSitu, Rig};
 use script::{Other, Script, Scripts};
 
 /// What the prompts and comparisons of this module are: part of what a verdict binds.
-pub const RULES: &str = "whole schedule 3";
+pub const RULES: &str = "whole schedule 4";
 
 /// Told what is being run.
 pub type Tick<'t> = &'t dyn Fn(&str);
