@@ -142,6 +142,7 @@ impl<'m> Session<'m> {
 
     /// Forgets the sequence.
     pub fn reset(&mut self) {
+        self.last = None;
         self.executor.reset();
         self.position = 0;
     }
@@ -174,7 +175,8 @@ impl<'m> Session<'m> {
 
     /// The logits that the last step gave.
     pub fn logits(&mut self) -> Result<&[f32]> {
-        let step = self.last.ok_or_else(|| Error::internal("logits were asked for before any step"))?;
+        let step =
+            self.last.ok_or_else(|| Error::internal("logits were asked for, and no step led to this position"))?;
         self.executor.logits(&step)
     }
 
@@ -206,8 +208,10 @@ impl<'m> Session<'m> {
         Ok(Saved { caches: self.executor.save()?, position: self.position })
     }
 
-    /// Goes back to a saved sequence, as often as wanted.
+    /// Goes back to a saved sequence, as often as wanted. Its logits are gone: those that the executor has are of another
+    /// position.
     pub fn restore(&mut self, saved: &Saved) -> Result<()> {
+        self.last = None;
         self.executor.restore(&saved.caches)?;
         self.position = saved.position;
         Ok(())

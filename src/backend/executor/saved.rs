@@ -20,8 +20,19 @@ enum Copied {
 impl Executor<'_> {
     /// Copies every cache, where its newest contents are.
     pub fn save(&mut self) -> Result<Saved> {
+        let mut saved = Saved(Vec::new());
+        match self.save_into(&mut saved.0) {
+            Ok(()) => Ok(saved),
+            Err(e) => {
+                // What says why is the first error, whatever becomes of the copies that were made before it.
+                let _ = self.discard(saved);
+                Err(e)
+            }
+        }
+    }
+
+    fn save_into(&mut self, copies: &mut Vec<(BufferIx, Copied)>) -> Result<()> {
         let plan = self.plan.clone();
-        let mut copies = Vec::new();
         for (i, buffer) in plan.buffers.iter().enumerate() {
             if !matches!(buffer.role, Role::Cache { .. }) {
                 continue;
@@ -34,13 +45,14 @@ impl Executor<'_> {
                     let bytes = plan.capacity(BufferIx(i)).max(1) as u64 * Elem::BYTES as u64;
                     let copy = side.device.alloc(bytes);
                     let copy = copy.map_err(|e| e.about(format_args!("a copy of the cache `{}`", buffer.name)))?;
+                    copies.push((BufferIx(i), Copied::Device(copy, bytes)));
                     side.device.copy(id, copy, bytes)?;
-                    Copied::Device(copy, bytes)
+                    continue;
                 }
             };
             copies.push((BufferIx(i), copy));
         }
-        Ok(Saved(copies))
+        Ok(())
     }
 
     /// Puts saved caches back.
