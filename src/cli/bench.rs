@@ -56,7 +56,8 @@ pub struct Bench {
     /// Which of the model's own roundings are applied
     #[arg(long, value_enum, default_value_t = Numerics::Ds4)]
     numerics: Numerics,
-    /// Also where a step's time goes, node by node: a prefill's last chunk, a decode's first token
+    /// Also where a step's time goes, node by node: a prefill's last chunk, a decode's first four
+    /// tokens on average
     #[arg(long)]
     per_node: bool,
     /// Write the time of every launch of such a step to this file, for Chrome's tracing page or Perfetto
@@ -321,9 +322,10 @@ fn percent(share: Option<f64>) -> String {
 /// Node by node, then the large matrices. The last line of the nodes is what their sum misses of the whole step.
 fn table(b: &Breakdown, facts: &Facts) -> String {
     let mut out = format!(
-        "\n{}, one step as one graph: {:.3} ms; between two launches the clock took {:.2} µs, which is taken off\n\n\
+        "\n{}, one step as one graph{}: {:.3} ms; between two launches the clock took {:.2} µs, which is taken off\n\n\
          | node | instances | ms | share | MB | of copy | of tensor peak |\n|---|---:|---:|---:|---:|---:|---:|\n",
         b.test.name(),
+        if b.steps > 1 { format!(", on average over {} in a row", b.steps) } else { String::new() },
         b.step_ms,
         1e3 * b.clock_ms
     );

@@ -1,6 +1,6 @@
 //! Where a step's time goes: node by node, and matrix by matrix for those that are large.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -10,8 +10,11 @@ use crate::backend::executor::Timed;
 use crate::error::Result;
 use crate::ops::Node;
 
-/// Replays of the step that a breakdown adds up to.
-const STEPS: usize = 5;
+/// Replays of a step that a breakdown adds up to.
+const REPLAYS: usize = 5;
+/// Tokens in a row that a decode's breakdown is the average of: compressors of ratio 4 complete a row, and indexers store
+/// one, at every fourth.
+const DECODED: usize = 4;
 /// Bytes of weights from which a single token's product is told by itself: reading them is what it takes, which can be
 /// held against the rate at which the device copies. Smaller ones are as short as a launch.
 const LARGE: f64 = 32e6;
@@ -20,6 +23,7 @@ const LARGE: f64 = 32e6;
 #[derive(Clone, Debug, Serialize)]
 pub struct Share {
     pub node: Node,
+    /// That acted in any of the steps.
     pub instances: usize,
     pub ms: f64,
     /// Of weights and caches, read at least.
@@ -44,7 +48,9 @@ pub struct Large {
 #[derive(Clone, Debug, Serialize)]
 pub struct Breakdown {
     pub test: Test,
-    /// Of the whole step, as one graph, on average over [`STEPS`] replays.
+    /// Steps in a row that all figures are the average of.
+    pub steps: usize,
+    /// Of a whole step, as one graph, on average over [`REPLAYS`] of each.
     pub step_ms: f64,
     /// What reading the clock between two launches took: their times add up to more than the step by it, and it is taken
     /// off each of them, as far as that goes.
@@ -53,7 +59,7 @@ pub struct Breakdown {
     pub between_ms: f64,
     pub shares: Vec<Share>,
     pub large: Vec<Large>,
-    /// Every launch, in order; for [`chrome`](super::chrome).
+    /// Every launch of every step, in order; for [`chrome`](super::chrome).
     #[serde(skip)]
     pub launches: Vec<Timed>,
 }
@@ -74,81 +80,90 @@ fn clock(mut times: Vec<f64>, whole: f64) -> f64 {
     0.0
 }
 
-/// Times every node of one step: the last chunk of a prefill, or one token behind `depth` others.
+/// Times every node of one step: the last chunk of a prefill, or single tokens behind `depth` others, on average over
+/// [`DECODED`] of them.
 pub fn per_node(session: &mut Session<'_>, test: Test) -> Result<Breakdown> {
-    let n = match test {
-        Test::Prefill { tokens, .. } => tokens.min(session.chunk()),
-        Test::Decode { .. } => 1,
+    let (n, steps) = match test {
+        Test::Prefill { tokens, .. } => (tokens.min(session.chunk()), 1),
+        Test::Decode { tokens, .. } => (1, tokens.min(DECODED)),
     };
-    let tokens = arbitrary(session, test.depth() + n);
+    let tokens = arbitrary(session, test.depth() + n * steps);
+    let (before, mine) = tokens.split_at(test.depth());
     session.reset();
-    if test.depth() > 0 {
-        session.advance(&tokens[..test.depth()])?;
+    if !before.is_empty() {
+        session.advance(before)?;
     }
-    let saved = session.save()?;
-    // Recorded by the first, replayed by the others.
-    session.advance(&tokens[test.depth()..])?;
-    let mut step_ms = 0.0;
-    for _ in 0..STEPS {
-        session.restore(&saved)?;
-        session.device_ms()?;
-        session.advance(&tokens[test.depth()..])?;
-        step_ms += session.device_ms()?.unwrap_or_default() / STEPS as f64;
+    let (mut launches, mut step_ms) = (Vec::new(), 0.0);
+    for tokens in mine.chunks(n) {
+        let (whole, each) = timed(session, tokens)?;
+        step_ms += whole;
+        launches.push(each);
     }
-    session.restore(&saved)?;
-    let mut launches = session.time_each(&tokens[test.depth()..])?;
-    session.discard(saved)?;
-    let clock_ms = clock(launches.iter().map(|l| f64::from(l.ms)).collect(), step_ms);
-    launches.iter_mut().for_each(|l| l.ms = (l.ms - clock_ms as f32).max(0.0));
+    let times = launches.iter().flatten().map(|l| f64::from(l.ms)).collect();
+    let clock_ms = clock(times, step_ms);
+    launches.iter_mut().flatten().for_each(|l| l.ms = (l.ms - clock_ms as f32).max(0.0));
+    step_ms /= steps as f64;
 
-    // An instance may take several launches.
-    let mut instances: Vec<(usize, f64)> = Vec::new();
-    for launch in &launches {
-        match instances.last_mut() {
-            Some((last, ms)) if *last == launch.instance => *ms += f64::from(launch.ms),
-            _ => instances.push((launch.instance, f64::from(launch.ms))),
-        }
-    }
     let plan = session.executor.plan();
-    let step = plan.step(n, test.depth(), 1)?;
-    let mut shares: BTreeMap<&Node, Share> = BTreeMap::new();
-    let mut large: BTreeMap<(String, &Node, u64), Large> = BTreeMap::new();
-    for (i, ms) in instances {
-        let instance = &plan.instances[i];
-        let node = &instance.node;
-        let (bytes, flops) = work_of(session, instance, &step)?;
-        let share = shares.entry(node).or_insert_with(|| Share {
-            node: node.clone(),
-            instances: 0,
-            ms: 0.0,
-            bytes: 0.0,
-            flops: 0.0,
-        });
-        share.instances += 1;
-        share.ms += ms;
-        share.bytes += bytes;
-        share.flops += flops;
-        let weights = weight_bytes(session, instance, n)?;
-        if n == 1 && weights >= LARGE {
-            let name = instance.place().to_string();
-            let entry = large.entry((name.clone(), node, weights as u64)).or_insert_with(|| Large {
-                name,
-                node: node.clone(),
-                instances: 0,
-                bytes: weights,
-                ms: 0.0,
+    let mut shares: BTreeMap<&Node, (BTreeSet<usize>, Share)> = BTreeMap::new();
+    let mut large: BTreeMap<(String, &Node, u64), (BTreeSet<usize>, Large)> = BTreeMap::new();
+    for (k, launches) in launches.iter().enumerate() {
+        let step = plan.step(n, test.depth() + k * n, 1)?;
+        // An instance may take several launches.
+        for of in launches.chunk_by(|a, b| a.instance == b.instance) {
+            let i = of[0].instance;
+            let instance = &plan.instances[i];
+            let node = &instance.node;
+            let ms = of.iter().map(|l| f64::from(l.ms)).sum::<f64>() / steps as f64;
+            let (bytes, flops) = work_of(session, instance, &step)?;
+            let (seen, share) = shares.entry(node).or_insert_with(|| {
+                (BTreeSet::new(), Share { node: node.clone(), instances: 0, ms: 0.0, bytes: 0.0, flops: 0.0 })
             });
-            entry.instances += 1;
-            entry.ms += ms;
+            seen.insert(i);
+            share.instances = seen.len();
+            share.ms += ms;
+            share.bytes += bytes / steps as f64;
+            share.flops += flops / steps as f64;
+            let weights = weight_bytes(session, instance, n)?;
+            if n == 1 && weights >= LARGE {
+                let name = instance.place().to_string();
+                let (seen, entry) = large.entry((name.clone(), node, weights as u64)).or_insert_with(|| {
+                    (BTreeSet::new(), Large { name, node: node.clone(), instances: 0, bytes: weights, ms: 0.0 })
+                });
+                seen.insert(i);
+                entry.instances = seen.len();
+                entry.ms += ms;
+            }
         }
     }
-    let mut shares: Vec<Share> = shares.into_values().collect();
+    let mut shares: Vec<Share> = shares.into_values().map(|(_, share)| share).collect();
     shares.sort_by(|a, b| b.ms.total_cmp(&a.ms));
-    let mut large: Vec<Large> = large.into_values().collect();
+    let mut large: Vec<Large> = large.into_values().map(|(_, large)| large).collect();
     large.sort_by(|a, b| b.ms.total_cmp(&a.ms));
     large.iter_mut().for_each(|l| l.ms /= l.instances as f64);
     let between_ms = (step_ms - shares.iter().map(|s| s.ms).sum::<f64>()).max(0.0);
-    Ok(Breakdown { test, step_ms, clock_ms, between_ms, shares, large, launches })
+    Ok(Breakdown { test, steps, step_ms, clock_ms, between_ms, shares, large, launches: launches.concat() })
+}
+
+/// Milliseconds of the step that feeds `tokens`, on average over [`REPLAYS`] of its graph, and its launches one by one.
+/// The sequence has gone on by them.
+fn timed(session: &mut Session<'_>, tokens: &[u32]) -> Result<(f64, Vec<Timed>)> {
+    let saved = session.save()?;
+    // Recorded by the first, replayed by the others.
+    session.advance(tokens)?;
+    let mut ms = 0.0;
+    for _ in 0..REPLAYS {
+        session.restore(&saved)?;
+        session.device_ms()?;
+        session.advance(tokens)?;
+        ms += session.device_ms()?.unwrap_or_default() / REPLAYS as f64;
+    }
+    session.restore(&saved)?;
+    let launches = session.time_each(tokens)?;
+    session.restore(&saved)?;
+    session.discard(saved)?;
+    session.advance(tokens)?;
+    Ok((ms, launches))
 }
 
 #[cfg(test)]

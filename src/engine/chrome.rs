@@ -4,13 +4,15 @@ use serde_json::{Value, json};
 
 use super::breakdown::Breakdown;
 use crate::plan::Plan;
+use crate::words::count;
 
 /// Launches one after the other in the order of the schedule, below the layers that they belong to; a process for each
 /// breakdown. A launch's time reaches to the start of the next.
 pub fn trace(plan: &Plan, breakdowns: &[Breakdown]) -> Value {
     let mut events = Vec::new();
     for (process, breakdown) in breakdowns.iter().enumerate() {
-        let name = format!("{}: one step, launch by launch", breakdown.test.name());
+        let steps = count(breakdown.steps, "step");
+        let name = format!("{}: {steps}, launch by launch", breakdown.test.name());
         events.push(named("process_name", process, 0, &name));
         events.push(named("thread_name", process, 0, "layers"));
         events.push(named("thread_name", process, 1, "launches"));

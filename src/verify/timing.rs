@@ -57,7 +57,11 @@ fn parts(b: &Breakdown) -> Vec<(String, BTreeMap<String, Figure>)> {
         let all = figures.iter().map(|(name, v)| (*name, Figure::Real(*v))).chain(count);
         (format!("{}{PART}{name}", b.test.name()), all.map(|(name, v)| (name.to_string(), v)).collect())
     };
-    let step = part("step", None, &[("ms", b.step_ms), ("between_ms", b.between_ms), ("clock_ms", b.clock_ms)]);
+    let step = part(
+        "step",
+        None,
+        &[("ms", b.step_ms), ("steps", b.steps as f64), ("between_ms", b.between_ms), ("clock_ms", b.clock_ms)],
+    );
     let shares = b
         .shares
         .iter()
@@ -120,6 +124,7 @@ mod tests {
         let (node, large) = ("matmul[q8_0]".parse().unwrap(), "attn_q_b".to_string());
         let step = Breakdown {
             test,
+            steps: 4,
             step_ms: 9.5,
             clock_ms: 0.003,
             between_ms: 0.5,
