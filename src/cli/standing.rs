@@ -72,7 +72,7 @@ fn claim(model: &Model, numerics: Numerics, arch: &str) -> Result<Result<String,
         return Ok(Err("this folder is in no workbench, so no ledger says anything".into()));
     };
     if weights::unhashed(model) {
-        return Ok(Err("weights not hashed (assay verify --record hashes them)".into()));
+        return Ok(Err("weights not hashed (assay status --hash hashes them)".into()));
     }
     let kernels = KernelTree::open(&bench.kernels())?;
     if !whole::numerics_of(model, &kernels, arch)?.contains(&numerics) {

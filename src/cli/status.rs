@@ -8,6 +8,7 @@ use crate::plan::schedule::canonical;
 use crate::plan::{Numerics, Plan};
 use crate::report::gate::Goal;
 use crate::report::status::{Status as Report, first_line};
+use crate::verify::weights;
 use crate::words::agree;
 
 /// Say what is proved of the model's nodes, where, and what has become stale because of what
@@ -18,6 +19,10 @@ pub struct Status {
     /// Which of the model's own roundings are applied
     #[arg(long, value_enum, default_value_t = Numerics::Ds4)]
     numerics: Numerics,
+    /// Hash the file's weights first, if they are not yet: what is proved is known of bytes, not of a name. Takes as long
+    /// as reading the file; kept until the file changes
+    #[arg(long)]
+    hash: bool,
     /// Print one JSON object (schema assay.status/1)
     #[arg(long)]
     json: bool,
@@ -27,6 +32,11 @@ impl Status {
     pub fn run(&self) -> Result<u8> {
         let bench = standing::ledgered()?;
         let model = self.model.open()?;
+        if self.hash && weights::unhashed(&model) {
+            let gb = model.gguf.file_len() as f64 / 1e9;
+            anstream::eprintln!("hashing the weights of {}, {gb:.1} GB", short(model.path()).display());
+            weights::digest(&model)?;
+        }
         let plan = Plan::build(&model, canonical(self.numerics))?;
         let graph = Graph::of(&plan, None);
         let status = standing::status(&bench, &model, &graph, plan.numerics)?;

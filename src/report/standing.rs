@@ -74,8 +74,8 @@ impl<'m> Known<'m> {
         let trust = trust(&bench.root, file, notes)?;
         if weights::unhashed(model) {
             notes.push(format!(
-                "the weights of {} are not hashed yet, so what the ledger holds on them is not shown; assay verify \
-                 --record hashes them",
+                "the weights of {} are not hashed yet, so what the ledger holds on them is not shown; assay status \
+                 --hash hashes them",
                 model.path().display()
             ));
             return Ok(Known { ledger, trust, tree: None, unhashed: true });

@@ -161,7 +161,7 @@ impl Status {
 
     /// What has to be typed for it to be known what is proved.
     fn hashing(&self) -> String {
-        format!("assay verify -m {} --record hashes them", shell(&self.model))
+        format!("assay status -m {} --hash hashes them", shell(&self.model))
     }
 
     /// Nodes that still stand before a prefill: what stops every prefill first, then what stops long ones.
@@ -400,7 +400,7 @@ mod tests {
         let s = status([vec![], vec![], vec![], vec![]], vec![]).of_unhashed();
         assert_eq!(
             s.sentence(),
-            "It is not known what is proved: the weights of this file are not hashed yet (assay verify -m m.gguf --record \
+            "It is not known what is proved: the weights of this file are not hashed yet (assay status -m m.gguf --hash \
              hashes them); 4 of the 4 nodes that it needs have a kernel."
         );
         assert_eq!(s.nodes[0].detail(), "has a kernel; whether it is proved is not known");

@@ -55,7 +55,8 @@ pub fn known(model: &Model) -> Option<Digest> {
     (kept.stamp == stamp).then_some(kept.digest)
 }
 
-/// Files up to this size are hashed whenever a command asks; larger ones only by a verdict that is recorded.
+/// Files up to this size are hashed whenever a command asks; larger ones only by a verdict that is recorded, or
+/// when a user asks for that (`status --hash`).
 const HASHED_AT_ONCE: u64 = 2 << 30;
 
 /// Whether the weights of a large file have not been hashed yet, which a command that looks does not wait for.

@@ -225,13 +225,32 @@ fn a_huge_file_is_not_hashed_for_a_look_at_the_ledger() {
     let said = at(&["status", "-m", "huge.gguf"]);
     assert!(said.starts_with("It is not known what is proved: the weights of this file are not hashed yet"), "{said}");
     assert!(
-        said.contains("(assay verify -m huge.gguf --record hashes them)") && !said.contains("prefill not yet"),
+        said.contains("(assay status -m huge.gguf --hash hashes them)") && !said.contains("prefill not yet"),
         "{said}"
     );
     assert!(said.contains("are known to be green") && !said.contains("Nothing is proved"), "{said}");
     let json: Value = serde_json::from_str(&at(&["status", "-m", "huge.gguf", "--json"])).unwrap();
     assert_eq!(json["unhashed"], true);
     assert!(at(&["next", "-m", "huge.gguf"]).contains("not known to be green: its weights are not hashed yet"));
+}
+
+/// Only a verdict that is recorded hashed a large file; whoever just had it wants to know what is proved of it.
+#[test]
+fn a_large_file_is_hashed_where_that_is_asked_for_and_once() {
+    let bench = Bench::new();
+    bench.ledger();
+    bench.synth("large.gguf", &["--data", "sparse", "--layers", "2"]);
+    assert!(std::fs::metadata(bench.path("large.gguf")).unwrap().len() > 2 << 30);
+    let cache = tempfile::tempdir().unwrap();
+    let at = |args: &[&str]| assay_with(&bench.path(""), args, &[("ASSAY_CACHE_DIR", cache.path())]);
+    let asked = at(&["status", "-m", "large.gguf", "--hash"]);
+    assert_eq!(asked.code, 0, "{}", asked.stderr);
+    assert!(asked.stderr.starts_with("hashing the weights of large.gguf, "), "{}", asked.stderr);
+    assert!(asked.stdout.contains("weights ") && !asked.stdout.contains("not known"), "{}", asked.stdout);
+    for args in [&["status", "-m", "large.gguf"][..], &["status", "-m", "large.gguf", "--hash"]] {
+        let again = at(args);
+        assert!(!again.stderr.contains("hash") && again.stdout == asked.stdout, "{}{}", again.stderr, again.stdout);
+    }
 }
 
 /// docs/ledger.md, "Stale, and outgrown": evidence made by fewer cases counts as long as the same kernel passes today's on
