@@ -63,7 +63,7 @@ struct AssayS8 {
 
 // One register of all lanes, in the lanes' order, is a matrix of 8 rows by K / 2: rows of a and columns of b.
 template <class E>
-inline void assay_mma_combine(void* const* lanes, unsigned) {
+__attribute__((no_sanitize("bounds", "alignment"))) inline void assay_mma_combine(void* const* lanes, unsigned) {
   typedef typename E::Sum Sum;
   typedef typename E::Sums Sums;
   typedef AssayMma<typename E::Acc> Op;
@@ -71,7 +71,9 @@ inline void assay_mma_combine(void* const* lanes, unsigned) {
   unsigned a[4][32], b[2][32];
   for (int lane = 0; lane < 32; lane++) {
     const Op* op = (const Op*)lanes[lane];
+#pragma GCC unroll 4
     for (int i = 0; i < 4; i++) a[i][lane] = op->a[i];
+#pragma GCC unroll 2
     for (int i = 0; i < 2; i++) b[i][lane] = op->b[i];
   }
   Sum rows[4][all], columns[2][all], by_k[2][all];
@@ -87,6 +89,7 @@ inline void assay_mma_combine(void* const* lanes, unsigned) {
     Op* const ops[4] = {(Op*)lanes[row % 8 * 4], (Op*)lanes[row % 8 * 4 + 1], (Op*)lanes[row % 8 * 4 + 2],
                         (Op*)lanes[row % 8 * 4 + 3]};
     Sum d[8];
+#pragma GCC unroll 8
     for (int n = 0; n < 8; n++) d[n] = ops[n / 2]->d[low * 2 + n % 2];
     Sums left, right, left_b, right_b;
     assay_load(left, d);
@@ -94,6 +97,7 @@ inline void assay_mma_combine(void* const* lanes, unsigned) {
     // In the order of k.
     for (int i = 0; i < 2; i++) {
       const Sum* x = rows[2 * i + low] + row % 8 * half;
+#pragma GCC unroll 16
       for (int k = 0; k < half; k++) {
         assay_load(left_b, by_k[i] + k * 8);
         assay_load(right_b, by_k[i] + k * 8 + 4);
@@ -103,6 +107,7 @@ inline void assay_mma_combine(void* const* lanes, unsigned) {
     }
     __builtin_memcpy(d, &left, sizeof left);
     __builtin_memcpy(d + 4, &right, sizeof right);
+#pragma GCC unroll 8
     for (int n = 0; n < 8; n++) ops[n / 2]->d[low * 2 + n % 2] = (typename E::Acc)d[n];
   }
 }
