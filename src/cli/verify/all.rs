@@ -44,7 +44,7 @@ pub(super) fn run(verify: &Verify, bench: &Workbench, model: &Model, tree: &Kern
         (None, false) => vec![Numerics::Ds4],
     };
     let stop = stop_at_interrupt();
-    let bar = verify.bar(0).bar;
+    let bar = verify.bar(0);
     let tick = |text: &str| bar.set_message(text.to_string());
     let whole = Whole {
         model,

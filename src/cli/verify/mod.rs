@@ -1,6 +1,7 @@
 //! `assay verify`.
 
 mod all;
+mod lanes;
 mod remote;
 mod replay;
 mod report;
@@ -12,12 +13,13 @@ pub use replay::{CODES, Replay};
 pub use serve::serve;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use lanes::{Board, Lane, judge_each};
 use report::{Run, print_verdict};
 use sign::Signer;
 
@@ -37,7 +39,7 @@ use crate::verify::ahead::Ahead;
 use crate::verify::binding::nodes_of;
 use crate::verify::places::{CudaPlace, EmulatorPlace, NvrtcCompilers};
 use crate::verify::prefill::Baselines;
-use crate::verify::{Compilers, Judge, Place, Progress, Stage, Verdict, sanitize};
+use crate::verify::{Compilers, Judge, Place, Stage, Verdict, sanitize};
 use crate::words::count;
 use crate::workbench::Workbench;
 
@@ -101,25 +103,6 @@ pub struct Verify {
     json: bool,
 }
 
-/// Shows progress on a terminal.
-struct Bar {
-    bar: ProgressBar,
-    at: Mutex<String>,
-}
-
-impl Progress for Bar {
-    fn stage(&self, node: &Node, stage: Stage) {
-        let text = format!("{node}: {}", stage.name());
-        self.bar.set_message(text.clone());
-        *self.at.lock().unwrap_or_else(|e| e.into_inner()) = text;
-    }
-
-    fn tick(&self, done: usize, of: usize) {
-        let at = self.at.lock().unwrap_or_else(|e| e.into_inner());
-        self.bar.set_message(format!("{at} {done}/{of}"));
-    }
-}
-
 impl Verify {
     pub fn run(&self) -> Result<u8> {
         if self.backend == Backend::Oracle {
@@ -165,6 +148,7 @@ impl Verify {
         let baselines = Baselines::new(&model, seed);
         let stop = stop_at_interrupt();
         let bar = self.bar(wanted.len() as u64 + 1);
+        let board = Board::new(&bar);
         let mut verdicts: Vec<Verdict> = Vec::new();
         let signs = place.as_deref().filter(|_| self.record || self.evidence.is_some());
         let mut signer = signs.map(|place| Signer::new(self, &workbench, &model, place)).transpose()?;
@@ -183,34 +167,29 @@ impl Verify {
                 thorough: self.thorough,
                 seed,
                 stop: &stop,
-                progress: &bar,
+                progress: &Lane { board: &board, index: 0 },
                 through: Stage::Sanitizer,
                 sanitize: Some(&workbench.root),
             };
-            let mut proved: Vec<Node> = Vec::new();
-            for node in &wanted {
-                // On a device what has passed runs there too, so that each prefill is nearer to the whole.
-                let verdict = judge.judge(node, &proved)?;
-                if verdict.is_green() {
-                    proved.push(node.clone());
-                }
+            judge_each(&judge, &wanted, &board, &mut |node, verdict| {
                 if !self.json {
-                    bar.bar.suspend(|| print_verdict(&verdict))?;
+                    bar.suspend(|| print_verdict(&verdict))?;
                 }
-                verdicts.push(verdict);
-                if let (Some(signer), Some(verdict)) = (&mut signer, verdicts.last()) {
-                    signer.sign(node, verdict)?;
+                if let Some(signer) = &mut signer {
+                    signer.sign(node, &verdict)?;
                     // After every verdict, so that a run that is cut short keeps what it has.
                     if let Some(path) = &self.evidence {
                         signer.write(path)?;
                     }
                 }
-                bar.bar.inc(1);
-            }
+                verdicts.push(verdict);
+                bar.inc(1);
+                Ok(())
+            })?;
         }
         // Who asks for nodes by name wants their verdicts.
         let prefill = self.nodes.is_empty().then(|| one_prefill(&model)).transpose()?;
-        bar.bar.finish_and_clear();
+        bar.finish_and_clear();
         if let Some(signer) = signer.filter(|_| self.record) {
             let rows = signer.record(&workbench.root)?;
             if !self.json {
@@ -250,13 +229,13 @@ impl Verify {
         }
     }
 
-    fn bar(&self, n: u64) -> Bar {
+    fn bar(&self, n: u64) -> ProgressBar {
         let bar = ProgressBar::new(n);
         if let Ok(style) = ProgressStyle::with_template("{elapsed:>4} [{bar:24}] {pos}/{len} {msg}") {
             bar.set_style(style.progress_chars("=> "));
         }
         bar.enable_steady_tick(Duration::from_millis(250));
-        Bar { bar, at: Mutex::new(String::new()) }
+        bar
     }
 
     /// The nodes to judge. A name that no node of the plan has is a usage error unless it names a node that another

@@ -79,11 +79,11 @@ impl Subject<'_> {
         let bar = verify.bar(nodes.len() as u64);
         let mut out = Vec::new();
         for node in nodes {
-            bar.bar.set_message(node.to_string());
+            bar.set_message(node.to_string());
             out.push(answers::of(&request, node)?);
-            bar.bar.inc(1);
+            bar.inc(1);
         }
-        bar.bar.finish_and_clear();
+        bar.finish_and_clear();
         let weak = out.iter().filter(|n| n.weak().next().is_some()).count();
         if verify.json {
             output::json(
@@ -149,8 +149,8 @@ impl Subject<'_> {
         };
         let mut out: Vec<KernelTeeth> = Vec::new();
         for node in nodes {
-            bar.bar.set_message(node.to_string());
-            let tick = |done: usize| bar.bar.set_message(format!("{node}: {done} mutants judged"));
+            bar.set_message(node.to_string());
+            let tick = |done: usize| bar.set_message(format!("{node}: {done} mutants judged"));
             let trial = Trial {
                 model,
                 tree,
@@ -165,16 +165,16 @@ impl Subject<'_> {
             };
             let kernel = trial.run(&mut place, node)?;
             if !verify.json {
-                bar.bar.suspend(|| output::println(line(&kernel)))?;
+                bar.suspend(|| output::println(line(&kernel)))?;
             }
             out.push(kernel);
             // After every kernel, so that a run that is cut short keeps what it has.
             if let Some(path) = &verify.table {
                 std::fs::write(path, markdown(&out, seed, mutants)).map_err(|e| Error::io(path, e))?;
             }
-            bar.bar.inc(1);
+            bar.inc(1);
         }
-        bar.bar.finish_and_clear();
+        bar.finish_and_clear();
         let suffices = out.iter().all(KernelTeeth::suffices);
         if verify.json {
             output::json(
