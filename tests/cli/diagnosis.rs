@@ -29,7 +29,7 @@ fn a_benchmark_says_the_same_in_every_format() {
     assert_eq!(doc["rows"], Value::Null);
     for test in tests {
         assert_eq!(test["seconds"].as_array().unwrap().len(), 2);
-        assert!(test["tokens_per_second"].as_f64().unwrap() > 0.0 && test["bytes_per_token"].as_f64().unwrap() > 1e6);
+        assert!(test["tokens_per_second"].as_f64().unwrap() > 0.0 && test["bytes_per_token"].as_f64().unwrap() > 1e5);
         assert!(test["device_ms"][0].as_f64().unwrap() > 0.0, "{test}");
     }
     for breakdown in doc["per_node"].as_array().unwrap() {
@@ -37,10 +37,10 @@ fn a_benchmark_says_the_same_in_every_format() {
         let nodes = breakdown["shares"].as_array().unwrap();
         assert!(nodes.iter().all(|n| n["bytes"].as_f64().unwrap() + n["flops"].as_f64().unwrap() >= 0.0));
         let product = nodes.iter().find(|n| n["node"] == "matmul[q8_0]").unwrap();
-        assert!(product["bytes"].as_f64() > Some(1e6) && product["flops"].as_f64() > Some(1e6), "{product}");
+        assert!(product["bytes"].as_f64() > Some(1e5) && product["flops"].as_f64() > Some(1e5), "{product}");
         assert_eq!(breakdown["large"], serde_json::json!([]), "no matrix of this model has 32 MB");
         assert!(
-            nodes.iter().any(|n| n["node"] == "moe_down[q2_k]" && n["instances"].as_u64() == Some(5)),
+            nodes.iter().any(|n| n["node"] == "moe_down[q2_k]" && n["instances"].as_u64() == Some(2)),
             "{breakdown}"
         );
     }
@@ -50,7 +50,7 @@ fn a_benchmark_says_the_same_in_every_format() {
     for (process, breakdown) in doc["per_node"].as_array().unwrap().iter().enumerate() {
         let launches: Vec<&Value> =
             events.iter().filter(|e| e["pid"] == process && e["ph"] == "X" && e["tid"] == 1).collect();
-        assert!(launches.len() > 100, "{}", launches.len());
+        assert!(launches.len() > 80, "{}", launches.len());
         let mut at = 0.0;
         for launch in &launches {
             assert!((launch["ts"].as_f64().unwrap() - at).abs() < 1e-3, "{launch}");
@@ -65,7 +65,7 @@ fn a_benchmark_says_the_same_in_every_format() {
         assert!((sum + between - step).abs() < 1e-4 * step && between >= 0.0, "{sum} + {between} of {step} ms");
         assert_eq!(launches[0]["args"]["instance"], "token_embd");
         let layers = events.iter().filter(|e| e["pid"] == process && e["ph"] == "X" && e["tid"] == 0);
-        assert!(layers.map(|e| e["name"].as_str().unwrap()).any(|n| n == "layer 4"));
+        assert!(layers.map(|e| e["name"].as_str().unwrap()).any(|n| n == "layer 1"));
     }
 
     let out = run(&["-r", "1", "-o", "csv"]);
@@ -159,7 +159,7 @@ fn values_are_traced_and_the_first_that_is_no_number_is_named() {
     let args = ["run", "--backend", "emulator", "-p", "38+45=", "--trace-values"];
     let out = bench.run(&args);
     assert_eq!(out.code, 0, "{}", out.stderr);
-    for part in ["on the emulator", "token_embd", "blk.0.hc_attn_expand", "blk.4.hc_ffn_expand", "growth"] {
+    for part in ["on the emulator", "token_embd", "blk.0.hc_attn_expand", "blk.1.hc_ffn_expand", "growth"] {
         assert!(out.stdout.contains(part), "{part}: {}", out.stdout);
     }
     edit(&bench, "swiglu", "  if (threadIdx.x == 1) { a.h[4 * threadIdx.x + 2] = sqrtf(-1.0f); return; }");
@@ -182,8 +182,7 @@ fn values_are_traced_and_the_first_that_is_no_number_is_named() {
 /// One kernel that could not be read ended every command with a bare error, and no other kernel was judged.
 #[test]
 fn an_unreadable_kernel_is_its_own_nodes_fault_alone() {
-    let bench = Bench::new();
-    bench.copy("kernels");
+    let bench = Bench::light();
     bench.ledger();
     let path = |name: &str| bench.path(&format!("kernels/{name}"));
     let read = |name: &str| std::fs::read_to_string(path(name)).unwrap();

@@ -9,7 +9,9 @@ use assay::ledger::{
     Target, Verdict, figure,
 };
 
-/// The kernels and the bundled model, and a ledger of the test's own.
+use crate::bench::WINDOWED;
+
+/// The kernels and a small model, and a ledger of the test's own.
 struct Bench {
     dir: tempfile::TempDir,
     home: tempfile::TempDir,
@@ -31,11 +33,12 @@ impl Bench {
         let (dir, home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let repository = Path::new(env!("CARGO_MANIFEST_DIR"));
         copy(&repository.join("kernels"), &dir.path().join("kernels"));
-        let model = repository.join("reference/tiny/model.gguf");
-        let settings = format!("model = {:?}\narchitectures = [\"sm_90a\"]\n", model.to_str().unwrap());
+        let settings = "model = \"model.gguf\"\narchitectures = [\"sm_90a\"]\n";
         std::fs::write(dir.path().join("assay.toml"), settings).unwrap();
         let key = Config::at(home.path()).new_key("me").unwrap();
-        Bench { dir, home, key }
+        let bench = Bench { dir, home, key };
+        bench.says(&[&["synth", "model.gguf"], WINDOWED].concat(), 0, "model.gguf");
+        bench
     }
 
     fn run(&self, args: &[&str]) -> (i32, String) {
@@ -75,7 +78,7 @@ fn of_device(mut verdict: Verdict) -> Verdict {
 #[test]
 fn emulator_rows_come_out_again_and_device_rows_are_counted_apart() {
     let bench = Bench::new();
-    let verify = ["verify", "take_rows", "swiglu", "--backend", "emulator", "--record"];
+    let verify = ["verify", "output_hc_weights", "router_hash", "--backend", "emulator", "--record"];
     bench.says(&verify, 0, "recorded as rows [1, 2]");
     bench.says(&["audit", "--replay", "2"], 0, "2 of 2 rows were replayed");
     for row in [1, 2] {
@@ -98,7 +101,11 @@ fn emulator_rows_come_out_again_and_device_rows_are_counted_apart() {
 fn rows_of_one_numerics_or_of_a_thorough_judge_come_out_again() {
     for options in [["--numerics", "ds4"].as_slice(), &["--numerics", "exact"], &["--thorough"]] {
         let bench = Bench::new();
-        bench.says(&[&["verify", "take_rows", "--backend", "emulator", "--record"], options].concat(), 0, "rows [1]");
+        bench.says(
+            &[&["verify", "output_hc_weights", "--backend", "emulator", "--record"], options].concat(),
+            0,
+            "rows [1]",
+        );
         bench.says(&["audit", "--replay", "1"], 0, "1 of 1 row was replayed");
     }
 }
@@ -132,9 +139,9 @@ fn a_made_up_row_does_not_come_out_again() {
         (&red, "recorded red, now"),
     ];
     let honest = Bench::new();
-    honest.says(&["verify", "swiglu", "--backend", "emulator", "--record"], 0, "recorded as rows [1]");
+    honest.says(&["verify", "output_hc_weights", "--backend", "emulator", "--record"], 0, "recorded as rows [1]");
     let honest = honest.verdict(1);
-    assert_eq!(honest.node, Target::Node("swiglu".parse().unwrap()));
+    assert_eq!(honest.node, Target::Node("output_hc_weights".parse().unwrap()));
     for (edit, says) in edits {
         let bench = Bench::new();
         bench.append(edit(honest.clone()));

@@ -44,7 +44,7 @@ fn right_kernels_drift_and_are_not_beyond_tolerance() {
     let Some(bench) = with_kernels() else { return };
     let doc = compared(&bench, EMULATOR, 0);
     let drift = |r: &Value| r["drift"].as_f64().unwrap();
-    assert!(rows(&doc).len() > 200 && rows(&doc).iter().any(|r| drift(r) > r["tolerance"].as_f64().unwrap()));
+    assert!(rows(&doc).len() > 80 && rows(&doc).iter().any(|r| drift(r) > r["tolerance"].as_f64().unwrap()));
     for row in rows(&doc) {
         assert_eq!(
             (&row["judged"], &row["a"], &row["position"]),
@@ -54,13 +54,13 @@ fn right_kernels_drift_and_are_not_beyond_tolerance() {
         assert!(row["alone"].as_f64() <= row["tolerance"].as_f64(), "{row}");
     }
     // The other way round, in chunks: the side on kernels is judged, whichever it is.
-    let other = ["run", "-p", "38+45=", "--compare", "a=oracle", "b=emulator", "--chunk", "4", "--layers", "2"];
+    let other = ["run", "-p", "38+45=", "--compare", "a=oracle", "b=emulator", "--chunk", "4", "--layers", "1"];
     let doc = compared(&bench, &other, 0);
-    assert!(rows(&doc).iter().all(|r| r["judged"] == "b" && r["layer"] == 2));
+    assert!(rows(&doc).iter().all(|r| r["judged"] == "b" && r["layer"] == 1));
     let positions: std::collections::BTreeSet<_> = rows(&doc).iter().map(|r| r["position"].as_u64().unwrap()).collect();
     assert_eq!(positions, [0, 4, 8].into());
     let out = bench.run(&other);
-    assert!(out.code == 0 && out.stdout.contains("blk.2.attn_q_a @ 8 "), "{}{}", out.stdout, out.stderr);
+    assert!(out.code == 0 && out.stdout.contains("blk.1.attn_q_a @ 8 "), "{}{}", out.stdout, out.stderr);
     assert!(last_line(&out).starts_with("Nothing is beyond tolerance: "), "{}", out.stdout);
 }
 
@@ -86,11 +86,11 @@ fn the_first_wrong_column_is_named_and_what_follows_it_is_not_blamed() {
     assert_eq!((&bad["at"], &bad["why"], &first["judged"]), (&"h[T=3, F=17]".into(), &"value".into(), &"a".into()));
     assert!(bad["expected"].is_number() && bad["found"].is_number() && bad["expected"] != bad["found"], "{bad}");
     let beyond: Vec<&Value> = rows(&doc).iter().filter(|r| r["beyond"] == true).collect();
-    assert!(beyond.len() == 5 && beyond.iter().all(|r| r["node"] == "swiglu"), "{beyond:#?}");
+    assert!(beyond.len() == 2 && beyond.iter().all(|r| r["node"] == "swiglu"), "{beyond:#?}");
     // The same of the other side, and of other layers alone.
-    let doc = compared(&bench, &["run", "-p", "38+45=", "--compare", "a=oracle", "b=emulator", "--layers", "3-4"], 1);
-    assert_eq!((&doc["first_beyond"]["judged"], &doc["first_beyond"]["layer"]), (&"b".into(), &3.into()));
-    let out = bench.run(&[EMULATOR, &["--layers", "0-1"]].concat());
+    let doc = compared(&bench, &["run", "-p", "38+45=", "--compare", "a=oracle", "b=emulator", "--layers", "1"], 1);
+    assert_eq!((&doc["first_beyond"]["judged"], &doc["first_beyond"]["layer"]), (&"b".into(), &1.into()));
+    let out = bench.run(EMULATOR);
     assert_eq!(out.code, 1, "{}", out.stderr);
     assert!(out.stdout.contains("\nFirst beyond tolerance: blk.0."), "{}", out.stdout);
     for part in ["(swiglu, layer 0, side a on the emulator, ", "h[T=3, F=17] should be ", " 2 of "] {

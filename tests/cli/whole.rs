@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use assay::ledger::{Config, Digest, Evidence, Ledger, SecretKey, Statement};
 use serde_json::Value;
 
-use crate::bench::{Bench, Output, assay_with};
+use crate::bench::{Bench, LIGHT, Output, WINDOWED, assay_with};
 
 const SEED: &str = "00000000000000000000000000000000000000000000000000000000000000ab";
 
-/// The repository's kernels over a file of four small layers, and a key.
+/// The repository's kernels over a light model, and a key.
 struct Whole {
     bench: Bench,
     home: tempfile::TempDir,
@@ -18,10 +18,11 @@ struct Whole {
 
 impl Whole {
     fn new() -> Whole {
-        let (bench, home) = (Bench::new(), tempfile::tempdir().unwrap());
-        bench.copy("kernels");
-        bench.synth("small.gguf", &["--shape", "small"]);
-        bench.write("assay.toml", "model = \"small.gguf\"\narchitectures = [\"sm_90a\"]\n");
+        Whole::over(LIGHT)
+    }
+
+    fn over(options: &[&str]) -> Whole {
+        let (bench, home) = (Bench::small(options), tempfile::tempdir().unwrap());
         let key = Config::at(home.path()).new_key("me").unwrap();
         let whole = Whole { bench, home, key };
         let trusted = whole.run(&["key", "trust", &whole.key.public().to_string()]);
@@ -124,7 +125,7 @@ fn the_whole_schedule_is_judged_on_the_emulator_and_never_claimed_there() {
 /// Every position but one is right, and the cases of a node's own verdict meet it in one of some hundred runs.
 #[test]
 fn a_kernel_that_is_wrong_where_a_chunk_begins_passes_alone_and_fails_as_part_of_the_whole() {
-    let whole = Whole::new();
+    let whole = Whole::over(WINDOWED);
     let scale = "Work{a}, a.scratch, a.scale)";
     whole.edit("kernels/attention_mixed.cu", scale, "Work{a}, a.scratch, *a.pos0 == 128 ? 0.5f * a.scale : a.scale)");
     let alone = ["verify", "attention_mixed", "--backend", "emulator", "--seed", SEED, "--json"];
