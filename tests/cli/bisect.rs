@@ -30,8 +30,7 @@ fn replaced(text: &str, from: &str, to: &str) -> String {
 
 impl History {
     fn new() -> History {
-        let bench = Bench::new();
-        bench.copy("kernels");
+        let bench = Bench::light();
         let git = Repository::init(bench.path("")).unwrap();
         let mut config = git.config().unwrap();
         config.set_str("user.name", "tester").unwrap();
@@ -172,7 +171,7 @@ fn candidates(result: &Value) -> Vec<&str> {
 fn a_planted_regression_in_a_hundred_commits_is_named_with_its_kernel() {
     let mut history = History::new();
     let base = history.tip;
-    let files = ["kernels/swiglu.cu", "kernels/take_rows.cu", "kernels/store_rows.cu"];
+    let files = ["kernels/swiglu.cu", "kernels/output_hc_weights.cu", "kernels/router_hash.cu"];
     let (mut planted, mut before) = (base, base);
     for i in 0..120 {
         if i == 77 {
@@ -194,7 +193,7 @@ fn a_planted_regression_in_a_hundred_commits_is_named_with_its_kernel() {
         (&121.into(), &42.into()),
         "40 remarks, one mistake and the base"
     );
-    assert_eq!(all["good_at_bad"], serde_json::json!(["store_rows", "take_rows"]));
+    assert_eq!(all["good_at_bad"], serde_json::json!(["router_hash", "output_hc_weights"]));
     // Each of the three once at the bad commit, then the guilty one in ⌈log₂ 42⌉; by its name alone no more than that.
     let cost = |answer: &Value| answer["verifications"].as_u64().unwrap();
     assert!(cost(&all) <= 3 + 6, "{} verifications", cost(&all));
@@ -206,7 +205,7 @@ fn a_planted_regression_in_a_hundred_commits_is_named_with_its_kernel() {
     // With neither node nor good commit.
     let nothing_said = history.answer(None, 0, &[]).unwrap();
     assert_eq!(nothing_said["results"][0]["first_bad"]["commit"], planted.to_string());
-    assert_eq!(nothing_said["good_at_bad"], serde_json::json!(["store_rows", "take_rows"]));
+    assert_eq!(nothing_said["good_at_bad"], serde_json::json!(["router_hash", "output_hc_weights"]));
     // The ends the wrong way round.
     let late = history.bisect(Some(planted), &["swiglu", "--backend", "emulator", "--seed", SEED]);
     assert_eq!(late.code, 1, "{}", late.stderr);
