@@ -168,7 +168,9 @@ impl Request<'_, '_> {
             // leaves and takes state; the last completes both windows. State shows in the last logits more with some
             // tokens than with others, so there are others to fall back on.
             let tries = if chunked { 3 } else { 1 };
-            out.extend((0..tries).map(|k| vec![window - 2 - k, 5, 3, 6, 5, 1, 3, 5, window - 40 + 3 * k]));
+            // Where the longest window is one of 4 rows, the chunks around the short ones are of a few tokens.
+            let long = window.max(41);
+            out.extend((0..tries).map(|k| vec![long - 2 - k, 5, 3, 6, 5, 1, 3, 5, long - 40 + 3 * k]));
         }
         if !chunked {
             let first = if compressed { window } else { 23 };

@@ -25,3 +25,14 @@ fn a_wrong_integer_is_printed_as_one() {
         stages.iter().find_map(|s| s.get("first_bad").filter(|b| b.is_object())).unwrap_or_else(|| panic!("{doc}"));
     assert_eq!((bad["expected"].to_string(), bad["found"].to_string()), (found[1].to_string(), found[2].to_string()));
 }
+
+/// The chunks of a thorough prefill were counted down from the longest window, and one of 4 rows came out negative.
+#[test]
+fn a_file_whose_longest_window_is_4_is_judged_thoroughly() {
+    let out = Bench::light().run(&["verify", "output_hc_weights", "--thorough", "--backend", "emulator"]);
+    if out.stderr.contains("emulator-no-compiler") {
+        println!("could not run: no C++ compiler");
+        return;
+    }
+    assert_eq!(out.code, 0, "{}{}", out.stdout, out.stderr);
+}
