@@ -75,8 +75,12 @@ impl Attempts {
         node.map_or(Ok(()), known)?;
         let mut attempts = history::all_attempts(root)?;
         attempts.retain(|a| node.is_none_or(|node| a.node == *node));
+        let broken = history::broken_attempts(root)?;
         if self.json {
-            return answer("assay.attempts/1", json!({ "attempts": attempts }));
+            return answer("assay.attempts/1", json!({ "attempts": attempts, "broken": broken }));
+        }
+        for b in &broken {
+            anstream::eprintln!("note: {}", b.line());
         }
         if attempts.is_empty() {
             output::println("no attempt is on record")?;

@@ -10,16 +10,19 @@ use std::path::Path;
 use git2::build::TreeUpdateBuilder;
 use git2::{ErrorCode, FileMode, Oid};
 
-use super::no_git;
 use super::repo::{Repo, git};
+use super::standing::{self, Broken, What};
+use super::{ATTEMPT_REF, no_git};
 use crate::error::{Error, Result};
 use crate::ledger::{Digest, Evidence, Outcome, Stage, Target};
-use crate::ops::Node;
+use crate::ops::{self, Node};
 
 const OURS: &str = "refs/assay/attempts/";
 const THEIRS: &str = "refs/assay/remotes/";
 /// What attempts at a whole schedule are filed under; no op is called so.
 const SCHEDULE: &str = "schedule";
+/// Numbers that are tried for one attempt. Others may be taking them at the same time.
+const TRIES: usize = 64;
 
 /// One attempt that is on record.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -82,9 +85,8 @@ pub fn attempts(root: &Path, node: &Target) -> Result<Vec<Attempt>> {
 /// The attempts below `space`. References whose names say nothing of a node are somebody else's.
 fn within(repo: &Repo, space: &str) -> Result<Vec<Attempt>> {
     let mut found = Vec::new();
-    for reference in repo.git.references_glob(&format!("{space}*")).map_err(git)? {
-        let reference = reference.map_err(git)?;
-        let (Ok(name), Some(id)) = (reference.name(), reference.target()) else { continue };
+    for standing in standing::below(repo, space)? {
+        let (name, What::Object(id)) = (standing.name.as_str(), standing.what) else { continue };
         let Some((path, last)) = name.strip_prefix(space).unwrap_or_default().rsplit_once('/') else { continue };
         // A remote's name may have slashes, a node's has none.
         let (remote, stem) = match path.rsplit_once('/') {
@@ -115,6 +117,43 @@ fn free(taken: &BTreeSet<u64>) -> u64 {
     next.unwrap_or_else(|| (1..).find(|n| !taken.contains(n)).unwrap_or(0))
 }
 
+/// The numbers at `node` that nothing can be kept under any more: those of attempts, and those of whatever else stands there.
+fn taken(repo: &Repo, node: &Target) -> Result<BTreeSet<u64>> {
+    let space = format!("{OURS}{}/", stem(node));
+    let number = |name: &str| {
+        let first = name.strip_prefix(&space)?.split('/').next()?;
+        let first = first.strip_suffix(".lock").unwrap_or(first);
+        first.parse().ok().filter(|n: &u64| n.to_string() == first)
+    };
+    Ok(standing::below(repo, &space)?.iter().filter_map(|standing| number(&standing.name)).collect())
+}
+
+/// What stands among attempts, ours and fetched ones, and is none, nor anybody's reference: git shows nothing of it.
+pub fn broken_attempts(root: &Path) -> Result<Vec<Broken>> {
+    let Some(repo) = Repo::find(root)? else { return Ok(Vec::new()) };
+    let mut found = standing::broken(&repo, OURS)?;
+    // What is wrong on the way to both is wrong once.
+    found.extend(
+        standing::broken(&repo, THEIRS)?.into_iter().filter(|b| b.reference.starts_with(THEIRS.trim_end_matches('/'))),
+    );
+    // A reference whose name an op's folder needs.
+    for standing in standing::below(&repo, OURS)? {
+        let stem = standing.name.strip_prefix(OURS).filter(|stem| !stem.contains('/'));
+        let needed = match stem.and_then(target) {
+            Some(Target::Node(node)) => ops::find(&node.op).is_some(),
+            Some(Target::Schedule) => true,
+            None => false,
+        };
+        if let (true, What::Object(_)) = (needed, standing.what) {
+            let why = "it stands where the folder of attempts should be".to_string();
+            let remove = format!("git update-ref -d {}", standing.name);
+            found.push(Broken { reference: standing.name, why, remove });
+        }
+    }
+    found.sort_by(|a, b| a.reference.cmp(&b.reference));
+    Ok(found)
+}
+
 /// What [`adopt`] did with one attempt.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Adopted {
@@ -139,12 +178,16 @@ pub fn adopt(root: &Path, remote: &str) -> Result<Vec<Adopted>> {
             ours.iter().filter(|a| a.node == *node).filter_map(|a| Some((a.number?, a))).collect();
         let there: BTreeMap<u64, &Attempt> =
             theirs.iter().filter(|a| a.node == *node).filter_map(|a| Some((a.number?, a))).collect();
-        let mut taken: BTreeSet<u64> = here.keys().chain(there.keys()).copied().collect();
+        let mut taken = taken(&repo, node)?;
+        taken.extend(there.keys());
         let name = |n: u64| format!("{OURS}{}/{n}", stem(node));
         let mut file = |n: u64, attempt: &Attempt, from: Option<&Attempt>| -> Result<()> {
             let id = Oid::from_str(&attempt.commit).map_err(git)?;
             match here.get(&n) {
-                None => drop(repo.git.reference(&name(n), id, false, "assay attempts adopt").map_err(git)?),
+                None => {
+                    standing::clear(&repo, &name(n))?;
+                    drop(repo.git.reference(&name(n), id, false, "assay attempts adopt").map_err(git)?);
+                }
                 Some(was) => {
                     let was = Oid::from_str(&was.commit).map_err(git)?;
                     let log = "assay attempts adopt";
@@ -217,11 +260,10 @@ fn found(root: &Path) -> Result<Repo> {
 /// The files below `kernels/` of attempt `n` at `node`, as text; `None` where there is no such attempt.
 pub fn attempt_files(root: &Path, node: &Node, n: u64) -> Result<Option<Vec<(String, String)>>> {
     let Some(repo) = Repo::find(root)? else { return Ok(None) };
-    let id = match repo.git.refname_to_id(&format!("{OURS}{}/{n}", node.file_stem())) {
-        Ok(id) => id,
-        Err(e) if e.code() == ErrorCode::NotFound => return Ok(None),
-        Err(e) => return Err(git(e)),
-    };
+    let space = format!("{OURS}{}/", node.file_stem());
+    let name = format!("{space}{n}");
+    let Some(standing) = standing::below(&repo, &space)?.into_iter().find(|s| s.name == name) else { return Ok(None) };
+    let What::Object(id) = standing.what else { return standing::clear(&repo, &name).map(|()| None) };
     let mut out = Vec::new();
     for file in repo.files(repo.commit(id)?.tree, "kernels")? {
         out.push((file.path, String::from_utf8_lossy(&repo.blob(file.id)?).into_owned()));
@@ -238,11 +280,12 @@ pub fn has_attempt(root: &Path, node: &Node, evidence: &Digest) -> Result<bool> 
     Ok(of_node.iter().any(|attempt| attempt.evidence.as_ref() == Some(evidence)))
 }
 
-/// The highest number that an attempt at `node` is kept under here; 0 where there is none.
+/// The highest number at `node` that is taken here, by an attempt or by what is none; 0 where there is none.
 pub fn last_attempt(root: &Path, node: &Node) -> Result<u64> {
-    let of_node = attempts(root, &Target::Node(node.clone()))?;
+    let Some(repo) = Repo::find(root)? else { return Ok(0) };
+    let taken = taken(&repo, &Target::Node(node.clone()))?;
     // One that nobody could count on from says nothing.
-    Ok(of_node.iter().filter_map(|attempt| attempt.number).filter(|n| *n < u64::MAX).max().unwrap_or(0))
+    Ok(taken.into_iter().filter(|n| *n < u64::MAX).max().unwrap_or(0))
 }
 
 /// Keeps the work tree's `kernels/` as the next attempt at `node`, with what its verdict said. `None` outside of git.
@@ -335,10 +378,13 @@ fn keep(repo: &Repo, copy: &Path, kept: &Kept<'_>, evidence: Option<Digest>) -> 
     let message = format!("{subject}\n\n{}Assay-Node: {node}\n", kept.trailers);
     let parents: Vec<_> = parent.iter().collect();
     let id = repo.git.commit(None, &author, &author, &message, &tree, &parents).map_err(git)?;
-    loop {
-        let here = within(repo, OURS)?;
-        let taken: BTreeSet<u64> = here.iter().filter(|a| a.node == *node).filter_map(|a| a.number).collect();
-        let n = kept.number.filter(|n| !taken.contains(n)).unwrap_or_else(|| free(&taken));
+    standing::clear_folder(repo, &format!("{OURS}{}", stem(node)))?;
+    // No number is tried twice, whatever git and this program each make of what stands there.
+    let (mut passed, mut last) = (BTreeSet::new(), None);
+    for _ in 0..TRIES {
+        passed.extend(taken(repo, node)?);
+        let n = kept.number.filter(|n| !passed.contains(n)).unwrap_or_else(|| free(&passed));
+        passed.insert(n);
         let reference = format!("{OURS}{}/{n}", stem(node));
         match repo.git.reference(&reference, id, false, &subject) {
             Ok(_) => {
@@ -353,10 +399,14 @@ fn keep(repo: &Repo, copy: &Path, kept: &Kept<'_>, evidence: Option<Digest>) -> 
                     number: Some(n),
                 });
             }
-            Err(e) if e.code() == ErrorCode::Exists => continue,
+            Err(e) if matches!(e.code(), ErrorCode::Exists | ErrorCode::Locked | ErrorCode::Directory) => {
+                last = Some(e)
+            }
             Err(e) => return Err(git(e)),
         }
     }
+    let error = Error::new(&ATTEMPT_REF, format!("no number of {TRIES} is free to keep an attempt at {node} under"));
+    Err(last.into_iter().fold(error, Error::because).hint("assay attempts says what stands there"))
 }
 
 /// Every plain file under `dir` with its path below it; links are not followed.

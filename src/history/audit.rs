@@ -117,6 +117,7 @@ pub fn audit(root: &Path, options: &Options<'_>) -> Result<Report> {
         }
         report.notes.extend(changed_reference(root, &repo, &head)?);
     }
+    report.notes.extend(super::broken_attempts(root)?.iter().map(super::Broken::line));
     if options.replay > 0 {
         replay(&ledger, options, &mut report)?;
     }

@@ -14,10 +14,11 @@ mod message;
 mod repo;
 mod revert;
 mod stage;
+mod standing;
 
 pub use attempts::{
-    Adopted, Attempt, adopt, all_attempts, attempt_files, attempts, has_attempt, last_attempt, prune, record_attempt,
-    record_attempt_of, record_refusal,
+    Adopted, Attempt, adopt, all_attempts, attempt_files, attempts, broken_attempts, has_attempt, last_attempt, prune,
+    record_attempt, record_attempt_of, record_refusal,
 };
 pub use audit::{Options as AuditOptions, Report, Signer, audit};
 pub use extend::{open, read};
@@ -29,6 +30,7 @@ pub use merge::evidence_of;
 pub use repo::Repo;
 pub use revert::{Reverted, What as RevertWhat, revert};
 pub use stage::with_staged;
+pub use standing::Broken;
 
 use std::path::Path;
 
@@ -51,6 +53,8 @@ crate::codes! {
         stays on record: `assay revert` takes the kernels back and keeps the rows.";
     STASHED: "ledger-stashed", No, "Rows that were recorded in this work tree are in a git stash and not in its ledger. Nothing is lost \
         yet; landing waits until they are back, or the stash is dropped.";
+    ATTEMPT_REF: "attempt-ref", CouldNotRun, "Attempts are kept under refs/assay/attempts/<op>.<types>/<n>, and something else stands there: a file \
+        that names no object, a symbolic reference, a link, a lock. It is neither followed nor replaced; `assay attempts` names it.";
     GIT_LINK: "git-link", Integrity, "A file that should be plain is a symlink or a submodule in git, or its name leads out of its tree.";
     NOT_EXTENDED: "ledger-not-extended", Integrity, "A ledger only grows: the work tree's must start with every row of HEAD's, a commit's with \
         every row of its first parent's. Rows were removed, replaced, or come from another branch: bring that branch's evidence \

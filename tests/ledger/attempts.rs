@@ -158,3 +158,100 @@ fn references_that_are_no_attempts_stop_nothing() {
     fs::write(bench.root().join("kernels/matmul.cu"), "next").unwrap();
     assert_eq!(attempt(&bench, "matmul[q8_0]", 9, "next"), "refs/assay/attempts/matmul.q8_0/3");
 }
+
+/// Keeps an attempt in a thread of its own: what hangs has failed.
+fn soon(bench: &Workbench, i: u8) -> Result<String, String> {
+    let evidence = sign(Verdict { node: "matmul[q8_0]".parse().unwrap(), ..red(i) }, &bench.key);
+    let (root, (done, wait)) = (bench.root().to_path_buf(), std::sync::mpsc::channel());
+    std::thread::spawn(move || {
+        let kept = history::record_attempt(&root, &"matmul[q8_0]".parse().unwrap(), &evidence);
+        done.send(kept.map(|kept| kept.unwrap().reference).map_err(|e| e.to_string()))
+    });
+    wait.recv_timeout(std::time::Duration::from_secs(60)).expect("keeping an attempt does not end")
+}
+
+/// A reference that git passes over was met again and again under the same number, for ever.
+#[test]
+fn a_broken_reference_in_the_place_of_an_attempt_hung_the_judge() {
+    let bench = with_attempts(0, "ours");
+    let place = bench.root().join(".git/refs/assay/attempts/matmul.q8_0");
+    fs::create_dir_all(&place).unwrap();
+    let head = git(bench.root(), &["rev-parse", "HEAD"]);
+    let branch = git(bench.root(), &["symbolic-ref", "HEAD"]).trim().to_string();
+    let outside = bench.root().join("outside");
+    fs::write(place.join("1"), "").unwrap();
+    fs::write(place.join("2"), "garbage\n").unwrap();
+    fs::write(place.join("3"), format!("ref: {branch}\n")).unwrap();
+    fs::write(place.join("4"), "ref: refs/heads/nowhere\n").unwrap();
+    std::os::unix::fs::symlink(&outside, place.join("5")).unwrap();
+    std::os::unix::fs::symlink(bench.root().join(".git").join(&branch), place.join("6")).unwrap();
+    fs::write(place.join("7.lock"), "").unwrap();
+    fs::create_dir_all(place.join("8/deep")).unwrap();
+    fs::write(place.join("8/deep/file"), "").unwrap();
+    rustix::fs::mkfifoat(rustix::fs::CWD, place.join("9"), rustix::fs::Mode::RWXU).unwrap();
+    assert_eq!(soon(&bench, 1).unwrap(), "refs/assay/attempts/matmul.q8_0/10");
+    assert_eq!(history::last_attempt(bench.root(), &"matmul[q8_0]".parse().unwrap()).unwrap(), 10);
+    // Nothing was followed or written through, and nothing replaced.
+    assert_eq!(git(bench.root(), &["rev-parse", "HEAD"]), head);
+    assert!(!outside.exists() && fs::read(place.join("1")).unwrap().is_empty());
+    assert!(!bench.root().join(".git/refs/heads/nowhere").exists());
+    let kept = history::attempts(bench.root(), &"matmul[q8_0]".parse().unwrap()).unwrap();
+    assert_eq!(kept.len(), 1, "what is followed is no attempt: {kept:?}");
+    // Whoever looks is told, and told how to remove it.
+    let (code, said) = assay(&bench, &["attempts"]);
+    let notes: Vec<&str> = said.lines().filter(|l| l.contains("[attempt-ref]")).collect();
+    assert!(code == 0 && notes.len() == 9, "{said}");
+    for (n, why) in
+        [(1, "it is empty"), (2, "names no object"), (3, "symbolic"), (5, "symlink"), (7, "lock"), (9, "no plain file")]
+    {
+        assert!(notes.iter().any(|l| l.contains(&format!("matmul.q8_0/{n}")) && l.contains(why)), "{n}: {said}");
+    }
+    let (_, audit) = assay(&bench, &["audit"]);
+    assert_eq!(audit.matches("[attempt-ref]").count(), 9, "{audit}");
+    let (_, listed) = assay(&bench, &["attempts", "--json"]);
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    for broken in listed["broken"].as_array().unwrap() {
+        let command = broken["remove"].as_str().unwrap();
+        assert!(Command::new("sh").args(["-c", command]).status().unwrap().success(), "{command}");
+    }
+    let (_, said) = assay(&bench, &["attempts"]);
+    assert!(!said.contains("[attempt-ref]") && said.contains("matmul.q8_0/10"), "{said}");
+    assert_eq!(git(bench.root(), &["rev-parse", "HEAD"]), head);
+}
+
+/// What is in the way of the folder itself cannot be passed: it is named, and so is what removes it.
+#[test]
+fn a_file_or_a_link_in_the_place_of_the_attempts_folder_is_named() {
+    let bench = with_attempts(0, "ours");
+    let place = bench.root().join(".git/refs/assay/attempts/matmul.q8_0");
+    fs::create_dir_all(place.parent().unwrap()).unwrap();
+    fs::write(&place, "").unwrap();
+    let error = soon(&bench, 1).unwrap_err();
+    assert!(error.contains("[attempt-ref]") && error.contains(&format!("rm {}", place.display())), "{error}");
+    fs::remove_file(&place).unwrap();
+    let outside = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(outside.path(), &place).unwrap();
+    let error = soon(&bench, 1).unwrap_err();
+    assert!(error.contains("[attempt-ref]") && error.contains("symlink"), "{error}");
+    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+    assert!(assay(&bench, &["audit"]).1.contains("[attempt-ref]"));
+    fs::remove_file(&place).unwrap();
+    assert_eq!(soon(&bench, 1).unwrap(), "refs/assay/attempts/matmul.q8_0/1");
+}
+
+/// What others push cannot be filed where something broken stands, and is not written through it.
+#[test]
+fn adopting_goes_neither_through_nor_over_what_is_broken() {
+    let bench = with_attempts(1, "ours");
+    let theirs = git(bench.root(), &["commit-tree", "HEAD^{tree}", "-m", "theirs"]).trim().to_string();
+    git(bench.root(), &["update-ref", "refs/assay/remotes/o/matmul.q8_0/2", &theirs]);
+    let place = bench.root().join(".git/refs/assay/attempts/matmul.q8_0/2");
+    let outside = bench.root().join("outside");
+    std::os::unix::fs::symlink(&outside, &place).unwrap();
+    let (code, said) = assay(&bench, &["attempts", "adopt", "o"]);
+    assert!(code == 3 && said.contains("[attempt-ref]") && said.contains("rm "), "{said}");
+    assert!(!outside.exists());
+    fs::remove_file(&place).unwrap();
+    let (code, said) = assay(&bench, &["attempts", "adopt", "o"]);
+    assert!(code == 0 && said.contains("1 attempt filed"), "{said}");
+}
