@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::budget::Limits;
 use super::endpoint::{Call, Message, Price, Trouble, Usage};
 use super::transcript::Story;
+use crate::ledger::Stage;
 use crate::ops::Node;
 
 /// Whom to ask, and when.
@@ -131,6 +132,37 @@ pub struct Judged {
     #[serde(default, skip_serializing_if = "is_false")]
     pub unbound: bool,
     pub seconds: u64,
+}
+
+impl Judged {
+    /// In a few lines, for people and prompts.
+    pub fn words(&self) -> String {
+        let mut out = match (self.outcome.as_str(), self.green) {
+            ("pass", true) => format!("green on {}", self.arch),
+            ("pass", false) if self.class == "emulated" => "passes on the emulator, which is not green".into(),
+            ("pass", false) => format!("passes on {} as far as it ran, not green", self.arch),
+            ("red", _) => format!("red in stage {}", self.stage.as_deref().unwrap_or("?")),
+            ("could_not_run", _) => "could not run".into(),
+            (other, _) => other.to_string(),
+        };
+        if let Some(reason) = &self.reason {
+            out.push_str(": ");
+            out.push_str(reason);
+        }
+        if let Some(bad) = self.first_bad.as_ref().filter(|b| !b.is_empty()) {
+            out.push_str("\nfirst bad: ");
+            out.push_str(bad);
+        }
+        match &self.error {
+            Some(error) => out.push_str(&format!("\nworst relative RMS {error}")),
+            // Earlier stages take none.
+            None if self.stage.as_deref() == Some(Stage::Unit.name()) => {
+                out.push_str("\nworst relative RMS: no figure was taken");
+            }
+            None => {}
+        }
+        out
+    }
 }
 
 fn is_false(value: &bool) -> bool {

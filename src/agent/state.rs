@@ -5,7 +5,7 @@ use std::collections::{HashSet, VecDeque};
 use super::budget::{Gauge, Limits, Reserved, Spent};
 use super::endpoint::{Call, Message, Price, Usage};
 use super::events::{About, Approve, Event, Judged, NodeEnd, Place, Record, RunEnd};
-use crate::ledger::{Digest, Stage};
+use crate::ledger::Digest;
 use crate::ops::Node;
 
 /// A verdict on a node, as later turns are told of it.
@@ -96,6 +96,8 @@ pub struct State {
     pub step_approved: bool,
     /// What the model is told when the step is over.
     waiting: Vec<String>,
+    /// What a person said, or the loop decided, since the model last answered: a conversation that begins anew says it again.
+    unheard: Vec<String>,
     pub judging: Option<Judging>,
     pub ask: Option<Ask>,
     pub asks: u64,
@@ -142,6 +144,7 @@ impl Default for State {
             plain: false,
             step_approved: false,
             waiting: Vec::new(),
+            unheard: Vec::new(),
             judging: None,
             ask: None,
             asks: 0,
@@ -185,6 +188,9 @@ impl State {
                 (self.messages, self.plain) = (messages, false);
                 self.pending.clear();
                 self.waiting.clear();
+                for text in self.unheard.clone() {
+                    self.push_user(text);
+                }
                 self.condensed += u32::from(why.starts_with("condensed"));
             }
             Event::Reserved { step, prompt, completion, cost, .. } => {
@@ -237,14 +243,14 @@ impl State {
             Event::Told { text } => self.tell(text),
             Event::Said { id, text } => {
                 self.controls.insert(id);
-                self.tell(format!("{SUPERVISOR} says: {text}"));
+                self.tell_surely(format!("{SUPERVISOR} says: {text}"));
             }
             Event::Strategy { level, text, .. } => {
                 if let Some(work) = &mut self.work {
                     work.level = level;
                     work.begin_anew();
                 }
-                self.tell(text);
+                self.tell_surely(text);
             }
             Event::Asked { id, about, text, shown } => {
                 self.asks = self.asks.max(id);
@@ -269,6 +275,7 @@ impl State {
                 self.messages.clear();
                 self.pending.clear();
                 self.waiting.clear();
+                self.unheard.clear();
                 self.ended.push((node, how, why));
             }
             Event::Ended { how, why } => {
@@ -303,6 +310,8 @@ impl State {
 
     fn replied(&mut self, content: String, calls: Vec<Call>, plain: bool) {
         self.plain = plain;
+        // Nobody is asked before all of a step's calls have their results, and what waited for those was in the request.
+        self.unheard.clear();
         if let Some(work) = &mut self.work {
             work.idle += 1;
         }
@@ -333,6 +342,12 @@ impl State {
             true => self.push_user(text),
             false => self.waiting.push(text),
         }
+    }
+
+    /// The same with what has to be in a request that the model answered, however often the conversation begins anew before.
+    fn tell_surely(&mut self, text: String) {
+        self.unheard.push(text.clone());
+        self.tell(text);
     }
 
     /// Two messages of the user in a row are one: some servers refuse them.
@@ -375,7 +390,7 @@ impl State {
             About::Step if yes == Some(true) => {
                 self.step_approved = true;
                 if !text.is_empty() {
-                    self.tell(format!("{SUPERVISOR} says: {text}"));
+                    self.tell_surely(format!("{SUPERVISOR} says: {text}"));
                 }
             }
             About::Step => {
@@ -383,6 +398,9 @@ impl State {
                     Some(false) => format!("Not carried out: a {by} refused this step. {text}"),
                     _ => format!("Not carried out: no person approved this step. {text}"),
                 };
+                if yes == Some(false) && !text.is_empty() {
+                    self.unheard.push(format!("{SUPERVISOR} refused a step of yours and says: {text}"));
+                }
                 while let Some(call) = self.pending.front().map(|c| c.id.clone()) {
                     self.result(&call, refusal.clone());
                 }
@@ -394,6 +412,10 @@ impl State {
                     (Some(false), "") => "No.",
                     (_, text) => text,
                 };
+                self.unheard.push(match by {
+                    "nobody" => format!("You asked: {}\n{text}", ask.text),
+                    _ => format!("You asked: {}\n{SUPERVISOR} answers: {text}", ask.text),
+                });
                 if let Some(call) = self.pending.front().map(|c| c.id.clone()) {
                     self.result(&call, text.to_string());
                 }
@@ -408,7 +430,7 @@ impl State {
                 if let Some(work) = &mut self.work {
                     work.begin_anew();
                 }
-                self.tell(match text {
+                self.tell_surely(match text {
                     "" => format!("{SUPERVISOR} wants you to go on, and gives no hint."),
                     text => format!("{SUPERVISOR} says: {text}"),
                 });
@@ -473,36 +495,5 @@ impl Work {
     /// Attempts since the strategy changed.
     pub fn recent(&self) -> &[Attempt] {
         &self.attempts[self.before.min(self.attempts.len())..]
-    }
-}
-
-impl Judged {
-    /// In a few lines, for people and prompts.
-    pub fn words(&self) -> String {
-        let mut out = match (self.outcome.as_str(), self.green) {
-            ("pass", true) => format!("green on {}", self.arch),
-            ("pass", false) if self.class == "emulated" => "passes on the emulator, which is not green".into(),
-            ("pass", false) => format!("passes on {} as far as it ran, not green", self.arch),
-            ("red", _) => format!("red in stage {}", self.stage.as_deref().unwrap_or("?")),
-            ("could_not_run", _) => "could not run".into(),
-            (other, _) => other.to_string(),
-        };
-        if let Some(reason) = &self.reason {
-            out.push_str(": ");
-            out.push_str(reason);
-        }
-        if let Some(bad) = self.first_bad.as_ref().filter(|b| !b.is_empty()) {
-            out.push_str("\nfirst bad: ");
-            out.push_str(bad);
-        }
-        match &self.error {
-            Some(error) => out.push_str(&format!("\nworst relative RMS {error}")),
-            // Earlier stages take none.
-            None if self.stage.as_deref() == Some(Stage::Unit.name()) => {
-                out.push_str("\nworst relative RMS: no figure was taken");
-            }
-            None => {}
-        }
-        out
     }
 }

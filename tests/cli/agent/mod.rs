@@ -5,6 +5,7 @@ mod bench;
 mod budgets;
 mod calls;
 mod clumsy;
+mod condensing;
 mod endpoint;
 mod fake;
 mod incidents;
