@@ -66,6 +66,8 @@ pub enum RunEnd {
     Budget,
     /// The server could not be talked to. May be resumed.
     Endpoint,
+    /// The model's context holds the prompt and no result beside it. May be resumed, with a larger one.
+    Context,
     /// Somebody stopped it. May be resumed.
     Stopped,
     /// The workbench refused. May be resumed.

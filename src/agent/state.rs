@@ -108,6 +108,8 @@ pub struct State {
     pub failures: u32,
     /// Condensations since the model last answered.
     pub condensed: u32,
+    /// Condensations since a step last led anywhere: the model saw what its calls gave, wrote a file, or had a verdict.
+    pub fruitless: u32,
     pub over: Option<(RunEnd, String)>,
     /// The budget that ended last: `steps`, `tokens`.
     pub out_of: Option<String>,
@@ -152,6 +154,7 @@ impl Default for State {
             controls: HashSet::new(),
             failures: 0,
             condensed: 0,
+            fruitless: 0,
             over: None,
             out_of: None,
             last_verdict: None,
@@ -179,11 +182,14 @@ impl State {
                     start.wait_s = wait_s;
                 }
                 (self.limits, self.approve, self.over, self.failures) = (limits, approve, None, 0);
+                self.fruitless = 0;
                 // The process that waited is gone: whoever resumes wants it to go on.
                 self.paused = false;
                 self.lose_reservation();
             }
-            Event::Chosen { node, why } => self.work = Some(Work::new(node, why)),
+            Event::Chosen { node, why } => {
+                (self.work, self.fruitless) = (Some(Work::new(node, why)), 0);
+            }
             Event::Context { messages, why, .. } => {
                 (self.messages, self.plain) = (messages, false);
                 self.pending.clear();
@@ -191,7 +197,8 @@ impl State {
                 for text in self.unheard.clone() {
                     self.push_user(text);
                 }
-                self.condensed += u32::from(why.starts_with("condensed"));
+                let condensed = u32::from(why.starts_with("condensed"));
+                (self.condensed, self.fruitless) = (self.condensed + condensed, self.fruitless + condensed);
             }
             Event::Reserved { step, prompt, completion, cost, .. } => {
                 self.spent.steps = step;
@@ -219,6 +226,7 @@ impl State {
             Event::Result { call, tool, ok, content } => {
                 if let Some(work) = self.work.as_mut().filter(|_| ok && tool == WRITE) {
                     work.edits += 1;
+                    self.fruitless = 0;
                 }
                 self.result(&call, content);
             }
@@ -312,6 +320,9 @@ impl State {
         self.plain = plain;
         // Nobody is asked before all of a step's calls have their results, and what waited for those was in the request.
         self.unheard.clear();
+        if self.messages.iter().any(|m| matches!(m, Message::Assistant { .. })) {
+            self.fruitless = 0;
+        }
         if let Some(work) = &mut self.work {
             work.idle += 1;
         }
@@ -369,7 +380,7 @@ impl State {
             work.could_not += 1;
             return;
         }
-        (work.edits, work.idle, work.could_not) = (0, 0, 0);
+        (work.edits, work.idle, work.could_not, self.fruitless) = (0, 0, 0, 0);
         let passed = judged.outcome == "pass";
         let error = judged.error.as_ref().and_then(|e| e.parse().ok());
         let mut attempt = Attempt { error, said: judged.words(), passed, ..attempt };

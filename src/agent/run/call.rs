@@ -12,8 +12,17 @@ use crate::error::Result;
 /// Bytes of what a model says that are kept, and of its reasoning.
 const CONTENT: usize = 64 << 10;
 const REASONING: usize = 16 << 10;
+/// Condensations in a row that led nowhere, before it is said that the context is too small.
+const FRUITLESS: u32 = 2;
 /// The longest that a server may have itself waited for.
 const LONGEST_WAIT: Duration = Duration::from_secs(900);
+
+/// Who says how much the model can hold: context_tokens, or its server.
+#[derive(Clone, Copy)]
+enum Held {
+    Here,
+    There,
+}
 
 /// What a call is charged with: no more than was set aside. What was counted beyond that comes second.
 fn charged(counted: Usage, reserved: Reserved) -> (Usage, Option<Usage>) {
@@ -30,6 +39,10 @@ impl Run<'_> {
         if estimate.saturating_add(settings.answer_tokens) > settings.context_tokens && self.state.condensed == 0 {
             // A conversation that has hardly begun cannot become shorter.
             if self.state.messages.len() > 3 {
+                if self.state.fruitless >= FRUITLESS {
+                    let context = settings.context_tokens;
+                    return self.cramped(&format!("context_tokens, which is {context}, is too small"), Held::Here);
+                }
                 return self.condense("it had become as long as the model's context");
             }
         }
@@ -126,10 +139,16 @@ impl Run<'_> {
         self.overcounted(claimed, reserved, false)?;
         match trouble {
             Trouble::Stopped => self.stop(),
+            Trouble::Context if self.state.condensed == 0 && self.state.fruitless >= FRUITLESS => {
+                self.cramped(&format!("the server's context is too small: {what}"), Held::There)
+            }
             Trouble::Context if self.state.condensed == 0 => self.condense("it was too long for the model"),
             Trouble::Context => match self.state.work.clone() {
                 Some(work) => {
-                    let why = format!("what has to be said of it does not fit the model's context: {what}");
+                    let why = format!(
+                        "what has to be said of it does not fit the model's context: {what}; {}",
+                        self.needs(Held::There)
+                    );
                     self.end_node(&work, NodeEnd::CouldNotRun, why)
                 }
                 None => Ok(()),
@@ -153,6 +172,37 @@ impl Run<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The conversation begins anew with each step, and the model never sees what its calls gave.
+    fn cramped(&mut self, what: &str, held: Held) -> Result<()> {
+        let why = format!(
+            "{what}. The conversation was condensed {FRUITLESS} times in a row before the model had seen what its calls gave; {}",
+            self.needs(held)
+        );
+        self.emit(Event::Ended { how: RunEnd::Context, why }).map(|_| ())
+    }
+
+    /// What a step takes, in tokens, and what has to be changed for it.
+    fn needs(&self, held: Held) -> String {
+        const FILE: &str = "agent.toml of your config directory";
+        let tokens = |bytes: u64| self.state.gauge.tokens(bytes + tools::bytes(&self.tools));
+        let prompt = tokens(self.state.messages.iter().take(2).map(|m| m.bytes() as u64 + 8).sum());
+        let (whole, answer) = (tokens(self.state.bytes()), self.client.settings().answer_tokens);
+        let room = whole.saturating_add(answer);
+        let next = match held {
+            Held::Here => format!(
+                "set context_tokens to {room} or more in {FILE}, if the server holds as much, or answer_tokens to less"
+            ),
+            Held::There => {
+                format!(
+                    "start the server with a context of {room} tokens or more, or set answer_tokens to less in {FILE}"
+                )
+            }
+        };
+        format!(
+            "its prompt has about {prompt} tokens, with the last results {whole}, and an answer may have {answer}: {next}"
+        )
     }
 
     /// A conversation that is too long begins anew with what matters: every verdict, and the kernel as it is.

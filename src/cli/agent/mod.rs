@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::output;
 use crate::agent::budget::money;
-use crate::agent::codes::{ENDPOINT_FAILED, ENDPOINT_NONE, RUN_OVER, RUN_PAUSED, RUN_UNFINISHED};
+use crate::agent::codes::{ENDPOINT_CONTEXT, ENDPOINT_FAILED, ENDPOINT_NONE, RUN_OVER, RUN_PAUSED, RUN_UNFINISHED};
 use crate::agent::events::{Approve, Event, NodeEnd, Place, RunEnd, Served};
 use crate::agent::report::Report;
 use crate::agent::run::{Run, no_price};
@@ -243,6 +243,7 @@ impl Work {
             }
             RunEnd::Stopped => self.fail(Error::new(&RUN_PAUSED, why()).hint(resume)),
             RunEnd::Endpoint => self.fail(Error::new(&ENDPOINT_FAILED, why()).hint(resume)),
+            RunEnd::Context => self.fail(Error::new(&ENDPOINT_CONTEXT, why()).hint(resume)),
             RunEnd::Budget | RunEnd::Fault => self.fail(Error::new(&RUN_UNFINISHED, why()).hint(resume)),
         }
     }

@@ -113,3 +113,37 @@ fn an_answer_and_a_change_of_strategy_were_lost_when_the_conversation_was_conden
         assert!(says != "row-major" || user(&seen[1]).contains("You asked: which layout?"), "{:?}", seen[1]);
     }
 }
+
+/// Each result was thrown away before the model saw it, 24 times, and no word was said of why.
+#[test]
+fn a_context_that_holds_no_result_was_gone_round_in_without_a_word() {
+    let own = |_: usize, seen: &Seen| long(&[("read", json!({}))], seen);
+    let servers = |_: usize, seen: &Seen| match seen.messages().len() {
+        2 => Reply::Json(answer("", &[("read", json!({}))], (10, 10))),
+        _ => too_long(),
+    };
+    let by_estimate =
+        (Server::start(own), small as fn(&mut Settings), 3, "context_tokens, which is 2000, is too small");
+    let by_server = (Server::start(servers), (|_| {}) as fn(&mut Settings), 6, "the server's context is too small");
+    for (server, change, calls, says) in [by_estimate, by_server] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut view = Watch::default();
+        let (end, state) = go(&server, &dir, &mut view, change);
+        assert_eq!((end, server.seen().len()), (RunEnd::Context, calls), "{:?}", view.log);
+        let why = state.over.unwrap().1;
+        assert!(why.contains(says) && why.contains("condensed 2 times in a row"), "{why}");
+        assert!(why.contains("an answer may have 300") == (calls == 3) && why.contains("agent.toml"), "{why}");
+        assert!(view.log.last().unwrap().contains(says), "{:?}", view.log.last());
+    }
+    // A verdict is progress, and so is a file: the next prompt holds both.
+    let server = Server::start(|n, seen| match n {
+        0..=5 => long(&[write(&format!("wrong {}", "x".repeat(n + 1))), ("verify", json!({}))], seen),
+        6 => long(&[write("right")], seen),
+        _ => Reply::Json(answer("", &[("verify", json!({}))], (10, 10))),
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let mut view = Watch::default();
+    let (end, state) = go(&server, &dir, &mut view, small);
+    assert_eq!((end, state.ended[0].1), (RunEnd::Done, NodeEnd::Emulated), "{:?}", view.log);
+    assert!(view.log.iter().filter(|l| l.contains("condensed")).count() > 5, "{:?}", view.log);
+}
