@@ -113,7 +113,7 @@ impl Assembler {
             return Ok(());
         };
         self.seen = true;
-        if let Some(reason) = choice.get("finish_reason").and_then(Value::as_str) {
+        if let Some(reason) = choice.get("finish_reason").and_then(Value::as_str).filter(|reason| is_reason(reason)) {
             self.finish = Some(reason.into());
         }
         for message in ["delta", "message"].iter().filter_map(|name| choice.get(name)) {
@@ -141,7 +141,12 @@ impl Assembler {
 
     /// Whether more has come than `tokens` tokens ever are, by what was said or by the server's own count.
     pub fn passes(&self, tokens: u64) -> bool {
-        self.said() > tokens.saturating_mul(TOKEN_BYTES) || self.usage.is_some_and(|usage| usage.completion > tokens)
+        self.overflows(tokens) || self.usage.is_some_and(|usage| usage.completion > tokens)
+    }
+
+    /// Whether more was said than `tokens` tokens ever are.
+    pub fn overflows(&self, tokens: u64) -> bool {
+        self.said() > tokens.saturating_mul(TOKEN_BYTES)
     }
 
     /// Nothing more of it is read: an answer that was cut off at its limit.
@@ -150,7 +155,7 @@ impl Assembler {
     }
 
     /// Bytes that the model wrote.
-    fn said(&self) -> u64 {
+    pub fn said(&self) -> u64 {
         (self.content.len() + self.reasoning.len()) as u64 + self.called
     }
 
@@ -279,6 +284,11 @@ fn push_text(out: &mut String, value: Option<&Value>) {
         }
         _ => {}
     }
+}
+
+/// Some servers write an empty reason, or the word null, into every piece until there is one.
+fn is_reason(text: &str) -> bool {
+    !matches!(text.trim().to_ascii_lowercase().as_str(), "" | "null" | "none")
 }
 
 fn is_object(text: &str) -> bool {

@@ -206,11 +206,13 @@ impl Client {
     ) -> Result<(), Failure> {
         let mut body = Body::Unknown(Vec::new());
         let mut ended = false;
-        let mut last_word = None;
+        // Since when, and how much had been said by then.
+        let mut last_word: Option<(Instant, u64)> = None;
         while !ended {
-            // After its last word a server owes at most a count of tokens; some keep the connection open, or talk on.
-            if assembler.finished() && last_word.is_none() {
-                last_word = Some(Instant::now());
+            // After its last word a server owes at most a count of tokens; some keep the connection open, or talk on. Others say
+            // too early why the answer ended: what still brings something of it comes before the last word.
+            if assembler.finished() && last_word.is_none_or(|(_, said)| said != assembler.said()) {
+                last_word = Some((Instant::now(), assembler.said()));
             }
             // One that never pauses is never waited for, so that its time is looked at here.
             match watch.over() {
@@ -218,10 +220,10 @@ impl Client {
                 Some(failure) => return Err(failure),
                 None => {}
             }
-            if last_word.is_some_and(|since: Instant| since.elapsed() >= LAST_WORDS) {
+            if last_word.is_some_and(|(since, _)| since.elapsed() >= LAST_WORDS) {
                 break;
             }
-            let owed = |since: Instant| watch.idle.min(LAST_WORDS).saturating_sub(since.elapsed());
+            let owed = |(since, _): (Instant, u64)| watch.idle.min(LAST_WORDS).saturating_sub(since.elapsed());
             let patience = last_word.map_or(watch.idle, owed);
             let chunk = match watch.wait_for(patience, response.chunk()).await {
                 Ok(Ok(Some(bytes))) => bytes,
@@ -241,7 +243,11 @@ impl Client {
                 // What is nonsense behind its last word takes nothing from an answer.
                 ended = if assembler.finished() { fed.unwrap_or(true) } else { fed? };
                 // A server that knows no limit is not listened to beyond it, and stops when nobody listens.
-                if !ended && !assembler.finished() && assembler.passes(allowed) {
+                let longer = match assembler.finished() {
+                    false => assembler.passes(allowed),
+                    true => assembler.overflows(allowed),
+                };
+                if !ended && longer {
                     assembler.cut();
                     return Ok(());
                 }

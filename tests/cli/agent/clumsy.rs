@@ -45,6 +45,39 @@ fn a_server_that_talks_on_after_its_last_word_is_not_listened_to() {
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
 }
 
+/// The wait of two seconds for a server's last words began with its first piece.
+#[test]
+fn a_reason_to_end_that_is_none_or_too_early_cut_the_answer() {
+    let call = |text: &str| json!({"tool_calls": [{"index": 0, "function": {"arguments": text}}]});
+    for reason in [json!(""), json!("null"), json!("tool_calls")] {
+        let said = reason.clone();
+        let server = Server::start(move |n, _| {
+            if n > 0 {
+                return give_up();
+            }
+            let name =
+                json!({"tool_calls": [{"index": 0, "id": "x", "function": {"name": "give_up", "arguments": ""}}]});
+            let mut pieces = vec![event(name, said.clone())];
+            pieces.extend(["{\"reason\": ", "\"so ", "and ", "so\"", "}"].map(|text| event(call(text), said.clone())));
+            pieces.push(event(json!({}), "tool_calls".into()));
+            Reply::Slow(500, pieces)
+        });
+        let idle = |s: &mut assay::agent::endpoint::Settings| s.idle = Duration::from_secs(20);
+        let out = run_with(&server, &Fake::default(), Approve::NeverAsk, limits(), idle);
+        assert_eq!((server.seen().len(), out.ended()), (1, vec![("swiglu".into(), NodeEnd::GaveUp)]), "{:?}", out.log);
+        assert!(out.state.ended[0].2.contains("so and so"), "{reason}: {:?}", out.log);
+    }
+    // One that talks on for ever is cut where an answer of so many tokens is.
+    let server = Server::start(|n, _| match n {
+        0 => Reply::Slow(0, (0..4_000).map(|_| event(json!({"content": "x".repeat(100)}), "stop".into())).collect()),
+        _ => give_up(),
+    });
+    let out = run_with(&server, &Fake::default(), Approve::NeverAsk, limits(), |s| {
+        (s.answer_tokens, s.idle) = (100, Duration::from_secs(20));
+    });
+    assert!(out.has("cut: true"), "it was read to its end");
+}
+
 #[test]
 fn ten_thousand_calls_and_arguments_without_bottom_are_answered_with_errors() {
     let deep = |open: &str, close: &str| format!("{}{}", open.repeat(100_000), close.repeat(100_000));

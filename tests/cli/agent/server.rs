@@ -17,7 +17,9 @@ pub enum Reply {
     Status(u16, &'static str, String),
     /// 200, an event stream in these pieces, each followed by a flush; then the connection ends.
     Stream(Vec<Vec<u8>>),
-    /// The same, and then silence with the connection open.
+    /// An event stream as well, with so many milliseconds before each piece.
+    Slow(u64, Vec<Vec<u8>>),
+    /// Stream, and then silence with the connection open.
     StreamThenSilence(Vec<Vec<u8>>),
     /// The connection is reset.
     Reset,
@@ -144,6 +146,15 @@ fn serve(mut stream: TcpStream, script: &Script, log: &Mutex<Vec<Seen>>, over: &
             }
             while silent && !over.load(Ordering::Relaxed) {
                 std::thread::sleep(Duration::from_millis(20));
+            }
+            Ok(())
+        }
+        Reply::Slow(pause, pieces) => {
+            send("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")?;
+            for piece in pieces {
+                std::thread::sleep(Duration::from_millis(pause));
+                stream.write_all(&piece)?;
+                stream.flush()?;
             }
             Ok(())
         }
