@@ -190,7 +190,10 @@ impl Assembler {
         // Where several calls have one id, the one with the same index is meant.
         let same = |d: &Draft| !id.is_empty() && index.is_some() && d.index == index;
         let both = self.drafts.iter().rposition(|d| of(d) && same(d));
-        let known = both.or_else(|| self.drafts.iter().rposition(of));
+        // A piece without a name goes on with the call of its index, also where each piece has an id of its own.
+        let nameless = name.is_empty() && index.is_some();
+        let indexed = || self.drafts.iter().rposition(|d| nameless && d.index == index);
+        let known = both.or_else(|| self.drafts.iter().rposition(of)).or_else(indexed);
         let another = known.is_some_and(|at| self.drafts[at].is_followed_by(&id, index, &name, &arguments));
         match known.filter(|_| !whole && !another) {
             // One more than are answered, so that it is seen that there were more.
@@ -485,6 +488,17 @@ mod tests {
                     json!({"index": 0, "id": "x", "function": f("verify", ":1}")}),
                     json!({"index": 1, "id": "y", "function": f("build", "{\"b\":")}),
                     json!({"index": 1, "id": "y", "function": f("build", "2}")}),
+                ],
+            ),
+            // An id of its own for every piece.
+            (
+                &want,
+                vec![
+                    json!({"index": 0, "id": "p", "function": f("verify", "")}),
+                    json!({"index": 0, "id": "q", "function": {"arguments": "{\"a\""}}),
+                    json!({"index": 1, "id": "r", "function": f("build", "{\"b\":")}),
+                    json!({"index": 0, "id": "s", "function": {"name": "", "arguments": ":1}"}}),
+                    json!({"index": 1, "id": "t", "function": {"name": null, "arguments": "2}"}}),
                 ],
             ),
             // Arguments as an object, ids the same.

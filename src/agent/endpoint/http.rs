@@ -9,7 +9,7 @@ use reqwest::{Response, redirect};
 use serde_json::{Value, json};
 
 use super::assemble::{Assembler, classify, complaint, mend};
-use super::sse::Events;
+use super::sse::{Event, Events, MARK};
 use super::{Answer, Failure, MOST_BYTES, Message, Request, Settings, Trouble, retry};
 use crate::agent::codes::ENDPOINT_CONFIG;
 use crate::agent::redact::Redactor;
@@ -264,7 +264,7 @@ impl Client {
             }
             Body::Document(bytes) | Body::Unknown(bytes) => {
                 let text = String::from_utf8_lossy(&bytes);
-                let text = text.trim().trim_start_matches('\u{feff}');
+                let text = text.trim().trim_start_matches(MARK);
                 let parsed = serde_json::from_str(text).or_else(|_| serde_json::from_str::<Value>(&mend(text)));
                 if parsed.is_err() && !text.starts_with('{') {
                     // Half of a completion would begin as one.
@@ -295,12 +295,18 @@ impl Client {
 }
 
 /// Hands events on; says whether the stream has ended by its own word.
-fn feed(events: Vec<String>, assembler: &mut Assembler) -> Result<bool, Failure> {
-    for event in events {
-        if event.trim() == "[DONE]" {
+fn feed(events: Vec<Event>, assembler: &mut Assembler) -> Result<bool, Failure> {
+    for Event { name, data } in events {
+        if data.trim() == "[DONE]" {
             return Ok(true);
         }
-        let parsed = serde_json::from_str(&event).or_else(|_| serde_json::from_str::<Value>(&mend(&event)));
+        let parsed = serde_json::from_str(&data).or_else(|_| serde_json::from_str::<Value>(&mend(&data)));
+        // What calls itself an error is one, whatever form it has.
+        if name == "error" {
+            let document = parsed.unwrap_or(Value::String(data));
+            let error = document.get("error").filter(|e| !e.is_null()).cloned();
+            return Err(complaint(200, &error.unwrap_or(document)));
+        }
         let document =
             parsed.map_err(|e| Failure::new(Trouble::NotJson, format!("an event of the stream is not JSON ({e})")))?;
         assembler.feed(&document)?;
@@ -322,7 +328,11 @@ impl Body {
             Body::Document(all) => all.extend_from_slice(bytes),
             Body::Unknown(all) => {
                 all.extend_from_slice(bytes);
-                let start: Vec<u8> = all.iter().copied().skip_while(u8::is_ascii_whitespace).take(6).collect();
+                let mut mark = [0; 3];
+                let start = all.trim_ascii_start();
+                let start =
+                    start.strip_prefix(MARK.encode_utf8(&mut mark).as_bytes()).unwrap_or(start).trim_ascii_start();
+                let start = &start[..start.len().min(6)];
                 let event = [&b"data:"[..], b"event:", b"id:", b"retry:", b":"];
                 if event.iter().any(|e| start.starts_with(e)) {
                     let mut events = Events::default();

@@ -1,6 +1,16 @@
-//! Server-sent events: bytes in any pieces, `data` out.
+//! Server-sent events: bytes in any pieces, events with data out.
 
 use super::MOST_BYTES;
+
+/// What some servers begin a text with.
+pub const MARK: char = '\u{feff}';
+
+/// One event: what it calls itself, if it does, and its data.
+#[derive(Debug, PartialEq)]
+pub struct Event {
+    pub name: String,
+    pub data: String,
+}
 
 /// Splits lines on bytes, so that a character cut in two by the network is whole again before it is read.
 #[derive(Default)]
@@ -8,9 +18,11 @@ pub struct Events {
     line: Vec<u8>,
     /// `data` lines of the event that is being read.
     data: Vec<String>,
+    /// What it calls itself.
+    name: String,
     /// The last line ended in a carriage return, to which a newline would belong.
     returned: bool,
-    ready: Vec<String>,
+    ready: Vec<Event>,
 }
 
 impl Events {
@@ -32,12 +44,12 @@ impl Events {
     }
 
     /// What has come in whole.
-    pub fn take(&mut self) -> Vec<String> {
+    pub fn take(&mut self) -> Vec<Event> {
         std::mem::take(&mut self.ready)
     }
 
     /// The stream is at its end: an event without its blank line counts.
-    pub fn finish(&mut self) -> Vec<String> {
+    pub fn finish(&mut self) -> Vec<Event> {
         self.end_line();
         self.end_event();
         self.take()
@@ -48,19 +60,25 @@ impl Events {
         if line.is_empty() {
             return self.end_event();
         }
-        if let Some(data) = line.strip_prefix("data:") {
-            self.data.push(data.strip_prefix(' ').unwrap_or(data).to_string());
+        // A byte order mark may stand before the first.
+        let line = line.trim_start_matches(MARK);
+        let value = |field: &str| line.strip_prefix(field).map(|v| v.strip_prefix(' ').unwrap_or(v).to_string());
+        if let Some(data) = value("data:") {
+            self.data.push(data);
+        } else if let Some(name) = value("event:") {
+            self.name = name.trim().into();
         }
     }
 
     fn end_event(&mut self) {
-        let lines = std::mem::take(&mut self.data);
+        let (lines, name) = (std::mem::take(&mut self.data), std::mem::take(&mut self.name));
+        let event = |data: String| Event { name: name.clone(), data };
         let whole = |text: &str| text.trim() == "[DONE]" || serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
         // Some servers leave out the blank lines, and each line is an event.
         if lines.len() > 1 && lines.iter().all(|line| whole(line)) {
-            self.ready.extend(lines);
+            self.ready.extend(lines.into_iter().map(event));
         } else if !lines.is_empty() {
-            self.ready.push(lines.join("\n"));
+            self.ready.push(event(lines.join("\n")));
         }
     }
 }
@@ -69,15 +87,26 @@ impl Events {
 mod tests {
     use super::*;
 
+    fn read(mut events: Events) -> Vec<(String, String)> {
+        events.finish().into_iter().map(|event| (event.name, event.data)).collect()
+    }
+
+    fn own(events: &[(&str, &str)]) -> Vec<(String, String)> {
+        events.iter().map(|(name, data)| (name.to_string(), data.to_string())).collect()
+    }
+
     #[test]
     fn any_cut_gives_the_same_events() {
-        let text = ": hello\r\ndata: {\"a\":\"größe 🦀\"}\r\n\r\nevent: x\rdata:{\"b\":\rdata: 2}\r\rdata: [DONE]\n\n"
-            .as_bytes();
+        let text =
+            "\u{feff}data: first\n\n: hello\r\ndata: {\"a\":\"größe 🦀\"}\r\n\r\nevent: x\rdata:{\"b\":\rdata: 2}\r\r\
+                    data: [DONE]\n\n"
+                .as_bytes();
+        let want = own(&[("", "first"), ("", "{\"a\":\"größe 🦀\"}"), ("x", "{\"b\":\n2}"), ("", "[DONE]")]);
         for cut in 0..text.len() {
             let mut events = Events::default();
             events.push(&text[..cut]);
             events.push(&text[cut..]);
-            assert_eq!(events.finish(), ["{\"a\":\"größe 🦀\"}", "{\"b\":\n2}", "[DONE]"], "cut at {cut}");
+            assert_eq!(read(events), want, "cut at {cut}");
         }
     }
 
@@ -85,6 +114,6 @@ mod tests {
     fn events_without_blank_lines_or_an_end_are_kept_apart() {
         let mut events = Events::default();
         events.push(b"data: {\"a\":1}\ndata: {\"a\":2}\ndata: [DONE]");
-        assert_eq!(events.finish(), ["{\"a\":1}", "{\"a\":2}", "[DONE]"]);
+        assert_eq!(read(events), own(&[("", "{\"a\":1}"), ("", "{\"a\":2}"), ("", "[DONE]")]));
     }
 }

@@ -78,6 +78,32 @@ fn a_stream_may_be_cut_into_single_bytes() {
     assert_eq!(answer.calls[0].arguments["a"], "ß");
 }
 
+/// `the server's answer is not JSON` was said of the one, and nothing of the server's words in the other.
+#[test]
+fn a_mark_before_a_stream_and_an_error_that_is_only_called_so_are_read() {
+    for mark in ["\u{feff}", "\u{feff}\n"] {
+        let server = Server::start(move |_, _| {
+            let bytes = [mark.as_bytes().to_vec(), streamed("so", &[("verify", json!({}))], (1, 1)).concat()].concat();
+            Reply::Stream(bytes.chunks(2).map(<[u8]>::to_vec).collect())
+        });
+        let answer = ask(&client(&server.url, |_| {})).unwrap();
+        assert_eq!((answer.content.as_str(), answer.calls.len()), ("so", 1), "{mark:?}");
+    }
+    for (event, trouble) in [
+        ("event: error\ndata: {\"message\": \"no GPU is left\"}\n\n", Trouble::Server),
+        (
+            "data: {\"choices\":[{\"delta\":{\"content\":\"he\"}}]}\n\nevent: error\ndata: no GPU is left\n\n",
+            Trouble::Server,
+        ),
+        ("event: error\ndata: {\"error\": {\"message\": \"no GPU is left: n_ctx\"}}\n\n", Trouble::Context),
+    ] {
+        let server = Server::start(move |_, _| Reply::Stream(vec![event.as_bytes().to_vec()]));
+        let failure = ask(&client(&server.url, |_| {})).unwrap_err();
+        assert_eq!(failure.trouble, trouble, "{event}");
+        assert!(failure.what.contains("no GPU is left"), "{}", failure.what);
+    }
+}
+
 #[test]
 fn retry_after_is_read_as_seconds_and_as_a_date() {
     let failure = ask_once(|| Reply::Status(429, "Retry-After: 7\r\n", "{}".into())).unwrap_err();
