@@ -21,6 +21,8 @@ crate::codes! {
     RUN_UNFINISHED: "agent-unfinished", No, "The run ended before every node that it was to port had passed.";
     TRANSCRIPT: "transcript-damaged", Integrity, "The transcript of a run, or of an outside agent, is a chain: each line holds the digest of the one before, and the file `head` \
         beside it the digest of the last. Here a line was changed, removed or added. It is not read further and not repaired.";
+    RUN_LINK: "agent-run-link", Integrity, "What stands in a run's folder is the run's own: plain folders and plain files. A link or something else has the \
+        name of one, and nothing is read or written through it.";
     PROMPT: "agent-prompt", CouldNotRun, "A template of prompts/ cannot be rendered.";
     SESSION_NONE: "mcp-log-none", Usage, "There is no such transcript of an outside agent in this workbench. They lie below .git/assay/mcp, or in \
         .assay/mcp where there is no git.";

@@ -3,10 +3,12 @@
 
 use std::path::{Path, PathBuf};
 
+use super::codes::RUN_LINK;
 use super::transcript;
 use crate::error::{Error, Result};
 use crate::history;
 use crate::ledger::clock;
+use crate::words::shell;
 
 /// The folder of this kind, which need not be there yet.
 pub fn folder(root: &Path, kind: &str) -> Result<PathBuf> {
@@ -24,6 +26,38 @@ pub fn folder(root: &Path, kind: &str) -> Result<PathBuf> {
         }
     }
     Ok(dir)
+}
+
+/// The folder `name` of a run, made where it is missing; none but a plain one.
+pub fn make(run: &Path, name: &str) -> Result<PathBuf> {
+    let dir = run.join(name);
+    match std::fs::create_dir(&dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(Error::io(&dir, e)),
+        _ => plain(dir),
+    }
+}
+
+/// A folder of a run as it is. Through a link in its place, files would be read and written where that points.
+pub fn plain(dir: PathBuf) -> Result<PathBuf> {
+    match dir.symlink_metadata() {
+        Ok(about) if !about.is_dir() => {
+            let what = if about.is_symlink() { "is a symlink" } else { "is no folder" };
+            Err(Error::new(&RUN_LINK, format!("{} {what}", dir.display()))
+                .expected("a folder of the run's own")
+                .hint(format!("find out who put it there; rm {} removes it", shell(&dir.display().to_string()))))
+        }
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&dir, e)),
+        _ => Ok(dir),
+    }
+}
+
+/// Writes a file of a run's folder under its name in one step. Whatever had the name is replaced, and not written through.
+pub fn put(dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+    use std::io::Write as _;
+    let path = dir.join(name);
+    let mut file = tempfile::Builder::new().prefix(".").tempfile_in(dir).map_err(|e| Error::io(dir, e))?;
+    file.write_all(bytes).map_err(|e| Error::io(&path, e))?;
+    file.persist(&path).map(drop).map_err(|e| Error::io(&path, e.error))
 }
 
 /// A new folder in `dir`, named by the time.

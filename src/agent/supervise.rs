@@ -4,11 +4,12 @@
 //! writes an event for each before it removes the file: a word is neither lost nor carried out twice.
 
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+use super::kept;
 use crate::error::{Error, Result};
 
 /// Bytes of what a person says at once.
@@ -33,9 +34,7 @@ pub enum Word {
     },
 }
 
-fn folder(run: &Path) -> PathBuf {
-    run.join("control")
-}
+const FOLDER: &str = "control";
 
 /// Leaves a word for the run's process.
 pub fn send(run: &Path, word: &Word) -> Result<()> {
@@ -46,8 +45,7 @@ pub fn send(run: &Path, word: &Word) -> Result<()> {
             .expected(format!("at most {MOST_TEXT} bytes"))
             .found(text.len()));
     }
-    let dir = folder(run);
-    std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, e))?;
+    let dir = kept::make(run, FOLDER)?;
     let text = serde_json::to_vec(word).map_err(|e| Error::internal(format!("a word has no JSON form: {e}")))?;
     let mut file = tempfile::Builder::new().prefix(".").tempfile_in(&dir).map_err(|e| Error::io(&dir, e))?;
     file.write_all(&text).and_then(|()| file.as_file().sync_all()).map_err(|e| Error::io(&dir, e))?;
@@ -59,7 +57,7 @@ pub fn send(run: &Path, word: &Word) -> Result<()> {
 
 /// What was left, oldest first, each under the name it is removed by. What is no word is `None`.
 pub fn inbox(run: &Path) -> Result<Vec<(String, Option<Word>)>> {
-    let dir = folder(run);
+    let dir = kept::plain(run.join(FOLDER))?;
     let entries = match std::fs::read_dir(&dir) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(|e| Error::io(&dir, e))?,
@@ -86,7 +84,7 @@ pub fn inbox(run: &Path) -> Result<Vec<(String, Option<Word>)>> {
 
 /// Removes a word that was carried out.
 pub fn remove(run: &Path, name: &str) -> Result<()> {
-    let path = folder(run).join(name);
+    let path = run.join(FOLDER).join(name);
     match std::fs::remove_file(&path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&path, e)),
         _ => Ok(()),

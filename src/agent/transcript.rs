@@ -113,8 +113,7 @@ impl Transcript {
             let mut torn = Vec::new();
             let read = file.seek(SeekFrom::Start(whole)).and_then(|_| file.read_to_end(&mut torn));
             read.map_err(|e| Error::io(&path, e))?;
-            let aside = dir.join(format!("torn-{}", last.0));
-            std::fs::write(&aside, &torn).map_err(|e| Error::io(&aside, e))?;
+            let aside = set_aside(dir, last.0, &torn)?;
             file.set_len(whole).and_then(|()| file.sync_all()).map_err(|e| Error::io(&path, e))?;
             note = Some(format!("an unfinished last line of {} bytes was moved to {}", torn.len(), aside.display()));
         }
@@ -169,6 +168,23 @@ impl Transcript {
     pub fn head(&self) -> Digest {
         self.head
     }
+}
+
+/// Keeps what was torn off in a file of its own: never in one that is there, nor through a link.
+fn set_aside(dir: &Path, line: u64, torn: &[u8]) -> Result<PathBuf> {
+    const MOST: u32 = 100;
+    for n in 0..MOST {
+        let again = if n == 0 { String::new() } else { format!("-{n}") };
+        let path = dir.join(format!("torn-{line}{again}"));
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        match file.and_then(|mut file| file.write_all(torn)) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => continue,
+            written => return written.map(|()| path.clone()).map_err(|e| Error::io(&path, e)),
+        }
+    }
+    let what =
+        format!("{}: an unfinished last line can be kept nowhere: torn-{line} and so on are taken", dir.display());
+    Err(Error::new(&IO, what).hint("move them away"))
 }
 
 /// Reads and checks a transcript, line by line, to where its head says that it ends. Gives the bytes of its whole lines; an
@@ -331,6 +347,14 @@ mod tests {
         transcript.append(9, &told("after")).unwrap();
         assert_eq!(texts(&path).unwrap().len(), 5);
         assert_eq!(std::fs::read_to_string(dir.path().join("torn-4")).unwrap(), &lines[3][..20]);
+        // What stood under that name, a link too, was written over.
+        let outside = dir.path().join("outside");
+        std::os::unix::fs::symlink(&outside, dir.path().join("torn-5")).unwrap();
+        let mut more = std::fs::read(&path).unwrap();
+        more.extend_from_slice(b"{\"seq\"");
+        std::fs::write(&path, more).unwrap();
+        let (_, note) = Transcript::resume(dir.path(), Redactor::default(), |_: Record<Event>| ()).unwrap();
+        assert!(note.unwrap().contains("torn-5-1") && !outside.exists());
         // A pipe was waited for.
         std::fs::remove_file(&path).unwrap();
         rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RWXU).unwrap();

@@ -1,12 +1,14 @@
 //! From a kernel to its verdict, and from a green one to a commit.
 
+use std::io::Read as _;
+
 use super::Run;
 use crate::agent::desk::Provenance;
 use crate::agent::endpoint::Call;
 use crate::agent::events::{About, Approve, Event, Judged, NodeEnd};
 use crate::agent::shop::{Order, Word};
 use crate::agent::state::{Judging, Work};
-use crate::agent::{desk, tools};
+use crate::agent::{desk, kept, tools, transcript};
 use crate::error::{Error, Kind, Result};
 use crate::ledger::Digest;
 use crate::ops::Node;
@@ -212,16 +214,19 @@ impl Run<'_> {
         let text: String = files.iter().map(|(path, text)| format!("=== kernels/{path}\n{text}\n")).collect();
         let text = self.client.settings().redactor().text(&text);
         let digest = Digest::of(text.as_bytes()).short();
-        let dir = self.dir.join("sources");
-        std::fs::create_dir_all(&dir).map_err(|e| Error::io(&dir, e))?;
-        let path = dir.join(&digest);
-        std::fs::write(&path, &text).map_err(|e| Error::io(&path, e))?;
+        kept::put(&kept::make(&self.dir, "sources")?, &digest, text.as_bytes())?;
         Ok(digest)
     }
 
     fn kept(&self, digest: &str) -> String {
+        let mut text = String::new();
+        let dir = kept::plain(self.dir.join("sources"));
+        let file = dir.ok().and_then(|dir| transcript::open(&dir.join(digest)).ok());
         // Without it only the difference cannot be shown.
-        std::fs::read_to_string(self.dir.join("sources").join(digest)).unwrap_or_default()
+        match file.map(|mut file| file.read_to_string(&mut text)) {
+            Some(Ok(_)) => text,
+            _ => String::new(),
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod fake;
 mod incidents;
 mod landing;
 mod mixed;
+mod planted;
 mod port;
 mod run;
 mod server;

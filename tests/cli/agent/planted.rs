@@ -1,0 +1,84 @@
+//! What somebody else put into the folder of a run.
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use assay::agent::events::{Approve, Event, NodeEnd, RunEnd};
+use assay::agent::run::Run;
+use assay::agent::state::State;
+use assay::agent::supervise::{self, Signals, Word};
+use assay::error::Result;
+use serde_json::json;
+
+use super::fake::{Fake, Watch, client, limits, started};
+use super::run::write;
+use super::server::{Reply, Server, answer};
+
+/// A first attempt that is red, and a second that passes.
+fn two_attempts() -> Server {
+    Server::start(|n, _| {
+        let text = if n == 0 { "wrong" } else { "right" };
+        Reply::Json(answer("", &[write(text), ("verify", json!({}))], (10, 10)))
+    })
+}
+
+fn go(server: &Server, dir: &Path, resume: bool) -> (Result<RunEnd>, State, Vec<String>) {
+    let client = client(server, |_| {});
+    let (signals, mut view, mut shop) = (Signals::default(), Watch::default(), Fake::default());
+    let event = started(&client, Approve::NeverAsk, limits(), &["swiglu"]);
+    let resumed = |state: &State, _| {
+        let (limits, approve) = (state.limits.clone(), state.approve);
+        Ok(Event::Resumed { limits, approve, note: String::new(), place: None, server: None, wait_s: None })
+    };
+    let mut run = match resume {
+        false => Run::begin(dir, &mut shop, &client, &signals, &mut view, event).unwrap(),
+        true => Run::resume(dir, &mut shop, &client, &signals, &mut view, resumed).unwrap(),
+    };
+    let end = run.work();
+    let state = run.state().clone();
+    (end, state, view.log)
+}
+
+/// The kernel was written to where a link in `sources/` points, or the folder itself.
+#[test]
+fn a_link_in_a_runs_folder_was_written_through() {
+    let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let server = two_attempts();
+    symlink(outside.path(), dir.path().join("sources")).unwrap();
+    let (end, state, _) = go(&server, dir.path(), false);
+    let error = end.unwrap_err();
+    assert_eq!(error.code().id, "agent-run-link", "{error}");
+    assert!(error.to_string().contains("sources is a symlink") && error.to_string().contains("rm "), "{error}");
+    assert_eq!((state.over.unwrap().0, std::fs::read_dir(outside.path()).unwrap().count()), (RunEnd::Fault, 0));
+    // Without it the run goes on where it was.
+    std::fs::remove_file(dir.path().join("sources")).unwrap();
+    let (end, state, _) = go(&server, dir.path(), true);
+    assert_eq!((end.unwrap(), state.ended[0].1), (RunEnd::Done, NodeEnd::Emulated));
+    // A link in the place of a source is replaced, and what it points to is not shown either.
+    let name = &state.last_verdict.as_ref().map(|_| {
+        let mut names: Vec<_> =
+            std::fs::read_dir(dir.path().join("sources")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        names.sort();
+        names
+    });
+    let secret = outside.path().join("secret");
+    let (dir, server) = (tempfile::tempdir().unwrap(), two_attempts());
+    std::fs::create_dir(dir.path().join("sources")).unwrap();
+    for name in name.iter().flatten() {
+        std::fs::write(&secret, "SECRET\n").unwrap();
+        symlink(&secret, dir.path().join("sources").join(name)).unwrap();
+    }
+    let (end, _, log) = go(&server, dir.path(), false);
+    assert_eq!(end.unwrap(), RunEnd::Done);
+    assert_eq!(std::fs::read_to_string(&secret).unwrap(), "SECRET\n");
+    assert!(!log.join("\n").contains("SECRET"));
+    for entry in std::fs::read_dir(dir.path().join("sources")).unwrap() {
+        assert!(entry.unwrap().file_type().unwrap().is_file());
+    }
+    // Nor are words left, or looked for, behind a link.
+    let words = tempfile::tempdir().unwrap();
+    symlink(words.path(), dir.path().join("control")).unwrap();
+    assert_eq!(supervise::send(dir.path(), &Word::Pause).unwrap_err().code().id, "agent-run-link");
+    assert_eq!(supervise::inbox(dir.path()).unwrap_err().code().id, "agent-run-link");
+    assert_eq!(std::fs::read_dir(words.path()).unwrap().count(), 0);
+}
