@@ -133,6 +133,9 @@ pub struct Judged {
     /// Refused before there was anything that a row could bind: a manifest that cannot be read, a source that is no text.
     #[serde(default, skip_serializing_if = "is_false")]
     pub unbound: bool,
+    /// Why there is no row of it, or no attempt with its source, though there should be: for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unkept: Option<String>,
     pub seconds: u64,
 }
 

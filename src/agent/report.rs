@@ -411,7 +411,8 @@ pub fn line(event: &Event) -> Option<String> {
                 None if judged.unbound => " (refused before a binding: no row)".into(),
                 None => String::new(),
             };
-            format!("attempt {attempt}: {}{row}", judged.words())
+            let unkept = judged.unkept.as_ref().map_or(String::new(), |why| format!("\n{why}"));
+            format!("attempt {attempt}: {}{row}{unkept}", judged.words())
         }
         Event::Told { .. } => "the model is told that it called nothing".into(),
         Event::Said { text, .. } => format!("a person says: {}", short(text)),

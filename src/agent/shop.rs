@@ -138,13 +138,19 @@ fn told(node: &Node, evidence: &Evidence, row: Option<u64>) -> Result<(Judged, O
         row,
         evidence: Some(evidence.digest().to_string()),
         unbound: false,
+        unkept: None,
         seconds: 0,
     };
     Ok((judged, failure))
 }
 
+/// A note that may repeat a path, fit for a log.
+fn said(note: String) -> String {
+    desk::cap(desk::printable(&note), 600)
+}
+
 /// A kernel that was refused before any host was asked.
-fn unbound(node: &Node, arch: &str, reason: String) -> Word {
+fn unbound(node: &Node, arch: &str, reason: String, unkept: Option<String>) -> Word {
     let outcome = ledger::Outcome::Red { stage: Stage::Source, reason: reason.clone(), first_bad: String::new() };
     let judged = Judged {
         node: node.clone(),
@@ -159,9 +165,11 @@ fn unbound(node: &Node, arch: &str, reason: String) -> Word {
         row: None,
         evidence: None,
         unbound: true,
+        unkept: unkept.map(said),
         seconds: 0,
     };
-    let text = format!("{}refused before a binding: no row\n", framed(&judged));
+    let mut text = format!("{}refused before a binding: no row\n", framed(&judged));
+    judged.unkept.iter().for_each(|why| text += &format!("note: {why}\n"));
     Word { failure: stuck::failure_of(&outcome), text, judged }
 }
 
@@ -259,6 +267,7 @@ impl<'d> DeskShop<'d> {
             row: judged.row,
             evidence: judged.evidence.clone(),
             unbound: judged.unbound,
+            unkept: judged.unkept.clone().map(said),
             seconds: v.seconds.round() as u64,
         };
         Word { judged: word, text, failure }
@@ -346,12 +355,13 @@ impl Shop for DeskShop<'_> {
         if let Some((away, arch)) = self.away.as_ref().filter(|_| device) {
             // Where there is an emulator, it has said so before.
             if !self.emulator
-                && let Some(reason) = self.desk.unreadable(node, provenance)?
+                && let Some((reason, unkept)) = self.desk.unreadable(node, provenance)?
             {
-                return Ok(unbound(node, arch, reason));
+                return Ok(unbound(node, arch, reason, unkept));
             }
             let fetched = self.desk.fetch(node, away, thorough, &self.trust, &hands)?;
-            let (judged, failure) = told(node, &fetched.evidence, fetched.row)?;
+            let (mut judged, failure) = told(node, &fetched.evidence, fetched.row)?;
+            judged.unkept = fetched.unkept.map(said);
             let row = judged.row.map_or("not recorded\n".into(), |row| format!("recorded as row {row}\n"));
             let mut text = format!("{}judged by {}, {row}", framed(&judged), fetched.runner);
             for note in &fetched.notes {
@@ -374,9 +384,13 @@ impl Shop for DeskShop<'_> {
         let mark = transcript.to_string();
         let of_mark = |row: &&Row| row.statement().verdict().is_some_and(|v| v.informative.transcript == mark);
         let Some(row) = ledger.rows().iter().find(of_mark) else { return Ok(None) };
-        let (judged, failure) = told(node, &row.evidence, Some(row.seq))?;
+        let (mut judged, failure) = told(node, &row.evidence, Some(row.seq))?;
         let text = format!("{}recorded as row {}\n", framed(&judged), row.seq);
-        self.desk.keep_attempt(node, &row.evidence, attempt)?;
+        // What is in the way now would be with every resume.
+        match self.desk.keep_attempt(node, &row.evidence, attempt) {
+            Err(e) if e.kind() == Kind::CouldNotRun => judged.unkept = Some(said(desk::unkept(&e))),
+            kept => kept?,
+        }
         Ok(Some(Word { text, failure, judged }))
     }
 

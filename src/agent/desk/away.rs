@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::judge::Judged;
+use super::judge::{self, Judged};
 use super::tool::{Ruling, ToolResult, cap, printable, untrusted};
 use super::{Desk, Hands, Provenance, Quiet};
 use crate::error::{Error, Kind, Result};
@@ -36,6 +36,8 @@ pub struct Fetched {
     /// Its row, where this desk records.
     pub row: Option<u64>,
     pub runner: String,
+    /// Why the red attempt was not kept; among the notes too.
+    pub unkept: Option<String>,
     /// Hosts that could not, and attempts that were not kept.
     pub notes: Vec<String>,
 }
@@ -155,7 +157,7 @@ impl Desk {
         };
         let (evidence, runner, mut notes) = hands.watched(|halt| self.first(away, |runner| judge(runner, halt)))?;
         let own = evidence.last().cloned().ok_or_else(|| Error::internal("an answer without evidence"))?;
-        let mut row = None;
+        let (mut row, mut unkept) = (None, None);
         if let Some(recorder) = &self.options().record {
             let root = &self.bench().root;
             let writer = Config::of_user()?.outside(root)?.key(recorder.key.as_deref())?;
@@ -170,29 +172,28 @@ impl Desk {
                     provenance.attempt,
                 )
             {
-                notes.push(format!("the attempt's source was not kept: {}", e.what()));
+                notes.push(judge::unkept(&e));
+                unkept = Some(judge::unkept(&e));
             }
         }
-        Ok(Fetched { evidence: own, row, runner, notes })
+        Ok(Fetched { evidence: own, row, runner, unkept, notes })
     }
 
     /// Why the node's kernel can be bound to nothing, if so: no host can judge that, and none has to. It is kept as an
-    /// attempt where this desk records.
-    pub fn unreadable(&self, node: &Node, provenance: &Provenance) -> Result<Option<String>> {
+    /// attempt where this desk records; if it cannot be, why not.
+    pub fn unreadable(&self, node: &Node, provenance: &Provenance) -> Result<Option<(String, Option<String>)>> {
         let mut copied = self.copied()?;
         copied.drop_broken(node)?;
         let tree = KernelTree::open(&copied.kernels())?;
         let Err(e) = tree.require(node).and_then(|kernel| tree.source(&kernel).map(drop)) else { return Ok(None) };
-        let mut reason = e.to_string();
+        let (reason, mut unkept) = (e.to_string(), None);
         if self.options().record.is_some() {
             let (root, copy) = (&self.bench().root, copied.dir.path());
             let Provenance { transcript, attempt, .. } = provenance;
             let kept = history::record_refusal(root, copy, node, (Stage::Source, &reason), transcript, *attempt);
-            if let Err(e) = kept {
-                reason += &format!("\nthe attempt's source was not kept: {}", e.what());
-            }
+            unkept = kept.err().map(|e| judge::unkept(&e));
         }
-        Ok(Some(reason))
+        Ok(Some((reason, unkept)))
     }
 
     fn bundle(&self, copy: &std::path::Path, runner: &Runner, thorough: bool) -> Result<Bundle> {

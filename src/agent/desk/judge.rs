@@ -56,6 +56,8 @@ pub struct Judged {
     pub attempt: Option<String>,
     /// Refused before there was anything that a row could bind.
     pub unbound: bool,
+    /// Why there is no row, or no attempt with the source, though there should be; among the notes too.
+    pub unkept: Option<String>,
     /// Things to be said beside it: why it was not recorded, files that were left out.
     pub notes: Vec<String>,
 }
@@ -68,6 +70,11 @@ impl Judged {
 
     pub(super) fn ruling(&self) -> Ruling {
         Ruling { outcome: self.verdict.summary().name(), green: self.verdict.is_green(), row: self.row }
+    }
+
+    fn not_kept(&mut self, why: String) {
+        self.notes.push(why.clone());
+        self.unkept = Some(why);
     }
 
     pub fn passed(&self) -> bool {
@@ -168,6 +175,16 @@ impl Judged {
         }
         out
     }
+}
+
+/// What is said of a red attempt whose commit could not be made.
+pub fn unkept(e: &Error) -> String {
+    with_next("the attempt's source was not kept", e)
+}
+
+fn with_next(what: &str, e: &Error) -> String {
+    let next = e.hint_text().map_or(String::new(), |hint| format!(" ({hint})"));
+    format!("{what}: {}{next}", e.what())
 }
 
 /// A private copy of `kernels/` with the workbench's settings.
@@ -348,8 +365,9 @@ impl Desk {
         let mut copied = self.copied()?;
         copied.drop_broken(node)?;
         let verdict = hands.watched(|halt| self.verdict(node, thorough, hands, &copied, halt))?;
+        let notes = copied.notes();
         let mut judged =
-            Judged { verdict, row: None, evidence: None, attempt: None, unbound: false, notes: copied.notes() };
+            Judged { verdict, row: None, evidence: None, attempt: None, unbound: false, unkept: None, notes };
         if let Some(recorder) = &self.options.record
             && let Err(e) = self.record(&mut judged, node, copied.dir.path(), recorder.key.as_deref(), hands)
         {
@@ -357,8 +375,7 @@ impl Desk {
             if e.kind() == Kind::Integrity {
                 return Err(e);
             }
-            let next = e.hint_text().map_or(String::new(), |hint| format!(" ({hint})"));
-            judged.notes.push(format!("not recorded: {}{next}", e.what()));
+            judged.not_kept(with_next("not recorded", &e));
         }
         Ok(judged)
     }
@@ -427,7 +444,7 @@ impl Desk {
             let (target, number) = (Target::Node(node.clone()), hands.provenance.attempt);
             match history::record_attempt_of(&self.bench.root, copy, &target, &evidence, number) {
                 Ok(attempt) => judged.attempt = attempt.map(|a| a.reference),
-                Err(e) => judged.notes.push(format!("the attempt's source was not kept: {}", e.what())),
+                Err(e) => judged.not_kept(unkept(&e)),
             }
         }
         judged.evidence = Some(evidence.digest().to_string());
@@ -447,7 +464,7 @@ impl Desk {
         let Provenance { transcript, attempt, .. } = hands.provenance;
         match history::record_refusal(&self.bench.root, copy, node, (stage, &reason), transcript, *attempt) {
             Ok(attempt) => judged.attempt = attempt.map(|a| a.reference),
-            Err(e) => judged.notes.push(format!("the attempt's source was not kept: {}", e.what())),
+            Err(e) => judged.not_kept(unkept(&e)),
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ mod tool;
 mod watch;
 mod write;
 
-pub use judge::{Judged, Provenance};
+pub use judge::{Judged, Provenance, unkept};
 pub use tool::is_planted;
 pub use tool::{
     ANSWER, CODES, EXCERPT, Ruling, SOURCE, Tool, ToolError, ToolResult, cap, json_len, printable, short, untrusted,

@@ -245,6 +245,7 @@ fn could_not(work: &Work, judging: &Judging, e: &Error) -> Word {
         row: None,
         evidence: None,
         unbound: false,
+        unkept: None,
         seconds: 0,
     };
     let why = desk::untrusted("why", &desk::cap(e.to_string(), 1000));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::super::ledger::{self, TrustArgs};
 use super::Verify;
 use crate::backend::worker::Level;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::history;
 use crate::ledger::{self as records, ClosureSource, bundle, confined};
 use crate::model::Model;
@@ -112,16 +112,16 @@ impl<'m> Signer<'m> {
 }
 
 /// Keeps a red verdict's kernels as a commit under a ref of its own. The row stands without: this is a convenience, which
-/// needs an author.
+/// needs an author, and a place in git.
 pub(super) fn attempt(root: &Path, node: &records::Target, red: &records::Evidence) -> Result<()> {
     noted(node, history::record_attempt(root, node, red).map(drop))
 }
 
 fn noted(node: &records::Target, kept: Result<()>) -> Result<()> {
     match kept {
-        Err(e) if e.code().id == history::AUTHOR.id => {
-            let (what, hint) = (e.what(), e.hint_text().unwrap_or_default());
-            anstream::eprintln!("note: the attempt at {node} is no commit: {what} [{}]; {hint}", e.code().id);
+        Err(e) if e.kind() == Kind::CouldNotRun => {
+            let hint = e.hint_text().map_or(String::new(), |hint| format!("; {hint}"));
+            anstream::eprintln!("note: the attempt at {node} is no commit: {} [{}]{hint}", e.what(), e.code().id);
             Ok(())
         }
         kept => kept,

@@ -164,3 +164,34 @@ fn a_run_without_a_git_identity_said_so_when_all_was_spent() {
     assert!(said.is_some_and(|said| asked.is_some_and(|asked| said < asked)), "{}", out.stderr);
     assert!(out.stderr.contains("nothing can land; git config user.name NAME"), "{}", out.stderr);
 }
+
+/// The model was told that its red attempt could not be kept, the person was not; and `verify --record` ended in an error.
+#[test]
+fn an_attempt_that_could_not_be_kept_was_not_in_the_log() {
+    let manifest = source("kernels/swiglu.toml");
+    let stub = source("tests/gallery/stub_without_store/swiglu.cu");
+    let port = Port::new(script(vec![
+        vec![write("swiglu.cu", &stub), write("swiglu.toml", &manifest), verify()],
+        vec![write("swiglu.toml", "[[variant]\nnot toml"), verify()],
+    ]));
+    // A lock is passed; a file in the place of the folder cannot be.
+    let attempts = port.root().join(".git/refs/assay/attempts");
+    std::fs::create_dir_all(&attempts).unwrap();
+    std::fs::write(attempts.join("swiglu"), "").unwrap();
+    let out = port.run(&["agent", "swiglu", "--approve", "never-ask", "--plain"]);
+    if no_compiler(&out) {
+        return;
+    }
+    let says = "the attempt's source was not kept: refs/assay/attempts/swiglu is in the way of an attempt";
+    assert_eq!(out.stderr.matches(says).count(), 2, "{}", out.stderr);
+    assert!(out.stderr.contains(&format!("rm {}", attempts.join("swiglu").display())), "{}", out.stderr);
+    let story = port.json(&["report", "--agent", "--json"])["nodes"][0]["story"].to_string();
+    assert_eq!(story.matches(says).count(), 2, "{story}");
+    let out = port.run(&["verify", "swiglu", "--backend", "emulator", "--record"]);
+    assert!(out.code == 1 && out.stderr.contains("the attempt at swiglu is no commit"), "{}{}", out.stdout, out.stderr);
+    std::fs::remove_file(attempts.join("swiglu")).unwrap();
+    std::fs::create_dir(attempts.join("swiglu")).unwrap();
+    std::fs::write(attempts.join("swiglu/1.lock"), "").unwrap();
+    let out = port.run(&["tool", "verify", "{\"node\":\"swiglu\"}"]);
+    assert!(out.stdout.contains("the attempt is kept as refs/assay/attempts/swiglu/2"), "{}{}", out.stdout, out.stderr);
+}

@@ -119,6 +119,7 @@ impl Shop for Fake {
             row: Some(self.0.judged.get()),
             evidence: None,
             unbound: false,
+            unkept: None,
             seconds: 0,
         };
         let failure = (!passes).then(|| stuck::failure("unit", &source));
