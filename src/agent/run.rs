@@ -1,6 +1,7 @@
 //! The loop: one step after the other, by what the state says. Every decision is an event before it is carried out, so
 //! that a process that resumes decides as the one would have that was killed.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ use crate::ops::Node;
 
 mod asking;
 mod call;
+mod hearing;
 mod judging;
 
 /// How often a wait looks whether it is over.
@@ -49,6 +51,8 @@ pub struct Run<'r> {
     state: State,
     tools: Vec<ToolSpec>,
     clock: Clock,
+    /// What lies among the words and is none, nor can be removed as one: it has been told.
+    passed_over: HashSet<String>,
 }
 
 impl<'r> Run<'r> {
@@ -114,7 +118,18 @@ impl<'r> Run<'r> {
         let mut tools = shop.tools();
         tools.extend(tools::own());
         let clock = Clock::start(dir, state.ms)?;
-        Ok(Run { shop, client, signals, view, dir: dir.into(), transcript, state, tools, clock })
+        Ok(Run {
+            shop,
+            client,
+            signals,
+            view,
+            dir: dir.into(),
+            transcript,
+            state,
+            tools,
+            clock,
+            passed_over: HashSet::new(),
+        })
     }
 
     /// Works until there is nothing left to do, a budget ends, somebody stops it, or it cannot go on.
@@ -186,53 +201,6 @@ impl<'r> Run<'r> {
         let since = Instant::now();
         std::thread::sleep(BEAT);
         self.clock.leave_out(since.elapsed());
-        Ok(())
-    }
-
-    /// Carries out what was said from another terminal. What has to wait for the end of a step, or for a node to be said
-    /// to, stays where it is.
-    fn hear(&mut self) -> Result<()> {
-        for (id, said) in supervise::inbox(&self.dir)? {
-            if self.state.controls.contains(&id) {
-                supervise::remove(&self.dir, &id)?;
-                continue;
-            }
-            let between = self.state.pending.is_empty() && self.state.judging.is_none();
-            let by = "person".to_string();
-            let ask = self.state.ask.clone();
-            let event = match said {
-                None => {
-                    Event::Refused { what: "a control file".into(), why: "it says nothing that can be done".into() }
-                }
-                Some(Said::Pause) if self.state.paused => {
-                    Event::Refused { what: "pause".into(), why: "the run is paused".into() }
-                }
-                Some(Said::Pause) if between || ask.is_some() => Event::Paused { id: id.clone(), by },
-                Some(Said::Pause) => continue,
-                Some(Said::Resume) => {
-                    self.signals.clear();
-                    Event::Continued { id: id.clone(), by }
-                }
-                Some(Said::Say { text }) => match ask {
-                    Some(Ask { id, about: About::Question, .. }) => Event::Answered { id, by, yes: None, text },
-                    Some(Ask { id, about: About::Stuck, .. }) => Event::Answered { id, by, yes: Some(true), text },
-                    _ if self.state.work.is_some() && !self.state.messages.is_empty() => {
-                        Event::Said { id: id.clone(), text }
-                    }
-                    _ => continue,
-                },
-                Some(Said::Approve { ask: n, text }) => match ask.filter(|a| a.id == n) {
-                    Some(ask) => Event::Answered { id: ask.id, by, yes: Some(true), text },
-                    None => refused("approve"),
-                },
-                Some(Said::Reject { ask: n, text }) => match ask.filter(|a| a.id == n) {
-                    Some(ask) => Event::Answered { id: ask.id, by, yes: Some(false), text },
-                    None => refused("reject"),
-                },
-            };
-            self.emit(event)?;
-            supervise::remove(&self.dir, &id)?;
-        }
         Ok(())
     }
 
@@ -476,10 +444,6 @@ impl<'r> Run<'r> {
         let (id, tool) = (call.id.clone(), call.name.clone());
         self.emit(Event::Result { call: id, tool, ok, content }).map(|_| ())
     }
-}
-
-fn refused(what: &str) -> Event {
-    Event::Refused { what: what.into(), why: "nothing waits for it".into() }
 }
 
 /// A call in a line.

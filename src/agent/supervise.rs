@@ -82,6 +82,11 @@ pub fn inbox(run: &Path) -> Result<Vec<(String, Option<Word>)>> {
     Ok(names.into_iter().map(read).collect())
 }
 
+/// Whether a folder has the name of a word: nobody's word, and none that could be removed as one.
+pub fn is_folder(run: &Path, name: &str) -> bool {
+    run.join(FOLDER).join(name).symlink_metadata().is_ok_and(|about| about.is_dir())
+}
+
 /// Removes a word that was carried out.
 pub fn remove(run: &Path, name: &str) -> Result<()> {
     let path = run.join(FOLDER).join(name);

@@ -39,6 +39,20 @@ fn go(server: &Server, dir: &Path, resume: bool) -> (Result<RunEnd>, State, Vec<
     (end, state, view.log)
 }
 
+/// It could not be removed as a word is, which was a fault that every resume met again.
+#[test]
+fn a_folder_among_the_words_ended_the_run() {
+    let (dir, server) = (tempfile::tempdir().unwrap(), two_attempts());
+    std::fs::create_dir_all(dir.path().join("control/1.json/deep")).unwrap();
+    std::fs::write(dir.path().join("control/2.json"), "no word").unwrap();
+    let (end, state, log) = go(&server, dir.path(), false);
+    assert_eq!((end.unwrap(), state.ended[0].1), (RunEnd::Done, NodeEnd::Emulated));
+    let refused: Vec<_> = log.iter().filter(|l| l.starts_with("Refused")).collect();
+    assert_eq!(refused.len(), 2, "{refused:?}");
+    assert!(refused[0].contains("control/1.json") && refused[0].contains("a folder and no word"), "{refused:?}");
+    assert!(dir.path().join("control/1.json/deep").is_dir() && !dir.path().join("control/2.json").exists());
+}
+
 /// The kernel was written to where a link in `sources/` points, or the folder itself.
 #[test]
 fn a_link_in_a_runs_folder_was_written_through() {
