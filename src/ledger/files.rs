@@ -132,18 +132,39 @@ impl Dir {
 
     /// Replaces `name` in one step; `written` is called between the new file's being whole and its getting the name.
     pub fn replace(&self, name: &str, bytes: &[u8], written: impl FnOnce()) -> Result<()> {
-        let temporary = format!(".{name}.new");
+        let temporary = temporary(name);
         let file = self.at(&temporary, OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC, 0o644)?;
         let mut file = file.ok_or_else(|| Error::io(self.path(&temporary), ErrorKind::NotFound.into()))?;
-        file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|e| Error::io(self.path(&temporary), e))?;
+        if let Err(e) = file.write_all(bytes).and_then(|()| file.sync_all()) {
+            // A full disk: nothing of it stays.
+            self.sweep(name);
+            return Err(Error::io(self.path(&temporary), e));
+        }
         written();
-        fs::renameat(&self.fd, &*temporary, &self.fd, name).map_err(|e| refused(&self.path(name), e))?;
+        if let Err(e) = fs::renameat(&self.fd, &*temporary, &self.fd, name) {
+            self.sweep(name);
+            return Err(refused(&self.path(name), e));
+        }
         self.sync()
+    }
+
+    /// Removes what an interrupted `replace` of `name` left; what is no plain file is nobody's but whoever put it there.
+    pub fn sweep(&self, name: &str) {
+        let temporary = temporary(name);
+        let about = fs::statat(&self.fd, &*temporary, AtFlags::SYMLINK_NOFOLLOW);
+        if about.is_ok_and(|s| FileType::from_raw_mode(s.st_mode) == FileType::RegularFile) {
+            // It would be in nobody's way, and is written anew with the next replace.
+            let _ = fs::unlinkat(&self.fd, &*temporary, AtFlags::empty());
+        }
     }
 
     pub fn sync(&self) -> Result<()> {
         fs::fsync(&self.fd).map_err(|e| refused(&self.path, e))
     }
+}
+
+fn temporary(name: &str) -> String {
+    format!(".{name}.new")
 }
 
 fn refused(path: &Path, errno: Errno) -> Error {

@@ -395,6 +395,9 @@ impl Session {
         }
         observe(Step::Locked);
         let found = Found::verify(&Bytes::read(&dir, &file)?, proposed_keys(root)?)?;
+        for name in [CHECKPOINT_FILE, PROGRESS_FILE] {
+            dir.sweep(name);
+        }
         Ok(Session { dir, file, found, torn: None })
     }
 

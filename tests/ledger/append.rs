@@ -58,6 +58,23 @@ fn an_unterminated_last_line_is_moved_aside_and_the_work_goes_on() {
     assert_eq!(bench.append(verdict(9)), 3);
 }
 
+/// What a full disk or a kill leaves of a file that was to be replaced stayed beside it, in the way of a clean work tree.
+#[test]
+fn what_an_interrupted_write_left_is_removed_with_the_next_one() {
+    let bench = Workbench::with_rows(2);
+    for name in [".checkpoint.new", ".progress.json.new"] {
+        bench.put(name, "half");
+    }
+    bench.append(verdict(1));
+    for name in [".checkpoint.new", ".progress.json.new"] {
+        assert!(!bench.path(name).exists(), "{name}");
+    }
+    // Nobody's file but whoever put it there.
+    std::os::unix::fs::symlink("nowhere", bench.path(".progress.json.new")).unwrap();
+    bench.append(verdict(1));
+    assert!(bench.path(".progress.json.new").is_symlink());
+}
+
 #[test]
 fn a_progress_file_left_behind_is_derived_anew() {
     let bench = Workbench::with_rows(2);
