@@ -36,15 +36,24 @@ pub enum Word {
 
 const FOLDER: &str = "control";
 
+/// Refuses what is too long to be said at once, and a hint that says nothing.
+pub fn check(word: &Word) -> Result<()> {
+    match word {
+        Word::Say { text } if text.trim().is_empty() => {
+            Err(Error::usage("nothing is said").expected("a hint, or an answer in words").hint("assay agent say TEXT"))
+        }
+        Word::Say { text } | Word::Approve { text, .. } | Word::Reject { text, .. } if text.len() > MOST_TEXT => {
+            Err(Error::usage("that is too much to say at once")
+                .expected(format!("at most {MOST_TEXT} bytes"))
+                .found(text.len()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Leaves a word for the run's process.
 pub fn send(run: &Path, word: &Word) -> Result<()> {
-    if let Word::Say { text } | Word::Approve { text, .. } | Word::Reject { text, .. } = word
-        && text.len() > MOST_TEXT
-    {
-        return Err(Error::usage("that is too much to say at once")
-            .expected(format!("at most {MOST_TEXT} bytes"))
-            .found(text.len()));
-    }
+    check(word)?;
     let dir = kept::make(run, FOLDER)?;
     let text = serde_json::to_vec(word).map_err(|e| Error::internal(format!("a word has no JSON form: {e}")))?;
     let mut file = tempfile::Builder::new().prefix(".").tempfile_in(&dir).map_err(|e| Error::io(&dir, e))?;
@@ -154,6 +163,12 @@ mod tests {
         }
         assert_eq!(inbox(dir.path()).unwrap(), []);
         assert!(send(dir.path(), &Word::Say { text: "x".repeat(9000) }).is_err());
+        // An empty hint was acknowledged, and told to the model.
+        for nothing in ["", " \n\t"] {
+            let error = send(dir.path(), &Word::Say { text: nothing.into() }).unwrap_err();
+            assert_eq!(error.kind(), crate::error::Kind::Usage, "{error}");
+        }
+        assert_eq!(inbox(dir.path()).unwrap(), []);
     }
 
     #[test]

@@ -157,9 +157,11 @@ pub(super) struct Say {
 
 impl Say {
     pub fn run(&self) -> Result<u8> {
+        let word = Word::Say { text: self.text.clone() };
+        supervise::check(&word)?;
         let found = self.which.find()?;
         found.living("speak to")?;
-        self.which.leave(&found, &Word::Say { text: self.text.clone() }, "the model is told with its next step")
+        self.which.leave(&found, &word, "the model is told with its next step")
     }
 }
 
