@@ -40,6 +40,11 @@ pub fn shell(text: &str) -> String {
     }
 }
 
+/// A path as a word of such a line.
+pub fn shell_path(path: &std::path::Path) -> String {
+    shell(&path.display().to_string())
+}
+
 /// A page of text with other people's words in it, without what would move a terminal's cursor or turn the writing
 /// direction.
 pub fn harmless(text: &str) -> String {

@@ -8,7 +8,7 @@ use super::transcript;
 use crate::error::{Error, Result};
 use crate::history;
 use crate::ledger::clock;
-use crate::words::shell;
+use crate::words::shell_path;
 
 /// The folder of this kind, which need not be there yet.
 pub fn folder(root: &Path, kind: &str) -> Result<PathBuf> {
@@ -44,7 +44,7 @@ pub fn plain(dir: PathBuf) -> Result<PathBuf> {
             let what = if about.is_symlink() { "is a symlink" } else { "is no folder" };
             Err(Error::new(&RUN_LINK, format!("{} {what}", dir.display()))
                 .expected("a folder of the run's own")
-                .hint(format!("find out who put it there; rm {} removes it", shell(&dir.display().to_string()))))
+                .hint(format!("find out who put it there; rm {} removes it", shell_path(&dir))))
         }
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&dir, e)),
         _ => Ok(dir),

@@ -16,7 +16,7 @@ use crate::files;
 use crate::model::tokenizer::Special;
 use crate::model::{Model, Tokenizer};
 use crate::plan::Numerics;
-use crate::words::count;
+use crate::words::{count, shell_path};
 
 /// Compute logits of a token sequence and write them as .npy
 ///
@@ -166,7 +166,7 @@ impl Destination {
             Ok(found) if found.is_dir() => {
                 return Err(Error::usage(format!("{} is a directory", path.display()))
                     .expected("a file to write the logits to")
-                    .hint(format!("--out {}", path.join("logits.npy").display())));
+                    .hint(format!("--out {}", shell_path(&path.join("logits.npy")))));
             }
             Ok(found) if found.permissions().readonly() => {
                 return Err(Error::io(path, std::io::ErrorKind::PermissionDenied.into()));
@@ -189,7 +189,7 @@ impl Destination {
         made.map(Some).map_err(|e| match e.kind() {
             std::io::ErrorKind::NotFound => {
                 let what = format!("{} cannot be written: there is no folder {}", path.display(), folder.display());
-                Error::new(&crate::error::IO, what).hint(format!("mkdir -p {}", folder.display()))
+                Error::new(&crate::error::IO, what).hint(format!("mkdir -p {}", shell_path(folder)))
             }
             kind => Error::io(path, kind.into()),
         })

@@ -10,7 +10,7 @@ use crate::error::{Error, IO, Result};
 use crate::fresh::{self, Made, NEW_UPTO, Request};
 use crate::model::Model;
 use crate::ops::Node;
-use crate::words::{agree, count, shell};
+use crate::words::{agree, count, shell_path};
 use crate::workbench::{WORKBENCH_MISSING, Workbench};
 
 /// Make a workbench with everything that a port needs but its kernels
@@ -81,7 +81,7 @@ impl New {
         }
         Error::new(&WORKBENCH_MISSING, "no model is named, and there is no workbench here that has one")
             .expected("a model's GGUF file")
-            .hint(format!("assay new {} -m FILE", shell(&self.dir.display().to_string())))
+            .hint(format!("assay new {} -m FILE", shell_path(&self.dir)))
     }
 
     fn text(&self, made: &Made) -> String {
@@ -120,7 +120,7 @@ impl New {
         if !self.ops.is_empty() {
             out += &format!("Ported here: {}; the oracle computes other ops.\n", self.ops.join(", "));
         }
-        out + &format!("\nNext: cd {} && assay next\n", self.dir.display())
+        out + &format!("\nNext: cd {} && assay next\n", shell_path(&self.dir))
     }
 }
 

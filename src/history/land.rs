@@ -142,9 +142,10 @@ fn stage(repo: &Repo, head: Option<&Commit>) -> Result<Staged> {
     }
     if !outside.is_empty() {
         let names: Vec<_> = outside.into_iter().collect();
+        let words: Vec<_> = names.iter().map(|name| crate::words::shell(name)).collect();
         return Err(Error::new(&OUTSIDE, "a green commit changes kernels/ and state/ alone, and more is staged")
             .found(names.join(", "))
-            .hint(format!("git restore --staged {}", names.join(" "))));
+            .hint(format!("git restore --staged {}", words.join(" "))));
     }
     let mut files = Vec::new();
     for entry in index.iter() {

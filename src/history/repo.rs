@@ -82,7 +82,7 @@ impl Repo {
                 )
                 .because(e)
                 .expected("a repository that is yours, or that you said is safe: its configuration is read")
-                .hint(format!("git config --global --add safe.directory {}", named.display())));
+                .hint(format!("git config --global --add safe.directory {}", crate::words::shell_path(&named))));
             }
             opened => opened.map_err(self::git)?,
         };

@@ -12,7 +12,7 @@ use git2::Oid;
 use super::ATTEMPT_REF;
 use super::repo::Repo;
 use crate::error::{Error, Result};
-use crate::words::{plain, shell};
+use crate::words::{plain, shell_path};
 
 /// Bytes of a reference's file that are looked at; what it points to is the first line.
 const MOST: u64 = 4096;
@@ -149,7 +149,7 @@ pub(super) fn broken(repo: &Repo, space: &str) -> Result<Vec<Broken>> {
 
 fn described(repo: &Repo, standing: Standing) -> Option<Broken> {
     let What::Broken(why) = standing.what else { return None };
-    let remove = format!("rm {}", shell(&path(repo, &standing.name).display().to_string()));
+    let remove = format!("rm {}", shell_path(&path(repo, &standing.name)));
     Some(Broken { reference: standing.name, why, remove })
 }
 

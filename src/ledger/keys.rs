@@ -321,7 +321,10 @@ fn refuse_exposed(path: &Path) -> Result<()> {
                 if meta.is_file() { "a file" } else { "no plain file" },
                 meta.mode() & 0o777
             ))
-            .hint(format!("make a new key, or if you are sure that nobody read it: chmod 600 {}", path.display())));
+            .hint(format!(
+                "make a new key, or if you are sure that nobody read it: chmod 600 {}",
+                crate::words::shell_path(path)
+            )));
     }
     Ok(())
 }

@@ -45,7 +45,7 @@ impl fmt::Display for Misfit {
 
 /// The refusal of a file with these misfits. `misfits` must not be empty.
 pub(super) fn refusal(path: &Path, misfits: &[Misfit]) -> Error {
-    let inspect = format!("assay inspect {}", path.display());
+    let inspect = format!("assay inspect {}", crate::words::shell_path(path));
     if let [only] = misfits {
         let what = format!("{} does not fit: {}", path.display(), only.subject);
         return Error::new(&MODEL_MISFIT, what).expected(&only.expected).found(&only.found).hint(inspect);

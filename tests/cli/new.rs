@@ -63,6 +63,18 @@ impl Home {
     }
 }
 
+/// `cd my port && assay next` goes into another folder, or none.
+#[test]
+fn the_command_to_go_on_with_was_not_quoted() {
+    let (home, model) = (Home::new(), model());
+    let said = home.ok("", &["new", "my port", "-m", model.to_str().unwrap()]);
+    assert!(said.contains("\nNext: cd 'my port' && assay next\n"), "{said}");
+    std::fs::create_dir(home.path("two words")).unwrap();
+    std::fs::copy(&model, home.path("two words/a model.gguf")).unwrap();
+    let out = home.run("my port", &["inspect", "../two words"]);
+    assert!(out.stderr.contains("name the file in it: '../two words/a model.gguf'"), "{}", out.stderr);
+}
+
 #[test]
 fn a_fresh_port_has_everything_but_kernels() {
     let home = Home::new();

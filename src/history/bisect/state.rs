@@ -88,7 +88,7 @@ impl State {
         let Some(text) = files::read_text_if_any(&file, LARGEST)? else { return Ok(None) };
         let unreadable = |what: String| {
             Error::new(&STATE, format!("{} cannot be resumed: {what}", file.display()))
-                .hint(format!("rm {} and begin again", file.display()))
+                .hint(format!("rm {} and begin again", crate::words::shell_path(&file)))
         };
         let state: State = serde_json::from_str(&text).map_err(|e| unreadable(e.to_string()))?;
         if state.schema != SCHEMA {

@@ -25,6 +25,7 @@ pub use stamp::{Source, Stamp};
 pub use tensors::TensorInfo;
 pub use value::{Array, Value};
 
+use crate::words::shell_path;
 use crate::{Error, Result};
 use cursor::Cursor;
 
@@ -51,10 +52,10 @@ fn directory(path: &Path) -> Error {
     let error = Error::new(&GGUF_MAGIC, format!("{} is a directory", path.display())).expected("a GGUF file");
     match models.as_slice() {
         [] => error.found("a directory without any .gguf file in it").hint("name the file itself"),
-        [one] => error.found("a directory").hint(format!("name the file in it: {}", one.display())),
+        [one] => error.found("a directory").hint(format!("name the file in it: {}", shell_path(one))),
         [one, ..] => {
             let n = crate::words::count(models.len(), ".gguf file");
-            error.found(format!("a directory with {n} in it")).hint(format!("name one of them: {}", one.display()))
+            error.found(format!("a directory with {n} in it")).hint(format!("name one of them: {}", shell_path(one)))
         }
     }
 }

@@ -75,7 +75,7 @@ impl Pending<'_, '_> {
                 return Err(Error::new(&PLAN_TYPE, format!("{name} cannot be read by op {}", self.op))
                     .expected(allowed.join(", "))
                     .found(tensor.dtype.name())
-                    .hint(format!("assay inspect {}", self.b.model.path().display())));
+                    .hint(format!("assay inspect {}", crate::words::shell_path(self.b.model.path()))));
             }
             if slot.types.len() > 1 && slot.same_type_as.is_none() {
                 types.push(tensor.dtype);
