@@ -13,7 +13,8 @@
 //! to = "10.0f"
 //!
 //! [expect]                                # the stage that must refuse it (`a or b` where it depends on the machine),
-//! stage = "unit"                          # and a piece of what it says; `pass = true` of honest work
+//! stage = "unit"                          # and a piece of what it says (`a | b` where that depends on the machine or on
+//!                                         # the drawn cases); `pass = true` of honest work
 //! says = "h is wrong"
 //! ```
 //!
