@@ -144,7 +144,7 @@ pub(super) fn move_scores(d: &mut Draft<'_>) {
         None => [Usual, Rising, RisingLess, High][d.turn % 4],
         // With blocks of rows enough, which others have by chance.
         Some(_) if d.far => Rising,
-        Some(_) if is_a_tile(d) => [Rising, RisingLess][d.turn % 2],
+        Some(_) if is_a_tile(d) || is_shared_out(d) => [Rising, RisingLess][d.turn % 2],
         Some(_) => [Rising, RisingLess, High, Rising, Low, BelowSinks, Rising, AboveSinks, RisingLess][d.turn % 9],
     };
     let width = d.dim("D");
@@ -168,9 +168,9 @@ pub(super) fn move_scores(d: &mut Draft<'_>) {
     // One vector, added to all queries and, with the sign, to all rows.
     let size = size.sqrt();
     let lift: Vec<f32> = (0..width).map(|_| d.draw.pick(&[-size, size])).collect();
-    let (ring, comp) = match scores {
+    let Lifted { ring, comp, run } = match scores {
         Rising | RisingLess => late(d),
-        _ => (0..usize::MAX, 0..usize::MAX),
+        _ => Lifted::ALL,
     };
     let some = matches!(scores, Rising | RisingLess);
     let queries: Vec<bool> = (0..d.tokens * d.dim("H")).map(|i| !some || i == 0 || d.draw.below(2) == 0).collect();
@@ -184,7 +184,7 @@ pub(super) fn move_scores(d: &mut Draft<'_>) {
     };
     add(d.f32("q"), 1.0, &|query| queries.get(query).copied().unwrap_or(true));
     add(d.f32("ring"), sign, &|row| ring.contains(&position(row)));
-    add(d.f32("comp"), sign, &|row| comp.contains(&row));
+    add(d.f32("comp"), sign, &|row| comp.contains(&row) && run.is_none_or(|run| (row / run) % 2 == 1));
 }
 
 /// Nats: 2^17.7, where f16 ends at 2^16 and a maximum kept until it grows by 2^20 is kept.
@@ -193,22 +193,42 @@ const RISE: f32 = 12.3;
 /// 2^9.4, where a maximum is kept until it grows by 2^8.
 const RISE_LESS: f32 = 6.5;
 
-/// Positions of the window, and compressed rows, of which the scores are higher: the last half or all of one of both.
-fn late(d: &mut Draft<'_>) -> (Range<usize>, Range<usize>) {
+/// Positions of the window, and compressed rows, of which the scores are higher.
+struct Lifted {
+    ring: Range<usize>,
+    comp: Range<usize>,
+    /// Of the compressed ones every other run of so many rows.
+    run: Option<usize>,
+}
+
+impl Lifted {
+    const ALL: Lifted = Lifted { ring: 0..usize::MAX, comp: 0..usize::MAX, run: None };
+}
+
+/// The last half or all of one of both. Where many blocks of threads share the rows, the scores of each block's share are
+/// to rise in its midst: they rise again and again.
+fn late(d: &mut Draft<'_>) -> Lifted {
     let (pos0, none) = (d.dim("pos0"), 0..0);
     let kind = match d.f32("comp").is_empty() {
         true => 0,
         // Of many rows those of a later block.
         false if d.far => 1,
         false if is_a_tile(d) => 3,
+        false if is_shared_out(d) => 4,
         false => d.draw.below(4),
     };
-    match kind {
+    let (ring, comp) = match kind {
         0 => ((pos0 + d.tokens / 2).saturating_sub(d.dim("window") / 2)..usize::MAX, none),
         1 => (none, (pos0 + d.tokens) / d.dim("ratio").max(1) / 2..usize::MAX),
         2 => (0..usize::MAX, none),
         _ => (none, 0..usize::MAX),
-    }
+    };
+    Lifted { ring, comp, run: (kind == 4).then(|| d.draw.between(64, 96)) }
+}
+
+/// A list so long that one token's rows are shared out to many blocks of threads, and each still takes several turns.
+fn is_shared_out(d: &Draft<'_>) -> bool {
+    d.dim("k") >= 1024
 }
 
 fn scale(d: &Draft<'_>) -> f32 {

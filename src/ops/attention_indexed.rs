@@ -65,6 +65,8 @@ impl Op for AttentionIndexed {
             &[64, 512, 256, 700, 512, 128, 4],
             // Two blocks of 32 rows for a tile of 64 heads.
             &[64, 512, 256, 40, 8, 32, 4],
+            // Whole tiles of 64 heads again, where the first two sizes of them had memory for more tokens than they have.
+            &[64, 512, 256, 40, 8, 8, 4],
             // A block of rows whose only one is the last, and so many that each of 32 blocks that share them has two.
             &[1, 512, 256, 80, 33, 128, 4],
             &[1, 512, 256, 1100, 1024, 33, 4],

@@ -47,7 +47,7 @@ impl Op for Embed {
             &[96, 4, 97],
             // Rows that do not end on 16 bytes, in tables that do: nothing else lies behind the last row.
             &[100, 4, 32],
-            &[65, 4, 96],
+            &[65, 4, 8],
             &[104, 4, 30],
             &[768, 4, 31],
             &[4096, 4, 33],
@@ -60,6 +60,13 @@ impl Op for Embed {
     fn fill(&self, d: &mut Draft<'_>) {
         let vocab = d.dim("V");
         d.draw_ids(vocab);
+        // Behind the last row there may be nothing to read, and of few tokens none may be drawn that has it.
+        if !d.turn.is_multiple_of(2) {
+            let token = d.draw.below(d.tokens.max(1));
+            if let Some(id) = d.i32("ids").get_mut(token) {
+                *id = i32::try_from(vocab).unwrap_or(i32::MAX) - 1;
+            }
+        }
     }
 
     fn far(&self) -> &'static [&'static [i64]] {

@@ -56,6 +56,8 @@ impl Op for Matmul {
             &[101, 32],
             &[102, 8],
             &[103, 8],
+            // The same where the last row starts on 16 bytes.
+            &[103, 9],
             &[768, 65],
             // A stage of 2048 elements and one block more.
             &[2080, 21],
@@ -75,8 +77,9 @@ impl Op for Matmul {
     }
 
     fn spans(&self) -> &'static [(&'static [i64], usize, usize)] {
-        // So many rows that a device has blocks enough for the largest tiles: one token more than half of one, and than one.
-        &[(&[1024, 32768], 33, 33), (&[1024, 32768], 65, 65), (&[1024, 32768], 34, 64)]
+        // So many rows that a device has blocks enough for the largest tiles: one token more than half of one, than three
+        // quarters, and than one.
+        &[(&[1024, 32768], 33, 33), (&[1024, 32768], 49, 49), (&[1024, 32768], 65, 65), (&[1024, 32768], 34, 64)]
     }
 
     fn far(&self) -> &'static [&'static [i64]] {

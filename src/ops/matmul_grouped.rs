@@ -49,6 +49,7 @@ impl Op for MatmulGrouped {
             &[2, 101, 32],
             &[1, 102, 8],
             &[1, 103, 8],
+            &[1, 103, 9],
             &[2, 2080, 21],
             // More slices than a block takes at once.
             &[2, 8704, 9],

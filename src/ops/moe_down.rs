@@ -76,8 +76,8 @@ impl Op for MoeDown {
             &[256, 9, 256, 6],
             &[256, 9, 1100, 6],
             &[768, 24, 8, 3],
-            // More rows than a thousand.
-            &[256, 1100, 2, 2],
+            // More rows than a thousand, and slots enough that a warp takes a second batch of them.
+            &[256, 1100, 4, 4],
             &[2048, 96, 2, 2],
             &[4096, 64, 2, 2],
             &[2048, 4096, 8, 6],

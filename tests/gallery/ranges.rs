@@ -229,4 +229,37 @@ pub const RANGES: &[Exhibit] = &[
         "",
         Red("unit", "o is wrong"),
     ),
+    // What lies behind the last row, token or head, and what comes round a second time.
+    edit(
+        "odd_element_behind_the_table",
+        "embed[f16]",
+        "quant/plain.cuh",
+        "const u32 high = e + 2 * i + 1 < k ?",
+        "const u32 high = e + 2 * i + 1 <= k ?",
+        Red("unit", ""),
+    ),
+    edit(
+        "eighth_element_of_an_aligned_last_row",
+        "matmul[f16]",
+        "many/plain.cuh",
+        "if (e + 8 <= k && aligned16(p)) {",
+        "if (e + 7 <= k && aligned16(p)) {",
+        Red("unit", ""),
+    ),
+    edit(
+        "tile_of_no_heads",
+        "attention_indexed",
+        "attention_indexed.cu",
+        "return a.D == attention::DIM ? (a.H + attention::mma::QUERIES - 1) /",
+        "return a.D == attention::DIM ? (a.H + attention::mma::QUERIES) /",
+        Red("unit", ""),
+    ),
+    edit(
+        "batch_of_rows_taken_again",
+        "moe_down[q2_k]",
+        "quant/stream.cuh",
+        "from_ = from_ + 1 == L::kStages ? 0 : from_ + 1;",
+        "from_ = from_ + 1 == L::kStages ? 0 : from_;",
+        Red("unit", ""),
+    ),
 ];
