@@ -10,8 +10,8 @@ crate::codes! {
     ENDPOINT_FAILED: "endpoint-failed", CouldNotRun, "The language model's server could not be reached, refused the request, or gave nothing that is an \
         answer, as often as it was tried. Nothing is lost: the run can be resumed.";
     ENDPOINT_CONTEXT: "endpoint-context", CouldNotRun, "The prompt, what a call gives and an answer do not fit together into what the model can hold, by \
-        context_tokens of agent.toml or by the server's own word: the model would never see what its calls gave. The run can be \
-        resumed when either is larger.";
+        context_tokens of agent.toml or by the server's own word: the model would never see what its calls gave, or not even the \
+        prompt. The run can be resumed when either is larger.";
     PRICE_NONE: "agent-no-price", Usage, "A budget of money needs the model's price: a [[price]] table in agent.toml of the user's config directory. \
         A budget that cannot be measured is not taken.";
     RUN_NONE: "agent-run-none", Usage, "There is no such run of `assay agent` in this workbench. Runs lie below .git/assay/runs, or in .assay/runs where \

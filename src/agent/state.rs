@@ -320,7 +320,7 @@ impl State {
         self.plain = plain;
         // Nobody is asked before all of a step's calls have their results, and what waited for those was in the request.
         self.unheard.clear();
-        if self.messages.iter().any(|m| matches!(m, Message::Assistant { .. })) {
+        if !self.is_bare() {
             self.fruitless = 0;
         }
         if let Some(work) = &mut self.work {
@@ -464,6 +464,11 @@ impl State {
 
     pub fn has_ended(&self, node: &Node) -> bool {
         self.ended.iter().any(|(n, ..)| n == node)
+    }
+
+    /// The model has said nothing yet in the conversation as it is.
+    pub fn is_bare(&self) -> bool {
+        !self.messages.iter().any(|m| matches!(m, Message::Assistant { .. }))
     }
 
     /// Bytes of the conversation.

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::{BEAT, Run};
-use crate::agent::budget::{Reserved, tokens_of_answer, tokens_of_prompt};
+use crate::agent::budget::{Gauge, Reserved, tokens_of_answer, tokens_of_prompt};
 use crate::agent::endpoint::{Answer, Failure, Request, Trouble, Usage, retry};
-use crate::agent::events::{Event, NodeEnd, RunEnd};
+use crate::agent::events::{Event, RunEnd};
 use crate::agent::{desk, tools};
 use crate::error::Result;
 
@@ -36,14 +36,19 @@ impl Run<'_> {
         let settings = self.client.settings();
         let bytes = self.state.bytes() + tools::bytes(&self.tools);
         let estimate = self.state.gauge.tokens(bytes);
-        if estimate.saturating_add(settings.answer_tokens) > settings.context_tokens && self.state.condensed == 0 {
-            // A conversation that has hardly begun cannot become shorter.
-            if self.state.messages.len() > 3 {
+        let context = settings.context_tokens;
+        let passes = |prompt: u64| prompt.saturating_add(settings.answer_tokens) > context;
+        if passes(estimate) {
+            if !self.state.is_bare() {
                 if self.state.fruitless >= FRUITLESS {
-                    let context = settings.context_tokens;
                     return self.cramped(&format!("context_tokens, which is {context}, is too small"), Held::Here);
                 }
                 return self.condense("it had become as long as the model's context");
+            }
+            // It cannot become shorter. A server that counts too many tokens has not made it longer either.
+            if passes(Gauge::default().tokens(bytes)) {
+                return self
+                    .too_small(&format!("context_tokens, which is {context}, does not hold the prompt"), Held::Here);
             }
         }
         let (price, ms) = (settings.price, self.ms());
@@ -143,16 +148,9 @@ impl Run<'_> {
                 self.cramped(&format!("the server's context is too small: {what}"), Held::There)
             }
             Trouble::Context if self.state.condensed == 0 => self.condense("it was too long for the model"),
-            Trouble::Context => match self.state.work.clone() {
-                Some(work) => {
-                    let why = format!(
-                        "what has to be said of it does not fit the model's context: {what}; {}",
-                        self.needs(Held::There)
-                    );
-                    self.end_node(&work, NodeEnd::CouldNotRun, why)
-                }
-                None => Ok(()),
-            },
+            Trouble::Context => {
+                self.too_small(&format!("the server's context does not hold the prompt: {what}"), Held::There)
+            }
             _ if again => self.pause_for(Duration::from_millis(wait_ms)),
             _ => self.emit(Event::Ended { how: RunEnd::Endpoint, why: what }).map(|_| ()),
         }
@@ -176,10 +174,13 @@ impl Run<'_> {
 
     /// The conversation begins anew with each step, and the model never sees what its calls gave.
     fn cramped(&mut self, what: &str, held: Held) -> Result<()> {
-        let why = format!(
-            "{what}. The conversation was condensed {FRUITLESS} times in a row before the model had seen what its calls gave; {}",
-            self.needs(held)
-        );
+        let gone = format!("condensed {FRUITLESS} times in a row before the model had seen what its calls gave");
+        self.too_small(&format!("{what}. The conversation was {gone}"), held)
+    }
+
+    /// The run ends; what the model was told is as it was for whoever resumes it with more room.
+    fn too_small(&mut self, what: &str, held: Held) -> Result<()> {
+        let why = format!("{what}; {}", self.needs(held));
         self.emit(Event::Ended { how: RunEnd::Context, why }).map(|_| ())
     }
 
@@ -200,9 +201,8 @@ impl Run<'_> {
                 )
             }
         };
-        format!(
-            "its prompt has about {prompt} tokens, with the last results {whole}, and an answer may have {answer}: {next}"
-        )
+        let results = if self.state.is_bare() { String::new() } else { format!(", with the last results {whole}") };
+        format!("its prompt has about {prompt} tokens{results}, and an answer may have {answer}: {next}")
     }
 
     /// A conversation that is too long begins anew with what matters: every verdict, and the kernel as it is.

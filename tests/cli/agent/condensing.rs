@@ -42,14 +42,25 @@ fn go(server: &Server, dir: &tempfile::TempDir, view: &mut Watch, change: fn(&mu
         (run.work().unwrap(), run.state().clone())
     }));
     first.unwrap_or_else(|_| {
-        let (mut view, mut handle) = (Watch { answers: view.answers.clone(), ..Watch::default() }, shop.clone());
-        let resumed = |state: &State, _| {
-            let (limits, approve) = (state.limits.clone(), state.approve);
-            Ok(Event::Resumed { limits, approve, note: String::new(), place: None, server: None, wait_s: None })
-        };
-        let mut run = Run::resume(dir.path(), &mut handle, &client, &signals, &mut view, resumed).unwrap();
-        (run.work().unwrap(), run.state().clone())
+        let mut view = Watch { answers: view.answers.clone(), ..Watch::default() };
+        go_on(server, dir, &mut view, &shop, change)
     })
+}
+
+fn go_on(
+    server: &Server,
+    dir: &tempfile::TempDir,
+    view: &mut Watch,
+    shop: &Fake,
+    change: fn(&mut Settings),
+) -> (RunEnd, State) {
+    let (client, signals, mut shop) = (client(server, change), Signals::default(), shop.clone());
+    let resumed = |state: &State, _| {
+        let (limits, approve) = (state.limits.clone(), state.approve);
+        Ok(Event::Resumed { limits, approve, note: String::new(), place: None, server: None, wait_s: None })
+    };
+    let mut run = Run::resume(dir.path(), &mut shop, &client, &signals, view, resumed).unwrap();
+    (run.work().unwrap(), run.state().clone())
 }
 
 fn user(seen: &Seen) -> String {
@@ -146,4 +157,45 @@ fn a_context_that_holds_no_result_was_gone_round_in_without_a_word() {
     let (end, state) = go(&server, &dir, &mut view, small);
     assert_eq!((end, state.ended[0].1), (RunEnd::Done, NodeEnd::Emulated), "{:?}", view.log);
     assert!(view.log.iter().filter(|l| l.contains("condensed")).count() > 5, "{:?}", view.log);
+}
+
+/// The node was over, the run done and the hint lost; a run without named nodes left one node after the other like that.
+#[test]
+fn a_context_that_does_not_hold_the_prompt_ended_the_node() {
+    let tight = |settings: &mut Settings| (settings.context_tokens, settings.answer_tokens) = (100, 60);
+    let tight = (
+        tight as fn(&mut Settings),
+        0,
+        "context_tokens, which is 100, does not hold the prompt",
+        "set context_tokens to ",
+    );
+    let server_s =
+        ((|_| {}) as fn(&mut Settings), 2, "the server's context does not hold the prompt", "start the server with a ");
+    for (nodes, (change, calls, says, next)) in
+        [(&["swiglu"][..], tight), (&[], tight), (&["swiglu"], server_s), (&[], server_s)]
+    {
+        let server = Server::start(move |n, _| if n < calls { too_long() } else { give_up() });
+        let (dir, shop, mut view) = (tempfile::tempdir().unwrap(), Fake::default(), Watch::default());
+        supervise::send(dir.path(), &supervise::Word::Say { text: "mind the stride".into() }).unwrap();
+        let (first, signals, mut handle) = (client(&server, change), Signals::default(), shop.clone());
+        let event = started(&first, Approve::Green, limits(), nodes);
+        let mut run = Run::begin(dir.path(), &mut handle, &first, &signals, &mut view, event).unwrap();
+        assert_eq!((run.work().unwrap(), server.seen().len()), (RunEnd::Context, calls), "{nodes:?}");
+        let state = run.state().clone();
+        drop(run);
+        let why = state.over.unwrap().1;
+        assert!(why.contains(says) && why.contains("its prompt has about ") && why.contains(next), "{why}");
+        assert!(!why.contains("last results") && state.ended.is_empty(), "{why}: {:?}", state.ended);
+        // As long as there is no more room it ends in the same way; then it goes on, with the same node and the hint.
+        if calls == 0 {
+            assert_eq!(go_on(&server, &dir, &mut view, &shop, change).0, RunEnd::Context);
+            assert_eq!(server.seen().len(), 0);
+        }
+        let (end, state) = go_on(&server, &dir, &mut view, &shop, |_| {});
+        assert_eq!(
+            (end, state.ended[0].0.to_string(), state.ended[0].1),
+            (RunEnd::Done, "swiglu".into(), NodeEnd::GaveUp)
+        );
+        assert!(user(&server.seen()[calls]).contains("mind the stride"), "{:?}", server.seen()[calls]);
+    }
 }

@@ -144,7 +144,8 @@ fn a_conversation_that_is_too_long_begins_anew_with_its_verdicts() {
     assert!(out.has("condensed"));
 
     let server = Server::with(vec![|| Reply::Status(400, "", "maximum context length".into())]);
-    assert_eq!(run(&server).ended(), [("swiglu".into(), NodeEnd::CouldNotRun)]);
+    let out = run(&server);
+    assert_eq!((out.end, out.ended(), server.seen().len()), (RunEnd::Context, vec![], 2));
     // It does so by itself before the server says it.
     let server = Server::start(|n, seen| {
         let bytes = seen.body.to_string().len() as u64;
