@@ -1,9 +1,8 @@
 //! How long a run has worked, kept beside its transcript second by second. An event has its time, but a process that is
 //! killed between two of them would give back what it worked since: a verdict takes minutes.
 
-use std::fs::{File, OpenOptions};
 use std::io::Read as _;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -11,7 +10,8 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, Result};
+use super::transcript;
+use crate::error::Result;
 
 const FILE: &str = "worked";
 const TICK: Duration = Duration::from_secs(1);
@@ -41,11 +41,9 @@ impl Time {
 impl Clock {
     /// Goes on from the later of the last event's time and what the process before kept.
     pub fn start(dir: &Path, last_event: u64) -> Result<Clock> {
-        let path = dir.join(FILE);
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-        let file = options.open(&path).map_err(|e| Error::io(&path, e))?;
-        let before = kept(&file).unwrap_or(0).max(last_event);
+        let before = kept(&dir.join(FILE)).unwrap_or(0).max(last_event);
+        // Anew each time: through a link in its place, or another name that it was given, the time would be written elsewhere.
+        let file = super::kept::put(dir, FILE, text(before).as_bytes())?;
         let time = Arc::new(Time { began: Instant::now(), before, away: AtomicU64::new(0) });
         let (alive, gone) = channel::<()>();
         let shown = time.clone();
@@ -81,9 +79,9 @@ fn text(ms: u64) -> String {
     format!("{ms:020}\n")
 }
 
-fn kept(file: &File) -> Option<u64> {
+fn kept(path: &Path) -> Option<u64> {
     let mut text = String::new();
-    file.take(64).read_to_string(&mut text).ok()?;
+    transcript::open(path).ok()?.take(64).read_to_string(&mut text).ok()?;
     text.strip_suffix('\n')?.parse().ok()
 }
 

@@ -1,6 +1,8 @@
 //! Where what agents did is kept: folders with a transcript each, below `assay/` in the repository's git directory, which is
 //! never committed and goes where the clone goes; below `.assay/` in a workbench without git.
 
+use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::codes::RUN_LINK;
@@ -40,24 +42,44 @@ pub fn make(run: &Path, name: &str) -> Result<PathBuf> {
 /// A folder of a run as it is. Through a link in its place, files would be read and written where that points.
 pub fn plain(dir: PathBuf) -> Result<PathBuf> {
     match dir.symlink_metadata() {
-        Ok(about) if !about.is_dir() => {
-            let what = if about.is_symlink() { "is a symlink" } else { "is no folder" };
-            Err(Error::new(&RUN_LINK, format!("{} {what}", dir.display()))
-                .expected("a folder of the run's own")
-                .hint(format!("find out who put it there; rm {} removes it", shell_path(&dir))))
-        }
+        Ok(about) if about.is_symlink() => Err(strange(&dir, "is a symlink", "folder")),
+        Ok(about) if !about.is_dir() => Err(strange(&dir, "is no folder", "folder")),
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&dir, e)),
         _ => Ok(dir),
     }
 }
 
+fn strange(path: &Path, what: &str, own: &str) -> Error {
+    Error::new(&RUN_LINK, format!("{} {what}", path.display()))
+        .expected(format!("a {own} of the run's own"))
+        .hint(format!("find out who put it there; rm {} removes it", shell_path(path)))
+}
+
+/// The error of a file of a run's that could not be opened: links are not followed.
+pub fn unopened(path: &Path, e: std::io::Error) -> Error {
+    match path.symlink_metadata() {
+        Ok(about) if about.is_symlink() => strange(path, "is a symlink", "plain file"),
+        Ok(about) if !about.is_file() && !about.is_dir() => strange(path, "is no plain file", "plain file"),
+        _ => Error::io(path, e),
+    }
+}
+
+/// Errors: the file has another name somewhere, under which it would be written as well.
+pub fn single(path: &Path, file: &File) -> Result<()> {
+    let about = file.metadata().map_err(|e| Error::io(path, e))?;
+    match about.is_file() && about.nlink() <= 1 {
+        true => Ok(()),
+        false => Err(strange(path, "is a hard link, or no plain file", "plain file")),
+    }
+}
+
 /// Writes a file of a run's folder under its name in one step. Whatever had the name is replaced, and not written through.
-pub fn put(dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+pub fn put(dir: &Path, name: &str, bytes: &[u8]) -> Result<File> {
     use std::io::Write as _;
     let path = dir.join(name);
     let mut file = tempfile::Builder::new().prefix(".").tempfile_in(dir).map_err(|e| Error::io(dir, e))?;
     file.write_all(bytes).map_err(|e| Error::io(&path, e))?;
-    file.persist(&path).map(drop).map_err(|e| Error::io(&path, e.error))
+    file.persist(&path).map_err(|e| Error::io(&path, e.error))
 }
 
 /// A new folder in `dir`, named by the time.

@@ -86,7 +86,8 @@ impl Runs {
         let path = self.path();
         let mut options = File::options();
         options.create(true).write(true).truncate(false).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
-        let file = options.open(&path).map_err(|e| Error::io(&path, e))?;
+        let file = options.open(&path).map_err(|e| kept::unopened(&path, e))?;
+        kept::single(&path, &file)?;
         match file.try_lock() {
             Ok(()) => Ok(Some(Lock(file))),
             Err(std::fs::TryLockError::WouldBlock) => Ok(None),
@@ -180,6 +181,27 @@ pub fn state(run: &Path) -> Result<State> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The number of the process was written over whatever file the lock was another name of.
+    #[test]
+    fn a_link_in_the_place_of_the_lock_was_written_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let (runs, other) = (Runs { dir: dir.path().join("runs") }, dir.path().join("other"));
+        std::fs::create_dir(&runs.dir).unwrap();
+        std::fs::write(&other, "somebody's").unwrap();
+        for hard in [true, false] {
+            match hard {
+                true => std::fs::hard_link(&other, runs.path()).unwrap(),
+                false => std::os::unix::fs::symlink(&other, runs.path()).unwrap(),
+            }
+            let error = runs.lock(&|_| ()).err().unwrap();
+            assert_eq!(error.code().id, "agent-run-link", "{error}");
+            assert!(error.hint_text().unwrap().contains(&format!("rm {}", runs.path().display())), "{error}");
+            assert_eq!(std::fs::read_to_string(&other).unwrap(), "somebody's");
+            std::fs::remove_file(runs.path()).unwrap();
+        }
+        drop(runs.lock(&|_| ()).unwrap());
+    }
 
     /// Right after kill -9 the lock was still held, and `resume` spoke to a process that was no more.
     #[test]

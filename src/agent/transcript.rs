@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use head::Head;
 
 use super::codes::TRANSCRIPT;
+use super::kept::unopened;
 use super::redact::Redactor;
 use crate::error::{Error, IO, Result};
 use crate::ledger::{Digest, clock};
@@ -106,7 +107,7 @@ impl Transcript {
         })?;
         let mut options = OpenOptions::new();
         options.read(true).append(true).custom_flags(libc::O_NOFOLLOW);
-        let mut file = options.open(&path).map_err(|e| Error::io(&path, e))?;
+        let mut file = options.open(&path).map_err(|e| unopened(&path, e))?;
         let mut note = None;
         let length = file.metadata().map_err(|e| Error::io(&path, e))?.len();
         if length > whole {
@@ -118,8 +119,7 @@ impl Transcript {
             note = Some(format!("an unfinished last line of {} bytes was moved to {}", torn.len(), aside.display()));
         }
         let (lines, digest) = last;
-        let end = head::Writer::open(dir)?;
-        end.write(Head { lines, digest })?;
+        let end = head::Writer::open(dir, Head { lines, digest })?;
         let transcript = Transcript { file, path, redactor, seq: lines, head: digest, length: whole, end, lost: None };
         Ok((transcript, note))
     }
@@ -190,7 +190,7 @@ fn set_aside(dir: &Path, line: u64, torn: &[u8]) -> Result<PathBuf> {
 /// Reads and checks a transcript, line by line, to where its head says that it ends. Gives the bytes of its whole lines; an
 /// unterminated last one is left out.
 pub fn read<E: Story>(path: &Path, mut each: impl FnMut(Record<E>)) -> Result<u64> {
-    let mut reader = BufReader::new(head::open(path).map_err(|e| Error::io(path, e))?);
+    let mut reader = BufReader::new(head::open(path).map_err(|e| unopened(path, e))?);
     let dir = path.parent().unwrap_or(Path::new("."));
     let end = head::read::<E>(dir)?;
     let (mut seq, mut head, mut whole) = (0, Digest::ZERO, 0);
@@ -328,7 +328,7 @@ mod tests {
         let head = dir.path().join("head");
         let whole = std::fs::read(&head).unwrap();
         let at = |n: u64| Head { lines: n, digest: Digest::of(lines[n as usize - 1].trim_end().as_bytes()) };
-        let writer = head::Writer::open(dir.path()).unwrap();
+        let writer = head::Writer::open(dir.path(), at(4)).unwrap();
         std::fs::write(&path, &text).unwrap();
         writer.write(at(3)).unwrap();
         assert_eq!(texts(&path).unwrap().len(), 4);

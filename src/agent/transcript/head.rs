@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use super::Story;
 use crate::agent::codes::TRANSCRIPT;
 use crate::agent::desk::{cap, printable};
+use crate::agent::kept::{put, unopened};
 use crate::error::{Error, Result};
 use crate::ledger::Digest;
 
@@ -55,7 +56,7 @@ pub fn open(path: &Path) -> std::io::Result<File> {
 fn once<E: Story>(path: &Path) -> Result<String> {
     let file = open(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => headless::<E>(path),
-        _ => Error::io(path, e),
+        _ => unopened(path, e),
     })?;
     let mut bytes = Vec::new();
     file.take(256).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
@@ -108,10 +109,14 @@ impl Writer {
         Ok(writer)
     }
 
-    pub fn open(dir: &Path) -> Result<Writer> {
+    /// For a transcript that ends there. A new file has its name then: another name that the old one was given stays as it is.
+    pub fn open(dir: &Path, head: Head) -> Result<Writer> {
         let path = dir.join(FILE);
-        let file = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&path);
-        Ok(Writer { file: file.map_err(|e| Error::io(&path, e))?, path })
+        let file = put(dir, FILE, text(head).as_bytes())?;
+        // Before a line follows: one that the old head does not know of may be there, two not.
+        let synced = file.sync_all().and_then(|()| File::open(dir)?.sync_all());
+        synced.map_err(|e| Error::io(&path, e))?;
+        Ok(Writer { file, path })
     }
 
     /// One that cannot write.

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use assay::agent::events::{Approve, Event, NodeEnd, RunEnd};
 use assay::agent::run::Run;
+use assay::agent::runs;
 use assay::agent::state::State;
 use assay::agent::supervise::{self, Signals, Word};
 use assay::error::Result;
@@ -95,4 +96,49 @@ fn a_link_in_a_runs_folder_was_written_through() {
     assert_eq!(supervise::send(dir.path(), &Word::Pause).unwrap_err().code().id, "agent-run-link");
     assert_eq!(supervise::inbox(dir.path()).unwrap_err().code().id, "agent-run-link");
     assert_eq!(std::fs::read_dir(words.path()).unwrap().count(), 0);
+}
+
+/// The time worked and the end of the transcript were written over the file that had another name there, or a link was an
+/// error without a word of what to do.
+#[test]
+fn a_hard_link_in_a_runs_folder_was_written_through() {
+    let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let server = two_attempts();
+    symlink(outside.path(), dir.path().join("sources")).unwrap();
+    go(&server, dir.path(), false).0.unwrap_err();
+    std::fs::remove_file(dir.path().join("sources")).unwrap();
+    let (worked, head) = (outside.path().join("worked"), outside.path().join("head"));
+    std::fs::write(&worked, "00000000000000009000\n").unwrap();
+    std::fs::remove_file(dir.path().join("worked")).unwrap();
+    std::fs::hard_link(&worked, dir.path().join("worked")).unwrap();
+    std::fs::hard_link(dir.path().join("head"), &head).unwrap();
+    let before = std::fs::read(&head).unwrap();
+    let (end, state, _) = go(&server, dir.path(), true);
+    assert_eq!((end.unwrap(), state.ended[0].1), (RunEnd::Done, NodeEnd::Emulated));
+    assert_eq!(std::fs::read_to_string(&worked).unwrap(), "00000000000000009000\n");
+    assert!(std::fs::read(&head).unwrap() == before && std::fs::read(dir.path().join("head")).unwrap() != before);
+    // A link in the place of what has to be read is named. Of the time it is replaced.
+    let target = outside.path().join("target");
+    for name in ["worked", "head", "transcript.jsonl"] {
+        let path = dir.path().join(name);
+        std::fs::rename(&path, &target).unwrap();
+        symlink(&target, &path).unwrap();
+        let before = std::fs::read(&target).unwrap();
+        match name {
+            "worked" => {
+                go(&server, dir.path(), true).0.unwrap();
+                assert!(path.symlink_metadata().unwrap().is_file());
+            }
+            _ => {
+                let error = runs::state(dir.path()).unwrap_err();
+                assert_eq!(error.code().id, "agent-run-link", "{error}");
+                let removes = format!("rm {}", path.display());
+                assert!(error.to_string().contains("is a symlink") && error.to_string().contains(&removes), "{error}");
+                std::fs::copy(&target, dir.path().join("own")).unwrap();
+                std::fs::rename(dir.path().join("own"), &path).unwrap();
+            }
+        }
+        assert_eq!(std::fs::read(&target).unwrap(), before);
+    }
+    runs::state(dir.path()).unwrap();
 }
