@@ -361,6 +361,7 @@ pub fn classify(status: u16, text: &str, shown: &str) -> Failure {
     let lower = text.to_lowercase();
     let shown: String = shown.chars().filter(|c| !c.is_control()).collect();
     let what = match status {
+        200 if shown.trim().is_empty() => "the server answered with an error and does not say which".into(),
         200 => format!("the server answered with an error: {shown}"),
         status if shown.is_empty() => format!("the server answered {status}"),
         status => format!("the server answered {status}: {shown}"),

@@ -9,7 +9,7 @@ use reqwest::{Response, redirect};
 use serde_json::{Value, json};
 
 use super::assemble::{Assembler, classify, complaint, mend};
-use super::sse::{Event, Events, MARK};
+use super::sse::{ERROR, Event, Events, MARK};
 use super::{Answer, Failure, MOST_BYTES, Message, Request, Settings, Trouble, retry};
 use crate::agent::codes::ENDPOINT_CONFIG;
 use crate::agent::redact::Redactor;
@@ -302,7 +302,7 @@ fn feed(events: Vec<Event>, assembler: &mut Assembler) -> Result<bool, Failure> 
         }
         let parsed = serde_json::from_str(&data).or_else(|_| serde_json::from_str::<Value>(&mend(&data)));
         // What calls itself an error is one, whatever form it has.
-        if name == "error" {
+        if name == ERROR {
             let document = parsed.unwrap_or(Value::String(data));
             let error = document.get("error").filter(|e| !e.is_null()).cloned();
             return Err(complaint(200, &error.unwrap_or(document)));

@@ -5,6 +5,9 @@ use super::MOST_BYTES;
 /// What some servers begin a text with.
 pub const MARK: char = '\u{feff}';
 
+/// What an event calls itself that is an error, whatever its form.
+pub const ERROR: &str = "error";
+
 /// One event: what it calls itself, if it does, and its data.
 #[derive(Debug, PartialEq)]
 pub struct Event {
@@ -77,7 +80,8 @@ impl Events {
         // Some servers leave out the blank lines, and each line is an event.
         if lines.len() > 1 && lines.iter().all(|line| whole(line)) {
             self.ready.extend(lines.into_iter().map(event));
-        } else if !lines.is_empty() {
+        } else if !lines.is_empty() || name == ERROR {
+            // Without a word of what it is it is one still.
             self.ready.push(event(lines.join("\n")));
         }
     }

@@ -104,6 +104,27 @@ fn a_mark_before_a_stream_and_an_error_that_is_only_called_so_are_read() {
     }
 }
 
+/// It was passed over: the connection had broken, or half an answer was a whole one.
+#[test]
+fn an_error_event_without_data_was_no_error() {
+    let begun = "data: {\"choices\":[{\"delta\":{\"content\":\"he\"}}]}\n\n";
+    let done = "event: error\n\ndata: [DONE]\n\n";
+    for (before, event) in
+        [("", "event: error\n\n"), (begun, done), (begun, "event: error\ndata:\n\n"), (begun, "event:error")]
+    {
+        let server = Server::start(move |_, _| Reply::Stream(vec![format!("{before}{event}").into_bytes()]));
+        let failure = ask(&client(&server.url, |_| {})).unwrap_err();
+        assert_eq!(failure.trouble, Trouble::Server, "{event}: {}", failure.what);
+        assert!(failure.what.contains("an error and does not say which"), "{}", failure.what);
+    }
+    // Others say nothing without data.
+    let server = Server::start(|_, _| {
+        let ping = b"event: ping\n\n".to_vec();
+        Reply::Stream([vec![ping.clone()], streamed("so", &[], (1, 1)), vec![ping]].concat())
+    });
+    assert_eq!(ask(&client(&server.url, |_| {})).unwrap().content, "so");
+}
+
 #[test]
 fn retry_after_is_read_as_seconds_and_as_a_date() {
     let failure = ask_once(|| Reply::Status(429, "Retry-After: 7\r\n", "{}".into())).unwrap_err();
