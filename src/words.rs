@@ -33,16 +33,37 @@ pub fn agree<'a>(n: usize, one: &'a str, many: &'a str) -> &'a str {
 
 /// A word of a command line that is to be pasted into a shell.
 pub fn shell(text: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=@%+,".contains(c);
-    match !text.is_empty() && text.chars().all(plain) {
-        true => text.into(),
-        false => format!("'{}'", text.replace('\'', "'\\''")),
-    }
+    shell_bytes(text.as_bytes())
 }
 
 /// A path as a word of such a line.
 pub fn shell_path(path: &std::path::Path) -> String {
-    shell(&path.display().to_string())
+    use std::os::unix::ffi::OsStrExt as _;
+    shell_bytes(path.as_os_str().as_bytes())
+}
+
+/// What cannot be shown as it is stands as octal numbers in `$'…'`, which POSIX has since 2024 and most shells had before.
+fn shell_bytes(bytes: &[u8]) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=@%+,".contains(c);
+    let shows = |c: char| !c.is_control() && !is_hidden(c);
+    match std::str::from_utf8(bytes) {
+        Ok(text) if !text.is_empty() && text.chars().all(plain) => return text.into(),
+        Ok(text) if text.chars().all(shows) => return format!("'{}'", text.replace('\'', "'\\''")),
+        _ => {}
+    }
+    let code = |bytes: &[u8]| bytes.iter().map(|b| format!("\\{b:03o}")).collect::<String>();
+    let mut out = String::from("$'");
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\'' | '\\' => out.extend(['\\', c]),
+                c if shows(c) => out.push(c),
+                c => out += &code(c.encode_utf8(&mut [0; 4]).as_bytes()),
+            }
+        }
+        out += &code(chunk.invalid());
+    }
+    out + "'"
 }
 
 /// A page of text with other people's words in it, without what would move a terminal's cursor or turn the writing
@@ -84,6 +105,26 @@ mod tests {
         assert_eq!(plain("a\u{1b}[2Jb\nc\u{202e}d", 40), "a\\u{1b}[2Jb c\\u{202e}d");
         assert_eq!(plain("ünïcode", 3), "ünï…");
         assert_eq!(harmless("a\u{7}\nb\n"), "a\\u{7}\nb\n");
+    }
+
+    /// A command with a replacement character for a byte names another file, and one with an escape moves the cursor.
+    #[test]
+    fn any_name_can_be_pasted() {
+        use std::os::unix::ffi::OsStrExt as _;
+        for (name, word) in [
+            (&b"a/b-1.x"[..], "a/b-1.x"),
+            (b"", "''"),
+            (b"my port's", "'my port'\\''s'"),
+            ("ü $(id)".as_bytes(), "'ü $(id)'"),
+            (b"a\x1b[31m\n1", "$'a\\033[31m\\0121'"),
+            (b"it's\xff7\\", "$'it\\'s\\3777\\\\'"),
+            ("a\u{202e}b".as_bytes(), "$'a\\342\\200\\256b'"),
+        ] {
+            let path = std::path::Path::new(std::ffi::OsStr::from_bytes(name));
+            assert_eq!(shell_path(path), word);
+            let said = std::process::Command::new("bash").args(["-c", &format!("printf %s {word}")]).output();
+            assert!(said.is_err() || said.is_ok_and(|said| said.stdout == name), "{word}");
+        }
     }
 
     /// A limit of a kilobyte was one of "0.0 MB".

@@ -16,6 +16,7 @@ use super::{ATTEMPT_REF, no_git};
 use crate::error::{Error, Result};
 use crate::ledger::{Digest, Evidence, Outcome, Stage, Target};
 use crate::ops::{self, Node};
+use crate::words::shell;
 
 const OURS: &str = "refs/assay/attempts/";
 const THEIRS: &str = "refs/assay/remotes/";
@@ -146,7 +147,7 @@ pub fn broken_attempts(root: &Path) -> Result<Vec<Broken>> {
         };
         if let (true, What::Object(_)) = (needed, standing.what) {
             let why = "it stands where the folder of attempts should be".to_string();
-            let remove = format!("git update-ref -d {}", standing.name);
+            let remove = format!("git update-ref -d {}", shell(&standing.name));
             found.push(Broken { reference: standing.name, why, remove });
         }
     }

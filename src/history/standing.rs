@@ -20,6 +20,8 @@ const MOST: u64 = 4096;
 /// Something of a reference's name.
 pub(super) struct Standing {
     pub name: String,
+    /// Where it is. The name alone does not say, where that is not UTF-8.
+    path: PathBuf,
     pub what: What,
 }
 
@@ -69,7 +71,7 @@ pub(super) fn below(repo: &Repo, space: &str) -> Result<Vec<Standing>> {
             && !loose.contains(name)
             && let Ok(id) = Oid::from_str(id)
         {
-            found.push(Standing { name: name.into(), what: What::Object(id) });
+            found.push(Standing { name: name.into(), path: packed.clone(), what: What::Object(id) });
         }
     }
     Ok(found)
@@ -89,7 +91,7 @@ fn blocked(repo: &Repo, folder: &str) -> Result<Option<Standing>> {
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => break,
             Err(e) => return Err(Error::io(&path, e)),
         };
-        return Ok(Some(Standing { name, what: What::Broken(what.into()) }));
+        return Ok(Some(Standing { name, path, what: What::Broken(what.into()) }));
     }
     Ok(None)
 }
@@ -118,7 +120,7 @@ fn walk(dir: &Path, above: &str, found: &mut Vec<Standing>) -> Result<()> {
                 what => what.map_err(|e| Error::io(&path, e))?,
             },
         };
-        found.push(Standing { name, what });
+        found.push(Standing { name, path, what });
     }
     Ok(())
 }
@@ -144,18 +146,18 @@ fn read(path: &Path) -> std::io::Result<What> {
 /// What is broken below `space`, and how to get rid of it.
 pub(super) fn broken(repo: &Repo, space: &str) -> Result<Vec<Broken>> {
     let all = below(repo, space)?.into_iter();
-    Ok(all.filter_map(|standing| described(repo, standing)).collect())
+    Ok(all.filter_map(described).collect())
 }
 
-fn described(repo: &Repo, standing: Standing) -> Option<Broken> {
+fn described(standing: Standing) -> Option<Broken> {
     let What::Broken(why) = standing.what else { return None };
-    let remove = format!("rm {}", shell_path(&path(repo, &standing.name)));
+    let remove = format!("rm {}", shell_path(&standing.path));
     Some(Broken { reference: standing.name, why, remove })
 }
 
 /// Errors: there can be no folder of references of this name, because of what stands there or on the way to it.
 pub(super) fn clear_folder(repo: &Repo, folder: &str) -> Result<()> {
-    match blocked(repo, folder)?.and_then(|standing| described(repo, standing)) {
+    match blocked(repo, folder)?.and_then(described) {
         None => Ok(()),
         Some(broken) => Err(in_the_way(broken)),
     }
@@ -167,7 +169,7 @@ pub(super) fn clear(repo: &Repo, name: &str) -> Result<()> {
     clear_folder(repo, folder)?;
     let lock = format!("{name}.lock");
     let mut there = below(repo, &format!("{folder}/"))?.into_iter().filter(|s| s.name == name || s.name == lock);
-    match there.find_map(|standing| described(repo, standing)) {
+    match there.find_map(described) {
         None => Ok(()),
         Some(broken) => Err(in_the_way(broken)),
     }

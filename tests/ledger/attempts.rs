@@ -239,6 +239,26 @@ fn a_file_or_a_link_in_the_place_of_the_attempts_folder_is_named() {
     assert_eq!(soon(&bench, 1).unwrap(), "refs/assay/attempts/matmul.q8_0/1");
 }
 
+/// A command that removed another file, or none, was said of a name that is not UTF-8 or moves the cursor.
+#[test]
+fn a_name_that_cannot_be_shown_is_removed_by_what_is_said() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let bench = with_attempts(0, "ours");
+    let place = bench.root().join(".git/refs/assay/attempts/matmul.q8_0");
+    fs::create_dir_all(&place).unwrap();
+    for name in [&b"1\x1b[31mX\n"[..], b"\xff\xfe", b"it's $(id)"] {
+        fs::write(place.join(std::ffi::OsStr::from_bytes(name)), "").unwrap();
+    }
+    let (_, listed) = assay(&bench, &["attempts", "--json"]);
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(listed["broken"].as_array().unwrap().len(), 3, "{listed}");
+    for broken in listed["broken"].as_array().unwrap() {
+        let command = broken["remove"].as_str().unwrap();
+        assert!(Command::new("bash").args(["-c", command]).status().unwrap().success(), "{command}");
+    }
+    assert_eq!(fs::read_dir(&place).unwrap().count(), 0);
+}
+
 /// What others push cannot be filed where something broken stands, and is not written through it.
 #[test]
 fn adopting_goes_neither_through_nor_over_what_is_broken() {

@@ -218,7 +218,11 @@ impl Builder {
             Ended::Refused => {
                 Err(Error::new(&codes::COMPILE, format!("{} does not compile for the emulator", source.main))
                     .found(first_errors(&log))
-                    .hint(format!("{} --version says: {}", self.compiler.path.display(), self.compiler.version)))
+                    .hint(format!(
+                        "{} --version says: {}",
+                        crate::words::shell_path(&self.compiler.path),
+                        self.compiler.version
+                    )))
             }
             Ended::Compiled => {
                 let unsaid = || Error::internal("the compiler's process did not say how it was confined");
