@@ -190,6 +190,7 @@ pub fn adopt(root: &Path, remote: &str) -> Result<Vec<Adopted>> {
                     drop(repo.git.reference(&name(n), id, false, "assay attempts adopt").map_err(git)?);
                 }
                 Some(was) => {
+                    standing::clear_log(&repo, &name(n))?;
                     let was = Oid::from_str(&was.commit).map_err(git)?;
                     let log = "assay attempts adopt";
                     drop(repo.git.reference_matching(&name(n), id, true, was, log).map_err(git)?);
@@ -242,8 +243,9 @@ pub fn prune(root: &Path, nodes: Option<&[Target]>, keep: usize, really: bool) -
     Ok(gone)
 }
 
-/// Deletes a reference that still is what it was.
+/// Deletes a reference that still is what it was, and its log.
 fn delete(repo: &Repo, name: &str, commit: &str) -> Result<()> {
+    standing::clear_log(repo, name)?;
     let mut reference = match repo.git.find_reference(name) {
         Err(e) if e.code() == ErrorCode::NotFound => return Ok(()),
         found => found.map_err(git)?,
@@ -387,6 +389,7 @@ fn keep(repo: &Repo, copy: &Path, kept: &Kept<'_>, evidence: Option<Digest>) -> 
         let n = kept.number.filter(|n| !passed.contains(n)).unwrap_or_else(|| free(&passed));
         passed.insert(n);
         let reference = format!("{OURS}{}/{n}", stem(node));
+        standing::clear_log(repo, &reference)?;
         match repo.git.reference(&reference, id, false, &subject) {
             Ok(_) => {
                 return Ok(Attempt {

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use git2::Oid;
@@ -163,8 +163,35 @@ pub(super) fn clear_folder(repo: &Repo, folder: &str) -> Result<()> {
     }
 }
 
-/// Errors: no reference can be made at `name`, because of what stands there.
+/// Errors: the log of the reference `name` is not what git writes to, which would follow a link there, write over a file of
+/// another name, or wait for a pipe. `logs` and `logs/refs` may be links, as in work trees that share them.
+pub(super) fn clear_log(repo: &Repo, name: &str) -> Result<()> {
+    let mut log = String::from("logs/refs");
+    for part in name.split('/').skip(1) {
+        log = format!("{log}/{part}");
+        let path = path(repo, &log);
+        let why = match path.symlink_metadata() {
+            Ok(about) if about.is_dir() => continue,
+            Ok(about) if about.is_symlink() => "it is a symlink, which is not followed",
+            Ok(about) if !about.is_file() => "it is no plain file",
+            Ok(about) if about.nlink() > 1 => "it is a hard link, and would be written under its other name too",
+            Err(e) if !matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Err(Error::io(&path, e));
+            }
+            _ => return Ok(()),
+        };
+        return Err(in_the_way(Broken {
+            reference: log,
+            why: why.into(),
+            remove: format!("rm {}", shell_path(&path)),
+        }));
+    }
+    Ok(())
+}
+
+/// Errors: no reference can be made at `name`, because of what stands there or in the place of its log.
 pub(super) fn clear(repo: &Repo, name: &str) -> Result<()> {
+    clear_log(repo, name)?;
     let (folder, _) = name.rsplit_once('/').unwrap_or_default();
     clear_folder(repo, folder)?;
     let lock = format!("{name}.lock");
@@ -177,6 +204,6 @@ pub(super) fn clear(repo: &Repo, name: &str) -> Result<()> {
 
 fn in_the_way(Broken { reference, why, remove }: Broken) -> Error {
     Error::new(&ATTEMPT_REF, format!("{} is in the way of an attempt: {why}", plain(&reference, 200)))
-        .expected("folders, and references to commits")
+        .expected("folders, references to commits, and their logs")
         .hint(remove)
 }

@@ -259,6 +259,41 @@ fn a_name_that_cannot_be_shown_is_removed_by_what_is_said() {
     assert_eq!(fs::read_dir(&place).unwrap().count(), 0);
 }
 
+/// git appends to the log of a reference wherever that leads.
+#[test]
+fn a_link_in_the_place_of_an_attempts_log_was_written_through() {
+    let bench = with_attempts(0, "ours");
+    let outside = tempfile::tempdir().unwrap();
+    let mine = outside.path().join("mine");
+    let log = bench.root().join(".git/logs/refs/assay/attempts/matmul.q8_0/1");
+    fs::create_dir_all(log.parent().unwrap()).unwrap();
+    type Plant = fn(&Path, &Path);
+    let plant: [(&str, Plant); 3] = [
+        ("symlink", |mine, log| std::os::unix::fs::symlink(mine, log).unwrap()),
+        ("hard link", |mine, log| fs::hard_link(mine, log).unwrap()),
+        ("no plain file", |_, log| rustix::fs::mkfifoat(rustix::fs::CWD, log, rustix::fs::Mode::RWXU).unwrap()),
+    ];
+    for (what, plant) in plant {
+        fs::write(&mine, "mine\n").unwrap();
+        plant(&mine, &log);
+        let error = soon(&bench, 1).unwrap_err();
+        assert!(error.contains("[attempt-ref]") && error.contains(what), "{error}");
+        assert!(error.contains(&format!("rm {}", log.display())), "{error}");
+        assert_eq!(fs::read_to_string(&mine).unwrap(), "mine\n");
+        fs::remove_file(&log).unwrap();
+    }
+    // The folder of the logs too; and a log that is git's own is written.
+    fs::remove_dir(log.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink(outside.path(), log.parent().unwrap()).unwrap();
+    let error = soon(&bench, 1).unwrap_err();
+    assert!(error.contains("matmul.q8_0 is in the way") && error.contains("symlink"), "{error}");
+    fs::remove_file(log.parent().unwrap()).unwrap();
+    fs::create_dir(log.parent().unwrap()).unwrap();
+    fs::write(&log, "").unwrap();
+    assert_eq!(soon(&bench, 1).unwrap(), "refs/assay/attempts/matmul.q8_0/1");
+    assert!(fs::read_to_string(&log).unwrap().contains("attempt at matmul"));
+}
+
 /// What others push cannot be filed where something broken stands, and is not written through it.
 #[test]
 fn adopting_goes_neither_through_nor_over_what_is_broken() {
