@@ -63,6 +63,23 @@ fn unusable(git: &Path, why: &str) -> Error {
         .hint("git status")
 }
 
+/// Bytes of `packed-refs`: a million references have about 100 MB.
+const MOST_PACKED: u64 = 1 << 30;
+
+/// git and libgit2 read it whole, whatever it is: a pipe for ever, a device until memory is full. It may be a link to a file, as
+/// in work trees that share it.
+fn refuse_endless(packed: &Path) -> Result<()> {
+    let why = match packed.metadata() {
+        Ok(about) if about.is_file() && about.len() > MOST_PACKED => format!("has {} bytes", about.len()),
+        Ok(about) if !about.is_file() => "is no plain file, and git would wait for its end".into(),
+        _ => return Ok(()),
+    };
+    let shown = crate::words::shell_path(packed);
+    Err(Error::new(&GIT, format!("{} {why}", packed.display()))
+        .expected(format!("a plain file of at most {MOST_PACKED} bytes, or none"))
+        .hint(format!("find out who put it there; mv {shown} {shown}.aside takes it out of the way")))
+}
+
 impl Repo {
     /// The repository that `root` lies in, or `None` outside of git.
     pub fn find(root: &Path) -> Result<Option<Repo>> {
@@ -86,6 +103,7 @@ impl Repo {
             }
             opened => opened.map_err(self::git)?,
         };
+        refuse_endless(&git.commondir().join("packed-refs"))?;
         let Some(work) = git.workdir() else { return Err(unusable(git.path(), "it is bare, without a work tree")) };
         let work = work.canonicalize().map_err(|e| Error::io(work, e))?;
         let root = root.canonicalize().map_err(|e| Error::io(root, e))?;

@@ -294,6 +294,34 @@ fn a_link_in_the_place_of_an_attempts_log_was_written_through() {
     assert!(fs::read_to_string(&log).unwrap().contains("attempt at matmul"));
 }
 
+/// Every command that needs git waited for a pipe for ever, or read a device until there was no memory.
+#[test]
+fn packed_references_without_an_end_were_waited_for() {
+    let bench = with_attempts(0, "ours");
+    let packed = bench.root().join(".git/packed-refs");
+    let own = bench.root().join(".git/packed-refs.own");
+    git(bench.root(), &["pack-refs", "--all"]);
+    fs::rename(&packed, &own).unwrap();
+    let plant: [fn(&Path); 3] = [
+        |packed| rustix::fs::mkfifoat(rustix::fs::CWD, packed, rustix::fs::Mode::RWXU).unwrap(),
+        |packed| std::os::unix::fs::symlink("/dev/zero", packed).unwrap(),
+        |packed| fs::File::create(packed).unwrap().set_len(2 << 30).unwrap(),
+    ];
+    for plant in plant {
+        plant(&packed);
+        let error = soon(&bench, 1).unwrap_err();
+        assert!(error.contains("[git]") && error.contains("packed-refs"), "{error}");
+        for args in [&["attempts"][..], &["audit"], &["agent", "status"]] {
+            let (code, said) = assay(&bench, args);
+            assert!(code == 3 && said.contains("packed-refs") && said.contains("mv "), "{args:?}: {said}");
+        }
+        fs::remove_file(&packed).unwrap();
+    }
+    // Work trees made by git-new-workdir have a link there.
+    std::os::unix::fs::symlink(&own, &packed).unwrap();
+    assert_eq!(soon(&bench, 1).unwrap(), "refs/assay/attempts/matmul.q8_0/1");
+}
+
 /// What others push cannot be filed where something broken stands, and is not written through it.
 #[test]
 fn adopting_goes_neither_through_nor_over_what_is_broken() {
