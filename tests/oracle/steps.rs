@@ -16,11 +16,11 @@ fn lengths() -> Vec<usize> {
     [1..=5, 125..=128, 4 * top_k - 2..=4 * top_k + 2, 255..=257].into_iter().flatten().collect()
 }
 
-fn decode_is_prefill(numerics: Numerics) {
+fn decode_is_prefill(numerics: Numerics, lengths: impl Iterator<Item = usize>) {
     let model = bundled();
     let tokens = arbitrary(model, 300, 1);
     let mut prefills: BTreeMap<usize, Vec<f32>> = BTreeMap::new();
-    for n in lengths() {
+    for n in lengths {
         let mut s = session(model, numerics, n, n + STEPS, false);
         s.feed(&tokens[..n]).unwrap();
         for k in 1..=STEPS {
@@ -34,12 +34,13 @@ fn decode_is_prefill(numerics: Numerics) {
 
 #[test]
 fn decode_is_prefill_in_exact() {
-    decode_is_prefill(Numerics::Exact);
+    decode_is_prefill(Numerics::Exact, lengths().into_iter());
 }
 
+/// Every other length: what steps do is the same code, with other roundings.
 #[test]
 fn decode_is_prefill_in_ds4() {
-    decode_is_prefill(Numerics::Ds4);
+    decode_is_prefill(Numerics::Ds4, lengths().into_iter().step_by(2));
 }
 
 /// The comparison above would be empty if the logits did not depend on where the caches stand.
