@@ -77,16 +77,21 @@ pub(super) fn size(d: &mut Draft<'_>) {
     d.set_scalar("scale", scale);
 }
 
-/// Where window and list are one more than a multiple of 32, a position from which both are full: the last row is then alone
-/// in the block of rows that a kernel takes. And where one token's heads are a tile, which has several blocks then.
+/// A position from which window and list are full: where the last row is then alone in the block of rows that a kernel
+/// takes, where one token's heads are a tile, which has several blocks then, and where many blocks share a list.
 fn full_list(d: &mut Draft<'_>, last: usize) -> Option<usize> {
     let (k, window) = (d.dim("k"), d.dim("window"));
     let first = window.max(k * d.dim("ratio"));
-    (k > 0 && ((window + k) % 32 == 1 || is_a_tile(d)) && first <= last).then(|| {
+    (k > 0 && (ends_in_one(d) || is_a_tile(d) || is_shared_out(d)) && first <= last).then(|| {
         let pos0 = d.draw.between(first, last);
         d.set_step("pos0", pos0);
         pos0
     })
+}
+
+/// Window and list of a multiple of 32 rows and one more, and few enough that one row counts.
+pub(super) fn ends_in_one(d: &Draft<'_>) -> bool {
+    d.dim("k") > 0 && (d.dim("window") + d.dim("k")) % 32 == 1 && !is_shared_out(d)
 }
 
 /// One token, and as many heads as the largest tile has queries.
@@ -144,7 +149,7 @@ pub(super) fn move_scores(d: &mut Draft<'_>) {
         None => [Usual, Rising, RisingLess, High][d.turn % 4],
         // With blocks of rows enough, which others have by chance.
         Some(_) if d.far => Rising,
-        Some(_) if is_a_tile(d) || is_shared_out(d) => [Rising, RisingLess][d.turn % 2],
+        Some(_) if is_a_tile(d) || is_shared_out(d) || ends_in_one(d) => [Rising, RisingLess][d.turn % 2],
         Some(_) => [Rising, RisingLess, High, Rising, Low, BelowSinks, Rising, AboveSinks, RisingLess][d.turn % 9],
     };
     let width = d.dim("D");
@@ -213,7 +218,8 @@ fn late(d: &mut Draft<'_>) -> Lifted {
         true => 0,
         // Of many rows those of a later block.
         false if d.far => 1,
-        false if is_a_tile(d) => 3,
+        // The row that is alone in its block is not to be one without weight.
+        false if is_a_tile(d) || ends_in_one(d) => 3,
         false if is_shared_out(d) => 4,
         false => d.draw.below(4),
     };

@@ -84,7 +84,7 @@ impl Op for AttentionIndexed {
     fn fill(&self, d: &mut Draft<'_>) {
         attention::move_scores(d);
         let (k, c, pos0) = (d.dim("k"), d.dim("C"), d.case.symbol("pos0").unwrap_or(0) as usize);
-        let (mut ids, mixed) = (Vec::new(), d.draw.below(2) == 0);
+        let (mut ids, mixed) = (Vec::new(), d.draw.below(2) == 0 && !attention::ends_in_one(d));
         for t in 0..d.tokens {
             // Distinct ascending rows: an arithmetic walk with a random start and stride, then padding.
             let visible = ((pos0 + t + 1) / 4).min(c);
