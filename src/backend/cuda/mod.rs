@@ -64,6 +64,8 @@ crate::codes! {
     NVRTC_LIMIT: "nvrtc-limit", No, "A kernel asks too much of NVRTC: its compilation does not end in time, needs more \
         memory than a compiler gets, or gives more code or messages than a kernel has any use for. Templates without \
         end and huge tables do that.";
+    NVRTC_STARVED: "nvrtc-starved", CouldNotRun, "The machine has so much else to do that NVRTC got too little of a processor. \
+        That says nothing about the kernel.";
     NVRTC_CRASH: "nvrtc-crash", No, "The process in which NVRTC compiled a kernel died. Nothing else was lost with it. The \
         message has the kernel and the signal; a kernel that needs more memory than a compiler gets can end so too.";
     PTX_SYNTAX: "ptx-syntax", CouldNotRun, "The PTX that the compiler made is not in the form that assay can read, so it \

@@ -227,6 +227,8 @@ impl Nvrtc {
         if self.version >= (12, 9) {
             // Where there is a driver, it keeps compilations by itself from this version on, without their log.
             options.push("--no-cache".into());
+            // A fifth of the time, and the same code: without what kernels have no use for, textures above all.
+            options.push("--minimal".into());
         }
         options.extend(self.includes.iter().map(|dir| format!("--include-path={}", dir.display())));
 

@@ -1,5 +1,6 @@
 //! The parent's side of the process: start, call under a deadline, kill, and say how it ended.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
@@ -17,9 +18,12 @@ use super::protocol::{Answer, WireError, receive, send};
 use super::window::Window;
 use super::{codes, wedge};
 use crate::error::{Error, Result};
+use crate::process;
 
 /// How often a wait looks whether it is to go on.
 const BEAT: Duration = Duration::from_millis(50);
+/// How often it is asked how much of a processor a process has had: that reads much of /proc.
+const AGAIN: Duration = Duration::from_secs(1);
 /// How long a killed process may take to go.
 const KILL_WAIT: Duration = Duration::from_secs(10);
 /// What a worker keeps of the environment. Anything else could be a secret.
@@ -66,12 +70,35 @@ impl Child {
         into: &mut [u8],
         deadline: Duration,
     ) -> Result<R> {
+        self.ask(request, bytes, into, (deadline, None))
+    }
+
+    /// The same of one that works alone, in a single thread: it may have `deadline` of a processor, and `patience` of the
+    /// clock on a machine that has more to do.
+    ///
+    /// Errors: `worker-hang` when it has had the processor for so long, `worker-starved` when it has not.
+    pub fn call_working<R: Answer>(
+        &mut self,
+        request: &impl Serialize,
+        (deadline, patience): (Duration, Duration),
+    ) -> Result<R> {
+        let had = process::processor_time(self.process.id());
+        self.ask(request, &[], &mut [], (deadline, Some(Spell { group: self.process.id(), had, deadline, patience })))
+    }
+
+    fn ask<R: Answer>(
+        &mut self,
+        request: &impl Serialize,
+        bytes: &[u8],
+        into: &mut [u8],
+        (deadline, spell): (Duration, Option<Spell>),
+    ) -> Result<R> {
         if let Some(why) = &self.dead {
             return Err(Error::new(&codes::CRASH, format!("the worker is gone: {why}")));
         }
         self.window.put(bytes);
         let (scratch, window) = (&mut self.scratch, &self.window);
-        let mut limited = Limited { stream: &self.stream, until: Instant::now() + deadline, halt: &self.halt };
+        let mut limited = Limited::new(&self.stream, &self.halt, deadline, spell);
         let exchanged =
             send(&mut limited, request, bytes.len(), scratch).and_then(|()| receive::<R>(&mut limited, scratch));
         let result = exchanged.and_then(|(reply, len)| {
@@ -109,6 +136,7 @@ impl Child {
                 wedge::record(self.process.id());
                 (&codes::WEDGED, format!("worker process {} could not be killed", self.process.id()))
             }
+            (Some(_), true) if e.get_ref().is_some() => (&codes::STARVED, e.to_string()),
             (Some(_), true) => (&codes::HANG, format!("no answer within {:.1} s; killed", deadline.as_secs_f64())),
             (Some(status), false) if e.kind() == io::ErrorKind::InvalidData => {
                 (&codes::PROTOCOL, format!("{e} ({})", ended(status)))
@@ -187,18 +215,50 @@ fn ended(status: ExitStatus) -> String {
 /// A stream that gives up at a point in time, or when it is told to.
 struct Limited<'a> {
     stream: &'a UnixStream,
-    until: Instant,
+    started: Instant,
+    until: Cell<Instant>,
+    spell: Option<Spell>,
     halt: &'a AtomicBool,
 }
 
-impl Limited<'_> {
+/// What a process may have of a processor, of which it had some before, and of the clock meanwhile.
+struct Spell {
+    group: u32,
+    had: Duration,
+    deadline: Duration,
+    patience: Duration,
+}
+
+impl<'a> Limited<'a> {
+    fn new(stream: &'a UnixStream, halt: &'a AtomicBool, deadline: Duration, spell: Option<Spell>) -> Limited<'a> {
+        let started = Instant::now();
+        Limited { stream, started, until: Cell::new(started + deadline), spell, halt }
+    }
+
+    /// The time is over, or it goes on: what has had less of a processor cannot be blamed.
+    fn over(&self) -> io::Result<Duration> {
+        let timed_out = || Err(io::ErrorKind::TimedOut.into());
+        let Some(Spell { group, had, deadline, patience }) = &self.spell else { return timed_out() };
+        let had = process::processor_time(*group).saturating_sub(*had);
+        if had >= *deadline {
+            return timed_out();
+        }
+        if self.started.elapsed() >= *patience {
+            let (had, patience) = (had.as_secs_f64(), patience.as_secs_f64());
+            let why = format!("it had {had:.1} s of a processor in {patience:.1} s; killed");
+            return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+        }
+        self.until.set(Instant::now() + AGAIN);
+        Ok(BEAT)
+    }
+
     /// How long to wait before looking up again.
     fn beat(&self) -> io::Result<Duration> {
         if self.halt.load(Ordering::Relaxed) {
             return Err(io::Error::other("stopped"));
         }
-        let left = self.until.saturating_duration_since(Instant::now());
-        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left.min(BEAT)) }
+        let left = self.until.get().saturating_duration_since(Instant::now());
+        if left.is_zero() { self.over() } else { Ok(left.min(BEAT)) }
     }
 
     /// Tries again for as long as there is time: a beat that is over is no time-out.
@@ -233,5 +293,35 @@ impl Write for Limited<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On a machine with two cores and five programs a compilation took 240 s, and its kernel was called too much for
+    /// NVRTC.
+    #[test]
+    fn a_compiler_that_got_no_processor_was_the_kernels_fault() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let halt = AtomicBool::new(false);
+        let told = |script: &str| {
+            let mut process = Command::new("sh").args(["-c", script]).process_group(0).spawn().unwrap();
+            let deadline = Duration::from_millis(300);
+            let patience = if script.contains("sleep") { deadline } else { Duration::from_secs(60) };
+            let spell = Spell { group: process.id(), had: Duration::ZERO, deadline, patience };
+            let mut limited = Limited::new(&ours, &halt, deadline, Some(spell));
+            let error = limited.read(&mut [0]).unwrap_err();
+            let _ = process.kill();
+            let _ = process.wait();
+            (error.kind(), error.to_string())
+        };
+        let (kind, words) = told("exec sleep 60");
+        assert_eq!(kind, io::ErrorKind::TimedOut);
+        assert!(words.starts_with("it had 0.0 s of a processor in 0.3 s"), "{words}");
+        let (kind, words) = told("while :; do :; done");
+        assert_eq!(kind, io::ErrorKind::TimedOut);
+        assert!(!words.contains("processor"), "{words}");
     }
 }

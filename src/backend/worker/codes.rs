@@ -6,6 +6,8 @@ crate::codes! {
         that does not end, or a device that stopped responding.";
     CRASH: "worker-crash", No, "The process that runs kernels died while it worked. The message has the signal or exit \
         code, and the end of what it wrote to its error output.";
+    STARVED: "worker-starved", CouldNotRun, "The machine has so much else to do that a confined process got too little of a \
+        processor to finish in time. That says nothing about the kernel.";
     WEDGED: "worker-wedged", CouldNotRun, "A process that runs kernels could not be killed, usually because it waits inside \
         a device driver. Nothing more is run until it is gone: results beside it could not be trusted. If it stays, the \
         machine needs a restart.";

@@ -17,12 +17,14 @@ use super::confine::{NVRTC_MEMORY, Policy, Sandbox};
 use super::protocol::{Answer, Request, WireError, receive, send};
 use super::{codes, serve::expect};
 use crate::backend::cuda::nvrtc::library::{About, Library};
-use crate::backend::cuda::{NVRTC_CRASH, NVRTC_FAILED, NVRTC_LIMIT};
+use crate::backend::cuda::{NVRTC_CRASH, NVRTC_FAILED, NVRTC_LIMIT, NVRTC_STARVED};
 use crate::error::{Error, Result};
 use crate::plan::source::SourceSet;
 
-/// How long one compilation may take, a tenfold of what the heaviest kernel took on a busy machine: 19 s.
+/// How much of a processor one compilation may take, a tenfold of what the heaviest kernel took on a busy machine: 19 s.
 const DEADLINE: Duration = Duration::from_secs(240);
+/// And how often as much of the clock, where the machine has more to do.
+const PATIENCE: u32 = 5;
 /// How long NVRTC may take to be loaded, and to unpack its headers.
 const LOADING: Duration = Duration::from_secs(60);
 /// Compilations of one process, after which another takes its place: whatever NVRTC does not give back goes with it.
@@ -244,14 +246,15 @@ impl Pool {
             None => (self.start(&self.begin)?, 0),
         };
         let ask = Ask::Compile { source: source.clone(), options, want };
-        let told = child.call(&ask, &[], &mut [], self.starter.deadline);
+        let deadline = self.starter.deadline;
+        let told = child.call_working(&ask, (deadline, PATIENCE * deadline));
         if !child.is_dead() && served + 1 < SERVED {
             self.idle.lock().unwrap_or_else(|e| e.into_inner()).push((child, served + 1));
         }
         match told {
             Ok(Told::Compiled(output)) => Ok(output),
             Ok(other) => Err(unexpected(&other)),
-            Err(e) => Err(named(e, &source.main, arch, self.starter.deadline)),
+            Err(e) => Err(named(e, &source.main, arch, deadline)),
         }
     }
 
@@ -287,12 +290,21 @@ fn unexpected(told: &Told) -> Error {
 fn named(e: Error, main: &str, arch: &str, deadline: Duration) -> Error {
     let (code, what) = match e.code().id {
         "worker-hang" => (&NVRTC_LIMIT, format!("{main}: NVRTC did not finish for {arch}")),
+        "worker-starved" => {
+            return Error::new(&NVRTC_STARVED, format!("{main}: NVRTC did not finish for {arch}"))
+                .found(e.what())
+                .hint("try again when the machine has less to do");
+        }
         "worker-crash" | "worker-protocol" => {
             (&NVRTC_CRASH, format!("{main}: NVRTC died compiling it for {arch}: {}", e.what()))
         }
         _ => return e,
     };
-    let granted = format!("an end within {} s and {} GiB of addresses", deadline.as_secs_f32(), NVRTC_MEMORY >> 30);
+    let granted = format!(
+        "an end within {} s of a processor and {} GiB of addresses",
+        deadline.as_secs_f32(),
+        NVRTC_MEMORY >> 30
+    );
     let error = Error::new(code, what).expected(granted);
     match e.found_text() {
         Some(words) => error.found(words),
@@ -331,6 +343,8 @@ mod tests {
             assert!(error.what().starts_with("a.cu: ") && error.what().contains("sm_90"), "{error}");
             assert_eq!(error.found_text(), Some("its last words"));
         }
+        let starved = named(Error::new(&codes::STARVED, "it had none"), "a.cu", "sm_90", deadline);
+        assert_eq!((starved.code().id, starved.kind().exit_code()), ("nvrtc-starved", 3), "{starved}");
         let wedged = named(Error::new(&codes::WEDGED, "still there"), "a.cu", "sm_90", deadline);
         assert_eq!(wedged.code().id, "worker-wedged", "the machine's fault stays the machine's");
     }
