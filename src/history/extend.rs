@@ -26,9 +26,11 @@ pub fn read(root: &Path) -> Result<Ledger> {
 fn checked(ledger: Ledger, root: &Path) -> Result<Ledger> {
     if let Some(repo) = Repo::find(root)?
         && let Some(head) = repo.head()?
-        && let Some(blob) = repo.file(head.tree, LEDGER_PATH)?
     {
-        extends(&hashes(ledger.rows()), &line_hashes(&repo.blob(blob)?), "the work tree's ledger", &head)?;
+        if let Some(blob) = repo.file(head.tree, LEDGER_PATH)? {
+            extends(&hashes(ledger.rows()), &line_hashes(&repo.blob(blob)?), "the work tree's ledger", &head)?;
+        }
+        // Also where HEAD has none: a commit may have removed it.
         never_shrank(&repo, head)?;
     }
     Ok(ledger)

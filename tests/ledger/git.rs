@@ -326,6 +326,34 @@ fn attempts_are_kept_under_their_own_refs() {
     assert!(history::record_attempt(outside.root(), &node, &sign(red(1), &outside.key)).unwrap().is_none());
 }
 
+/// Only a HEAD that has a ledger was compared with its parents: `git rm -r state`, committed, began a new one.
+#[test]
+fn a_commit_that_removed_the_ledger_was_not_seen() {
+    for renamed in [false, true] {
+        let bench = Workbench::with_rows(3);
+        let repo = init(&bench);
+        let good = commit(&repo, "three rows", &[]);
+        let (state, other) = (bench.root().join("state"), bench.root().join("state2"));
+        if renamed {
+            fs::rename(&state, &other).unwrap()
+        } else {
+            fs::remove_dir_all(&state).unwrap()
+        }
+        let bad = commit(&repo, "no rows", &[good]);
+        commit(&repo, "work on top of it", &[bad]);
+        for error in [
+            history::open(bench.root()).unwrap_err(),
+            history::read(bench.root()).unwrap_err(),
+            audit(bench.root()).unwrap_err(),
+        ] {
+            assert_eq!((error.code().id, error.kind().exit_code()), ("ledger-not-extended", 4), "{error}");
+            let named = |id: Oid| error.to_string().contains(&id.to_string()[..12]);
+            assert!(error.what().contains("row 0") && named(bad) && named(good), "{error}");
+        }
+        assert!(!state.exists(), "nothing is begun anew");
+    }
+}
+
 /// The hint was to check out HEAD's state, which is the one that was rolled back.
 #[test]
 fn a_committed_roll_back_names_the_last_good_commit() {
