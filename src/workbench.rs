@@ -107,6 +107,13 @@ impl Workbench {
         Model::open(&self.model())
     }
 
+    /// How a command is told that it is about this file: ` -m FILE`, or nothing where it is the workbench's own.
+    pub fn model_option(&self, path: &Path) -> String {
+        let real = |path: &Path| path.canonicalize().ok();
+        let own = real(path).is_some_and(|path| real(&self.model()) == Some(path));
+        if own { String::new() } else { format!(" -m {}", crate::words::shell_path(path)) }
+    }
+
     pub fn model(&self) -> PathBuf {
         self.root.join(&self.settings.model)
     }

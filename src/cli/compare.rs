@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::output;
 use super::seat::{Backend, Seat, Terms};
+use super::standing;
 use crate::backend::Placement;
 use crate::engine::{Session, SessionOptions};
 use crate::error::{Error, Result};
@@ -85,7 +86,7 @@ impl Compare {
             table.add_row(row(d));
         }
         output::print(output::rows(&table))?;
-        output::println(format_args!("\n{}", sentence(&found)))?;
+        output::println(format_args!("\n{}", sentence(&found, model)))?;
         Ok(code)
     }
 }
@@ -112,7 +113,7 @@ fn row(d: &Difference) -> [String; 12] {
 }
 
 /// What the table comes to: the first op that is wrong, or that none is.
-fn sentence(found: &Sides) -> String {
+fn sentence(found: &Sides, model: &Model) -> String {
     let judged = found.differences.iter().filter(|d| d.alone.is_some()).count();
     let Some((d, bad)) = found.first_beyond().and_then(|d| Some((d, d.first_bad.as_ref()?))) else {
         return match (judged, found.too_few) {
@@ -156,7 +157,8 @@ fn sentence(found: &Sides) -> String {
     }
     if matches!(bad.why, Why::Value | Why::Average) {
         let there = if d.place() == Placement::Emulator { " --backend emulator" } else { "" };
-        text += &format!("\nnext: assay verify {}{there}", d.node.file_stem());
+        let of_file = standing::workbench().ok().flatten().map_or(String::new(), |w| w.model_option(model.path()));
+        text += &format!("\nnext: assay verify {}{of_file}{there}", d.node.file_stem());
     }
     text
 }

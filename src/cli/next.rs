@@ -11,7 +11,7 @@ use crate::plan::schedule::canonical;
 use crate::plan::{Numerics, Plan};
 use crate::report::gate::{Gate, gate, gates, sentence};
 use crate::report::proof::State;
-use crate::report::status::{first_line, verify};
+use crate::report::status::first_line;
 use crate::words::count;
 
 /// Say which nodes to work on next, and why
@@ -64,7 +64,8 @@ impl Next {
             let _ = write!(out, "\n{}", text(i + 1, gate));
         }
         if gates.len() > shown.len() {
-            let _ = writeln!(out, "\n{} more: assay next -n {}", gates.len() - shown.len(), gates.len());
+            let _ =
+                writeln!(out, "\n{} more: assay next{} -n {}", gates.len() - shown.len(), status.of_file, gates.len());
         }
         out.push_str(&super::status::useless(&status));
         output::print(out)?;
@@ -86,7 +87,7 @@ fn text(rank: usize, gate: &Gate<'_>) -> String {
         }
         Written::Broken { reason } => line("kernel", &format!("broken: {}", first_line(reason))),
         Written::Present { stem } if gate.status.state == State::Unproved && !gate.status.unhashed => {
-            line("kernel", &format!("kernels/{stem}.cu, not proved: {}", verify(node)));
+            line("kernel", &format!("kernels/{stem}.cu, not proved: {}", gate.status.verify()));
         }
         Written::Present { stem } => line("kernel", &format!("kernels/{stem}.cu: {}", gate.status.detail())),
     }

@@ -79,7 +79,10 @@ pub fn sentence(bench: &Workbench, status: &Status, model: &str) -> String {
     }
     let Some(first) = gates.first() else {
         return match status.prefill_works().is_empty() {
-            true => format!("No gate is left for {model}; assay verify --all decides whether its prefill works."),
+            true => format!(
+                "No gate is left for {model}; assay verify --all{} decides whether its prefill works.",
+                status.of_file
+            ),
             false => format!("No gate is left for {model}, and its prefill works: nothing is next."),
         };
     };

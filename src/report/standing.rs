@@ -86,6 +86,7 @@ impl<'m> Known<'m> {
 
     pub fn status(&self, bench: &Workbench, model: &Model, graph: &Graph<'_>, numerics: Numerics) -> Result<Status> {
         let status = Status::of(model, graph, &KernelTree::open(&bench.kernels())?, self.proofs(numerics)?, here())?;
+        let status = status.named(bench.model_option(model.path()));
         Ok(if self.unhashed { status.of_unhashed() } else { status })
     }
 

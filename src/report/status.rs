@@ -40,6 +40,8 @@ pub struct NodeStatus {
     pub state: State,
     /// There may be proofs that cannot be looked up, see [`Status::unhashed`].
     pub unhashed: bool,
+    /// ` -m FILE`, unless the file is the workbench's own.
+    pub of_file: String,
 }
 
 impl NodeStatus {
@@ -73,10 +75,14 @@ impl NodeStatus {
         }))
     }
 
+    /// The command that judges it, in the spelling that no shell expands.
+    pub fn verify(&self) -> String {
+        format!("assay verify {}{}", self.usage.node.file_stem(), self.of_file)
+    }
+
     /// What is known, and the command that would tell more.
     pub fn detail(&self) -> String {
         let words: Vec<String> = self.proofs.iter().map(Proof::describe).collect();
-        let node = &self.usage.node;
         match (&self.written, self.state) {
             (Written::Absent, _) if words.is_empty() => "no kernel".into(),
             (Written::Absent, _) => format!("no kernel; {}", words.join("; ")),
@@ -84,7 +90,7 @@ impl NodeStatus {
             (_, State::Unproved) if self.unhashed => "has a kernel; whether it is proved is not known".into(),
             (_, State::Unproved) => {
                 let void = self.proofs.iter().filter(|p| p.void.is_some()).map(|p| format!(" ({})", p.describe()));
-                format!("has a kernel that is not proved{}: {}", void.collect::<String>(), verify(node))
+                format!("has a kernel that is not proved{}: {}", void.collect::<String>(), self.verify())
             }
             _ => words.join("; "),
         }
@@ -93,11 +99,6 @@ impl NodeStatus {
 
 fn value<T: Serialize>(v: &T) -> Result<Value> {
     serde_json::to_value(v).map_err(|e| Error::internal(e.to_string()))
-}
-
-/// The command that judges a node, in the spelling that no shell expands.
-pub fn verify(node: &Node) -> String {
-    format!("assay verify {}", node.file_stem())
 }
 
 /// The first line of a message, for tables.
@@ -118,6 +119,8 @@ pub struct Status {
     pub broken: Vec<Broken>,
     /// There are rows, and nobody knows which of them are of this file: its weights are not hashed yet.
     pub unhashed: bool,
+    /// ` -m FILE`, unless the file is the workbench's own.
+    pub of_file: String,
     numerics: &'static str,
     instances: usize,
 }
@@ -135,7 +138,7 @@ impl Status {
             let proofs: Vec<_> = proofs.iter().filter(|p| p.node.as_ref() == Some(&usage.node)).cloned().collect();
             let written = Written::of(tree, &usage.node);
             let state = State::of(&written, &proofs, here.arch.as_deref());
-            NodeStatus { usage: usage.clone(), written, proofs, state, unhashed: false }
+            NodeStatus { usage: usage.clone(), written, proofs, state, unhashed: false, of_file: String::new() }
         });
         let plan: &Plan = graph.plan;
         Ok(Status {
@@ -147,9 +150,17 @@ impl Status {
             unreachable: coverage::unreachable(graph, tree),
             broken: coverage::broken(tree)?,
             unhashed: false,
+            of_file: String::new(),
             numerics: plan.numerics.name(),
             instances: plan.instances.len(),
         })
+    }
+
+    /// The same of a file that commands have to name so.
+    pub fn named(mut self, of_file: String) -> Status {
+        self.of_file = of_file;
+        self.nodes.iter_mut().for_each(|node| node.of_file.clone_from(&self.of_file));
+        self
     }
 
     /// The same of a file whose weights are not hashed yet: that no proof was found says nothing.
@@ -280,11 +291,16 @@ impl Status {
         let on = self.here.arch.as_ref().map_or(String::new(), |a| format!(" on {a}"));
         let whole: Vec<_> = self.schedule.iter().map(Proof::describe).collect();
         let whole = whole.join("; ");
+        let of = &self.of_file;
         match (gates, whole.is_empty()) {
-            (0, true) => format!("no: no gate is left{on}, but the whole schedule has not passed (assay verify --all)"),
-            (0, false) => format!("no: no gate is left{on}, but of the whole schedule: {whole} (assay verify --all)"),
+            (0, true) => {
+                format!("no: no gate is left{on}, but the whole schedule has not passed (assay verify --all{of})")
+            }
+            (0, false) => {
+                format!("no: no gate is left{on}, but of the whole schedule: {whole} (assay verify --all{of})")
+            }
             (n, _) => format!(
-                "no: {n} of {} {} not green{on} (assay next){}",
+                "no: {n} of {} {} not green{on} (assay next{of}){}",
                 count(self.nodes.len(), "node"),
                 agree(n, "is", "are"),
                 if whole.is_empty() { String::new() } else { format!("; the whole schedule: {whole}") }
@@ -345,7 +361,7 @@ mod tests {
                 after: BTreeSet::new(),
             };
             let state = State::of(&present(), &proofs, None);
-            NodeStatus { usage, written: present(), proofs, state, unhashed: false }
+            NodeStatus { usage, written: present(), proofs, state, unhashed: false, of_file: String::new() }
         });
         Status {
             model: "m.gguf".into(),
@@ -356,6 +372,7 @@ mod tests {
             unreachable: vec![],
             broken: vec![],
             unhashed: false,
+            of_file: String::new(),
             numerics: "ds4",
             instances: 4,
         }

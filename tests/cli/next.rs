@@ -83,3 +83,31 @@ fn a_wrong_record_of_the_port_is_refused_by_name() {
     assert_eq!(out.code, 3);
     assert!(out.stderr.contains("reference/port/embed.toml") && out.stderr.contains("[port-record]"), "{}", out.stderr);
 }
+
+/// Commands that were pasted asked about the workbench's own file, where what is red may pass.
+#[test]
+fn a_file_that_was_named_is_named_in_commands_too() {
+    let bench = Bench::light();
+    bench.synth("odd file.gguf", &["--shape", "small", "--layers", "1"]);
+    let named = |args: &[&str]| bench.stdout(&[args, &["-m", "odd file.gguf"]].concat());
+    let (next, status) = (named(&["next", "-n", "1"]), named(&["status"]));
+    assert!(next.contains("more: assay next -m 'odd file.gguf' -n "), "{next}");
+    assert!(next.contains("not proved: assay verify ") && !next.contains("assay verify embed.f16\n"), "{next}");
+    assert!(status.contains("(assay next -m 'odd file.gguf')") && !status.contains("(assay next)"), "{status}");
+    // Of the workbench's own file there is no need.
+    let own = bench.stdout(&["next", "-n", "1", "-m", "model.gguf"]);
+    assert!(own.contains("more: assay next -n "), "{own}");
+
+    let kernel = std::fs::read_to_string(bench.path("kernels/swiglu.cu")).unwrap();
+    bench.write("kernels/swiglu.cu", &kernel.replace("g / (1.0f + expf(-g))", "g / (1.0f + expf(g))"));
+    let out = bench.run(&["verify", "swiglu", "-m", "odd file.gguf", "--backend", "emulator", "--numerics", "exact"]);
+    if out.code == 3 {
+        return println!("could not run: {}", out.stderr);
+    }
+    let again = out.stdout.lines().find_map(|l| l.trim().strip_prefix("again: assay ")).unwrap_or_default();
+    assert!(
+        again.starts_with("verify 'swiglu' -m 'odd file.gguf' --backend emulator --numerics exact --seed "),
+        "{}",
+        out.stdout
+    );
+}

@@ -89,7 +89,7 @@ pub(super) fn run(verify: &Verify, bench: &Workbench, model: &Model, tree: &Kern
         )?;
         return Ok(u8::from(!works));
     }
-    print_verdict(&verdict)?;
+    print_verdict(&verdict, &verify.asked(bench))?;
     let mut text = figures(&verdict);
     if !rows.is_empty() {
         text += &format!("recorded as rows {rows:?}\n");

@@ -104,6 +104,20 @@ pub struct Verify {
 }
 
 impl Verify {
+    /// The options that the same cases of the same file have to be asked with again.
+    fn asked(&self, workbench: &Workbench) -> String {
+        let mut text = self.model.model.as_ref().map_or(String::new(), |path| workbench.model_option(path));
+        let mut add = |option: &str, value: Option<String>| {
+            text += &value.map_or(String::new(), |value| format!(" {option} {value}"));
+        };
+        add("--backend", (self.backend != Backend::Auto).then(|| self.backend.name().into()));
+        add("--numerics", self.numerics.map(|numerics| numerics.name().into()));
+        if self.thorough {
+            text += " --thorough";
+        }
+        text
+    }
+
     pub fn run(&self) -> Result<u8> {
         if self.backend == Backend::Oracle {
             return Err(Error::usage("the oracle is never a subject: it is what kernels are judged by")
@@ -170,10 +184,11 @@ impl Verify {
                 progress: &Lane { board: &board, index: 0 },
                 through: Stage::Sanitizer,
                 sanitize: Some(&workbench.root),
+                shared: None,
             };
             judge_each(&judge, &wanted, &board, &mut |node, verdict| {
                 if !self.json {
-                    bar.suspend(|| print_verdict(&verdict))?;
+                    bar.suspend(|| print_verdict(&verdict, &self.asked(&workbench)))?;
                 }
                 if let Some(signer) = &mut signer {
                     signer.sign(node, &verdict)?;

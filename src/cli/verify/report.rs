@@ -107,8 +107,8 @@ pub(super) fn document(v: &Verdict) -> Value {
     value
 }
 
-/// One verdict as it comes.
-pub(super) fn print_verdict(v: &Verdict) -> Result<()> {
+/// One verdict as it comes; `asked` are the options that decide what is judged.
+pub(super) fn print_verdict(v: &Verdict, asked: &str) -> Result<()> {
     let mark = match v.summary() {
         Summary::Pass if v.is_green() => "green".green().to_string(),
         Summary::Pass => "pass ".green().to_string(),
@@ -130,7 +130,7 @@ pub(super) fn print_verdict(v: &Verdict) -> Result<()> {
     }
     if v.summary() == Summary::Red {
         let again = if v.node == Target::Schedule { "--all".into() } else { format!("'{}'", v.node) };
-        line += &format!("\n      again: assay verify {again} --seed {}", v.seed);
+        line += &format!("\n      again: assay verify {again}{asked} --seed {}", v.seed);
     }
     output::println(line)
 }
