@@ -266,6 +266,9 @@ fn token_rule(path: &str, token: &Token) -> Result<()> {
             "a function of kernels/common, where its emulator twin stands",
         ));
     }
+    if token.kind == Kind::Word && ["thread_local", "__thread"].contains(&token.text.as_str()) {
+        return Err(refuse(path, token, "a variable of a host's thread", "__shared__ or a local variable"));
+    }
     if token.is("##") {
         return Err(refuse(path, token, "pasted tokens", "names that can be searched for"));
     }
@@ -317,6 +320,7 @@ const char* r = R"x( asm ## )" )x";
         let cases = [
             "int f() { asm(\"nop\"); }",
             "int f() { __asm__ volatile (\"nop\"); }",
+            "void f() { thread_local int n = 0; ++n; }",
             "int f() { as\\\nm(\"nop\"); }",
             "#define CAT(a, b) a##b\nCAT(as, m)(\"nop\");",
             "#define CAT(a, b) a %:%: b\n",

@@ -5,6 +5,15 @@ use crate::exhibits::Expected::Red;
 use crate::exhibits::{Exhibit, edit};
 
 pub const EXTREMES: &[Exhibit] = &[
+    // More than any block can have, where only a compiler for devices would say so.
+    edit(
+        "static_shared_memory_over_the_limit",
+        "swiglu",
+        "swiglu.cu",
+        "all = size_t(*a.T) * a.F;",
+        "all = size_t(*a.T) * a.F;\n  __shared__ float big[12400];\n  for (int i = threadIdx.x; i < 12400; i += THREADS) big[i] = a.clamp + i;\n  __syncthreads();\n  if (big[(threadIdx.x * 391 + *a.T) % 12400] == -1.0f) return;",
+        Red("build", "declares too much shared memory"),
+    ),
     // Rows of any size beside each other, and what lies around scratch memory.
     edit(
         "limbs_of_no_tiny_rows",

@@ -15,6 +15,8 @@ crate::codes! {
     STATE: "kernel-state", No, "A kernel keeps variables between launches. What it computes must follow from its arguments \
         alone, or a verdict says nothing about its next launch. Tables are `const`; memory that launches of one variant \
         share is scratch, which the manifest asks for.";
+    SHARED: "kernel-shared", No, "A kernel declares more static shared memory than a block can have on any device: 48 KiB. What \
+        needs more asks for it in the manifest.";
     HOST_CALL: "kernel-host-call", No, "A kernel calls a function that is neither in its sources nor CUDA's. On a device it \
         would not link; on the emulator it would be the host's.";
     LOAD: "emulator-load", CouldNotRun, "The dynamic loader refused a compiled kernel, or does not say where the \

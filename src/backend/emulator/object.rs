@@ -3,6 +3,8 @@
 //! Its symbols tell. A variable that can be written outlives the launch, and with it a kernel could count how often it
 //! was asked; a function from elsewhere is the host's. Shared memory is thread-local, tables are read-only.
 
+use std::collections::BTreeMap;
+
 use super::codes;
 use crate::error::{Error, Result};
 
@@ -18,6 +20,8 @@ const OWN: [&str; 9] = [
     "__TMC_END__",
     "completed.",
 ];
+/// Bytes of `__shared__` variables that a kernel may have on any device; what the manifest asks for is apart.
+const STATIC_SHARED: usize = 48 << 10;
 /// Functions besides mathematics that compilers call on their own.
 const CALLED: [&str; 5] = ["memcpy", "memmove", "memset", "memcmp", "__tls_get_addr"];
 /// Functions of the C library's mathematics, which devices have too; each also with an f behind it.
@@ -43,6 +47,16 @@ pub fn check(main: &str, file: &[u8]) -> Result<()> {
         return Err(Error::new(&codes::STATE, format!("{main} keeps variables from launch to launch"))
             .expected("`const` tables, shared memory, and scratch memory that the manifest asks for")
             .found(kept.join(", ")));
+    }
+    // By the function that declares it: what one block has of several is not known here.
+    let mut shared: BTreeMap<&str, usize> = BTreeMap::new();
+    for (name, size) in symbols.iter().filter_map(|s| Some((s.name, s.shared?))) {
+        *shared.entry(declared_in(name)).or_default() += size;
+    }
+    if let Some(most) = shared.into_values().max().filter(|most| *most > STATIC_SHARED) {
+        return Err(Error::new(&codes::SHARED, format!("{main} declares too much shared memory"))
+            .expected(format!("at most {STATIC_SHARED} bytes in __shared__ variables"))
+            .found(format!("{most} in one function")));
     }
     let allowed = |n: &str| {
         let known = |n: &str| MATH.split(' ').any(|m| m == n && !m.is_empty());
@@ -84,12 +98,21 @@ fn loaded(file: &[u8]) -> Option<Vec<(&str, usize, &[u8])>> {
     Some(out)
 }
 
+/// The function in whose mangled name a variable's is; itself where it is in none.
+fn declared_in(name: &str) -> &str {
+    let end =
+        name.rmatch_indices('E').map(|(at, _)| at).find(|at| name[at + 1..].starts_with(|c: char| c.is_ascii_digit()));
+    end.filter(|_| name.starts_with("_ZZ")).map_or(name, |at| &name[..at])
+}
+
 struct Symbol<'a> {
     name: &'a str,
     /// A variable in memory that stays and can be written.
     writable: bool,
     /// A function or variable that another object must bring.
     undefined: bool,
+    /// Its size, if it is a `__shared__` variable: each of the emulator's threads that run a block has its own.
+    shared: Option<usize>,
 }
 
 // Constants of the ELF format.
@@ -97,6 +120,7 @@ const SYMTAB: u32 = 2;
 const NOBITS: u32 = 8;
 const ALLOC: usize = 2;
 const OBJECT: usize = 1;
+const THREAD_LOCAL: usize = 6;
 const WEAK: usize = 2;
 const WRITE: usize = 1;
 const TLS: usize = 0x400;
@@ -163,6 +187,7 @@ fn symbols(file: &[u8]) -> Option<Vec<Symbol<'_>>> {
                 name,
                 writable: kind == OBJECT && flags & WRITE != 0 && flags & TLS == 0,
                 undefined: section == 0 && binding != WEAK && !name.is_empty(),
+                shared: (kind == THREAD_LOCAL && section != 0).then(|| field(16, 8)),
             });
         }
     }
