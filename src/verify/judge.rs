@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
@@ -7,6 +8,7 @@ use sha2::{Digest, Sha256};
 use super::asked::{self, ModelShape};
 use super::places::told;
 use super::prefill::{Baselines, LARGE_MODEL};
+use super::questions::{Questions, Shared};
 use super::runner::Runner;
 use super::unit;
 use super::{
@@ -48,6 +50,8 @@ pub struct Judge<'j, 'm> {
     pub through: Stage,
     /// The workbench whose kernels compute-sanitizer is to watch; `None`: it is not asked for.
     pub sanitize: Option<&'j std::path::Path>,
+    /// Cases that other verdicts about the same node ask as well; `None`: this one's are its own.
+    pub shared: Option<&'j Shared>,
 }
 
 /// One verdict in the making.
@@ -156,6 +160,9 @@ impl<'m> Judge<'_, 'm> {
             return Ok(());
         }
         if !run.end(Stage::Unit, outcome) {
+            return Ok(());
+        }
+        if self.through < Stage::Teeth {
             return Ok(());
         }
         self.begin(node, Stage::Teeth)?;
@@ -269,7 +276,11 @@ impl<'m> Judge<'_, 'm> {
         };
         let mut fates: Vec<mutants::Fate> = Vec::new();
         for variant in variants {
-            let planned = request.cases_unless(variant, self.stop)?;
+            let draw = || request.cases_unless(variant, self.stop);
+            let questions = match self.shared {
+                Some(shared) => shared.of(&variant.name, draw)?,
+                None => Arc::new(Questions::once(draw()?)),
+            };
             let mut device = self.place.start()?;
             let module = match device.load(module) {
                 Ok(m) => m,
@@ -280,7 +291,7 @@ impl<'m> Judge<'_, 'm> {
             };
             let mut runner = Runner { device: &mut *device, module, variant };
             let tick = |done, of| self.progress.tick(done, of);
-            let unit = unit::judge(&mut runner, &planned, variant.rounding, &self.seed, self.stop, tick)?;
+            let unit = unit::judge(&mut runner, &questions, variant.rounding, &self.seed, self.stop, tick)?;
             let mut figures = json!({ "cases": unit.cases, "outputs": unit.pool.outputs });
             // A null is an error without bound, and a zero none: what was not measured is not there.
             if let Some(error) = unit.pool.figure() {
@@ -300,7 +311,12 @@ impl<'m> Judge<'_, 'm> {
                 return Ok(Tested { outcome: Outcome::Red { reason, first_bad: f.first_bad }, fates, stub: f.stub });
             }
             let draw = &mut mutants::draw(&self.seed, &variant.name);
-            let mine = mutants::teeth_unless(&unit.small, variant.rounding, draw, self.stop)?;
+            let small: Vec<_> = unit
+                .small
+                .iter()
+                .flat_map(|(i, right)| right.iter().map(|r| (&questions.planned[*i].case, r)))
+                .collect();
+            let mine = mutants::teeth_unless(&small, variant.rounding, draw, self.stop)?;
             mutants::sum(&mut fates, &mine);
         }
         Ok(Tested { outcome: Outcome::Pass, fates, stub: false })
@@ -488,7 +504,7 @@ mod tests {
         let planned = request.cases(variants[0]).unwrap().into_iter().find(asked::Planned::is_small).unwrap();
         let reference = super::super::compare::Reference::of(&planned.case, crate::ops::Rounding::None).unwrap();
         let mut draw = mutants::draw(&[1; 32], "x");
-        let tried = mutants::teeth_unless(&[(planned.case, reference)], crate::ops::Rounding::None, &mut draw, &stop);
+        let tried = mutants::teeth_unless(&[(&planned.case, &reference)], crate::ops::Rounding::None, &mut draw, &stop);
         assert_eq!(tried.err().map(|e| e.kind()), Some(Kind::Interrupted));
     }
 

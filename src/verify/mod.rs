@@ -14,6 +14,7 @@ mod large;
 pub mod mutants;
 pub mod places;
 pub mod prefill;
+pub mod questions;
 pub mod record;
 pub mod remote;
 mod runner;

@@ -247,13 +247,13 @@ pub fn sum(sum: &mut Vec<Fate>, fresh: &[Fate]) {
 }
 
 /// Puts every mutant to every case.
-pub fn teeth(cases: &[(Case, Reference)], rounding: Rounding, draw: &mut Draw) -> Result<Vec<Fate>> {
+pub fn teeth(cases: &[(&Case, &Reference)], rounding: Rounding, draw: &mut Draw) -> Result<Vec<Fate>> {
     teeth_unless(cases, rounding, draw, &AtomicBool::new(false))
 }
 
 /// The same, given up once `stop` is set.
 pub fn teeth_unless(
-    cases: &[(Case, Reference)],
+    cases: &[(&Case, &Reference)],
     rounding: Rounding,
     draw: &mut Draw,
     stop: &AtomicBool,
@@ -324,6 +324,7 @@ mod tests {
                         cases.push((case, reference));
                     }
                 }
+                let cases: Vec<_> = cases.iter().map(|(c, r)| (c, r)).collect();
                 for fate in teeth(&cases, Rounding::None, &mut Draw::new(&[9; 32], "m")).unwrap() {
                     assert!(!fate.is_weak(), "{} {types:?}: {fate:?}", c.op);
                 }

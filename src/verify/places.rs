@@ -1,8 +1,8 @@
 //! The two places where kernels are judged, and the compilers that need no device.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::json;
@@ -22,6 +22,7 @@ use crate::plan::source::SourceSet;
 pub struct EmulatorPlace {
     builder: Builder,
     options: WorkerOptions,
+    launch_limit: Mutex<Option<Duration>>,
     figures: Figures,
 }
 
@@ -36,9 +37,19 @@ impl EmulatorPlace {
         EmulatorPlace::with(Builder::with_cache(cache)?.without_unreached())
     }
 
+    /// The same, whose objects are compiled sooner and run longer.
+    pub fn quick(cache: &Path) -> Result<EmulatorPlace> {
+        EmulatorPlace::with(Builder::with_cache(cache)?.without_unreached().quickly())
+    }
+
     /// The most that one launch may take from now on, whatever a judge would grant it.
-    pub fn limit_launches(&mut self, limit: Option<Duration>) {
-        self.options.launch_limit = limit;
+    pub fn limit_launches(&self, limit: Option<Duration>) {
+        *self.launch_limit.lock().unwrap_or_else(PoisonError::into_inner) = limit;
+    }
+
+    fn options(&self) -> WorkerOptions {
+        let launch_limit = *self.launch_limit.lock().unwrap_or_else(PoisonError::into_inner);
+        WorkerOptions { launch_limit, ..self.options.clone() }
     }
 
     /// What is under way here ends when `halt` is set, and nothing begins any more.
@@ -56,7 +67,7 @@ impl EmulatorPlace {
         figures.insert("compiler".into(), json!(builder.compiler().version));
         figures.insert("sandbox".into(), told(probe.sandbox())?);
         let builder = builder.confining(probe.sandbox().level);
-        Ok(EmulatorPlace { builder, options, figures })
+        Ok(EmulatorPlace { builder, options, launch_limit: Mutex::default(), figures })
     }
 }
 
@@ -81,11 +92,11 @@ impl Place for EmulatorPlace {
     }
 
     fn start(&self) -> Result<Box<dyn Device>> {
-        Ok(Box::new(WorkerDevice::start(&self.options)?))
+        Ok(Box::new(WorkerDevice::start(&self.options())?))
     }
 
     fn start_reading(&self, model: &Path) -> Result<Box<dyn Device>> {
-        Ok(Box::new(WorkerDevice::start(&self.options.reading(model))?))
+        Ok(Box::new(WorkerDevice::start(&self.options().reading(model))?))
     }
 
     fn describe(&self) -> Figures {

@@ -514,6 +514,7 @@ mod tests {
             progress: &gone,
             through: Stage::Sanitizer,
             sanitize: None,
+            shared: None,
         };
         let ended = judge.judge(&"take_rows".parse().unwrap(), &[]).unwrap_err();
         assert_eq!(ended.kind(), Kind::Interrupted, "{ended}");

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use super::asked::{self, Request};
+use super::questions::Questions;
 use super::runner::Runner;
 use super::unit;
 use super::{Figures, Outcome};
@@ -85,7 +86,8 @@ pub fn child(kernels: &Path, node: &Node, seed: [u8; 32]) -> Result<()> {
         planned.sort_by_key(|p| std::cmp::Reverse(p.case.tokens()));
         planned.truncate(CASES);
         let mut runner = Runner { device: &mut device, module, variant };
-        let found = unit::judge(&mut runner, &planned, variant.rounding, &seed, &AtomicBool::new(false), |_, _| {})?;
+        let questions = Questions::once(planned);
+        let found = unit::judge(&mut runner, &questions, variant.rounding, &seed, &AtomicBool::new(false), |_, _| {})?;
         if let Some(f) = found.failure {
             return Err(Error::new(&SANITIZED, format!("{}: {}", variant.name, f.reason)));
         }

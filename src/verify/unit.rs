@@ -5,10 +5,11 @@
 //! time called again on what it left there. Bands of known bytes lie around every buffer, and inputs are read back
 //! afterwards. One more step has no tokens at all: nothing may happen then.
 
+use std::borrow::Cow;
 use std::sync::atomic::AtomicBool;
 
-use super::asked::Planned;
 use super::compare::{self, Pool, Reference};
+use super::questions::{Answers, Questions};
 use super::runner::{Failure, Ground, Runner};
 use super::unless;
 use crate::error::{Error, Result};
@@ -26,8 +27,8 @@ pub struct Unit {
     pub cases: usize,
     /// sha256 over every case's outputs, in order.
     pub outputs: String,
-    /// Small cases with their right answers, for the mutants.
-    pub small: Vec<(Case, Reference)>,
+    /// Small cases, by their place in the list, with their right answers, for the mutants.
+    pub small: Vec<(usize, Answers)>,
     /// sha256 over the drawn inputs of every case: what was asked, independent of who answered.
     pub asked: String,
 }
@@ -35,7 +36,7 @@ pub struct Unit {
 /// Runs every case of a variant. `tick` is told of each finished case and may ask to stop.
 pub fn judge(
     runner: &mut Runner<'_>,
-    planned: &[Planned],
+    questions: &Questions,
     rounding: Rounding,
     seed: &[u8; 32],
     stop: &AtomicBool,
@@ -51,6 +52,7 @@ pub fn judge(
         small: Vec::new(),
         asked: String::new(),
     };
+    let planned = &questions.planned;
     let (mut unwritten, mut writable) = (0, 0);
     if let Some(p) = planned.first()
         && let Err(failure) = runner.run_empty(&p.case, p.worst)?
@@ -63,7 +65,7 @@ pub fn judge(
         tick(i, planned.len());
         unless(stop)?;
         // The sample's tokens are drawn from the secret seed, so that a kernel cannot know them.
-        let parts: Vec<(Case, Option<usize>)> = if p.sampled {
+        let parts: Vec<(Cow<'_, Case>, Option<usize>)> = if p.sampled {
             let mut draw = Draw::new(seed, &format!("sample {}", p.case.label));
             let width: usize = p
                 .case
@@ -79,12 +81,12 @@ pub fn judge(
                 (0..n).map(|_| draw.below(p.case.tokens())).chain([0, p.case.tokens() - 1]).collect();
             tokens.sort_unstable();
             tokens.dedup();
-            tokens.into_iter().map(|t| (p.case.token(t), Some(t))).collect()
+            tokens.into_iter().map(|t| (Cow::Owned(p.case.token(t)), Some(t))).collect()
         } else {
-            vec![(p.case.clone(), None)]
+            vec![(Cow::Borrowed(&p.case), None)]
         };
         // The device is not waited for: meanwhile the oracle works, and what is asked is hashed.
-        let reference = |(case, _): &(Case, Option<usize>)| {
+        let reference = |(case, _): &(Cow<'_, Case>, Option<usize>)| {
             unless(stop)?;
             Reference::of(case, rounding)
         };
@@ -95,7 +97,7 @@ pub fn judge(
                 p.case.args.iter().flatten().for_each(|v| asked.update(v.bytes()));
                 p.case.weights.iter().flatten().for_each(|w| asked.update(w.bytes.as_slice()));
             });
-            let references = scope.spawn(|| parts.iter().map(&reference).collect::<Result<Vec<_>>>());
+            let references = scope.spawn(|| questions.answers(i, || parts.iter().map(&reference).collect()));
             let first = runner.run(&p.case, p.worst, 0, Ground::FIRST);
             (references.join().unwrap_or_else(|_| Err(Error::internal("the oracle's thread ended early"))), first)
         });
@@ -120,7 +122,7 @@ pub fn judge(
             writable += out.written_args;
             for (called, values) in [Some(&out.values), out.again.as_ref()].into_iter().flatten().enumerate() {
                 values.iter().flatten().for_each(|v| outputs.update(v.bytes()));
-                for ((case, token), reference) in parts.iter().zip(&references) {
+                for ((case, token), reference) in parts.iter().zip(references.iter()) {
                     let mine = match token {
                         None => values.clone(),
                         Some(t) => slice_token(&p.case, values, *t),
@@ -165,7 +167,7 @@ pub fn judge(
             return Ok(unit);
         }
         if p.is_small() {
-            unit.small.extend(parts.into_iter().map(|(c, _)| c).zip(references));
+            unit.small.push((i, references));
         }
     }
     if let Some(bad) = unit.pool.check() {

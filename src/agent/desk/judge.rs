@@ -409,6 +409,7 @@ impl Desk {
             stop: halt,
             progress: hands.progress,
             sanitize: Some(copied.dir.path()),
+            shared: None,
             through: Stage::Sanitizer,
         };
         judge.judge(node, &[])

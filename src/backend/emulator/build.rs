@@ -82,6 +82,12 @@ impl Builder {
         self
     }
 
+    /// Compiles in a third of the time what then takes longer to run.
+    pub fn quickly(mut self) -> Self {
+        self.flags.push("-Og");
+        self
+    }
+
     /// Makes those objects in the cache again whose compiler was confined less than this machine confines it.
     pub fn confining(mut self, least: Level) -> Self {
         self.least = least;

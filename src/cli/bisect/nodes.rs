@@ -352,6 +352,7 @@ impl<'s, 'm> Nodes<'s, 'm> {
                 stop: &self.scene.stop,
                 progress: &Silent,
                 sanitize: None,
+                shared: None,
                 through: crate::verify::Stage::Sanitizer,
             };
             let answer = match judge.judge(node, &[]) {

@@ -66,6 +66,7 @@ impl records::Judge for Replay {
                 progress: &Silent,
                 through: Stage::Sanitizer,
                 sanitize: Some(&bench.root),
+                shared: None,
             };
             let verdict = judge.judge(node, &[])?;
             record::statement(&verdict, recorded.node.clone(), mine.clone(), BTreeMap::new(), &about(&bench, &model))

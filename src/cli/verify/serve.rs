@@ -129,6 +129,7 @@ fn session(voice: &Voice) -> Result<()> {
             stop: &stop,
             progress: &Silent,
             sanitize: Some(root.path()),
+            shared: None,
             through: crate::verify::Stage::Sanitizer,
         };
         let verdict = match voice.over(|| judge.judge(&ask.node, &[])) {

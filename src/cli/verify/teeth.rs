@@ -17,12 +17,12 @@ use crate::plan::Numerics;
 use crate::plan::kernels::KernelTree;
 use crate::plan::source::hex;
 use crate::verify::Stage;
-use crate::verify::places::{CudaPlace, EmulatorPlace};
+use crate::verify::places::CudaPlace;
 use crate::verify::prefill::Baselines;
 use crate::verify::teeth::DEMANDED;
 use crate::verify::teeth::answers::{self, NodeTeeth};
 use crate::verify::teeth::known::{self, Known};
-use crate::verify::teeth::trial::{Fate, KernelTeeth, Mutant, Trial};
+use crate::verify::teeth::trial::{Fate, KernelTeeth, Mutant, Places, Trial};
 use crate::words::count;
 use crate::workbench::Workbench;
 
@@ -139,7 +139,7 @@ impl Subject<'_> {
         let started = Instant::now();
         let known = Known::load(&bench.root)?;
         let cache = tempfile::tempdir().map_err(|e| Error::io("a folder for mutants", e))?;
-        let mut place = EmulatorPlace::apart(cache.path())?;
+        let places = Places::new(cache.path())?;
         let stop = stop_at_interrupt();
         let baselines = Baselines::new(model, *seed);
         let bar = verify.bar(nodes.len() as u64);
@@ -163,7 +163,7 @@ impl Subject<'_> {
                 stop: &stop,
                 tick: &tick,
             };
-            let kernel = trial.run(&mut place, node)?;
+            let kernel = trial.run(&places, node)?;
             if !verify.json {
                 bar.suspend(|| output::println(line(&kernel)))?;
             }

@@ -89,7 +89,8 @@ pub fn of(request: &Request<'_>, node: &Node) -> Result<NodeTeeth> {
             .map(|p| Ok((Reference::of(&p.case, variant.rounding)?, p.case)))
             .map(|pair: Result<_>| pair.map(|(reference, case)| (case, reference)))
             .collect::<Result<_>>()?;
-        let fates = mutants::teeth(&cases, variant.rounding, &mut mutants::draw(&request.seed, &variant.name))?;
+        let asked: Vec<_> = cases.iter().map(|(c, r)| (c, r)).collect();
+        let fates = mutants::teeth(&asked, variant.rounding, &mut mutants::draw(&request.seed, &variant.name))?;
         mutants::sum(&mut totals, &fates);
         out.push(VariantTeeth {
             variant: variant.name.clone(),

@@ -3,10 +3,13 @@
 //! A mutant whose object code is the honest kernel's is not judged: what it changes is not reached from the node's
 //! entries here, or the compiler has proved that it changes nothing. One that does not compile is nobody's mistake.
 //! Neither counts. What is left is killed by a stage, or survives, or is known to be equivalent.
+//!
+//! Compiling a mutant as a verdict does takes longer than most of them live. So each is first compiled with little
+//! optimisation and asked the lightest cases; only who passes these is compiled and judged as any kernel is.
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -14,6 +17,7 @@ use serde::Serialize;
 use super::super::judge::{entries, variants};
 use super::super::places::EmulatorPlace;
 use super::super::prefill::Baselines;
+use super::super::questions::{Part, Shared};
 use super::super::{Judge, Outcome, Place, Progress, Stage, Verdict, is_kernels_fault};
 use super::known::Known;
 use super::mutate::{self, Edit, Mistake};
@@ -151,11 +155,34 @@ struct Done {
 }
 
 /// What mutants are compared with.
-struct Honest {
+struct Honest<'p> {
     source: SourceSet,
     entries: Vec<String>,
+    /// Where mutants are met first, if the kernel passes there.
+    light: Option<Round<'p>>,
+    /// Made for the first that passes that: of a small sample none may.
+    whole: Mutex<Option<Arc<Round<'p>>>>,
+}
+
+/// One way to judge mutants, and how the kernel as it is fares there.
+struct Round<'p> {
+    place: &'p EmulatorPlace,
+    through: Stage,
+    shared: Shared,
     object: Vec<u8>,
     deadline: Duration,
+}
+
+/// The emulator, as verdicts use it and for what is to be had quickly.
+pub struct Places {
+    whole: EmulatorPlace,
+    quick: EmulatorPlace,
+}
+
+impl Places {
+    pub fn new(cache: &Path) -> Result<Places> {
+        Ok(Places { whole: EmulatorPlace::apart(cache)?, quick: EmulatorPlace::quick(cache)? })
+    }
 }
 
 /// A launch may take half of what the honest kernel's cases take, and in seconds no less and no more than these.
@@ -165,23 +192,20 @@ const TIMES: u32 = 10;
 const BESIDE: Duration = Duration::from_secs(20);
 
 impl Trial<'_> {
-    pub fn run(&self, place: &mut EmulatorPlace, node: &Node) -> Result<KernelTeeth> {
+    pub fn run(&self, places: &Places, node: &Node) -> Result<KernelTeeth> {
         let started = Instant::now();
-        place.limit_launches(None);
         let kernel = self.tree.require(node)?;
         let source = self.tree.source(&kernel)?;
         let stem = kernel.stem.to_string();
-        let entries = entries(&variants(&self.numerics, place.arch(), node, &kernel));
-        let verdict = self.honest(place, node, Stage::Teeth)?;
-        let seconds = |stage| verdict.stages.iter().filter(|s| s.stage == stage).map(|s| s.seconds).sum::<f64>();
-        // Every case runs twice, so that no launch of the kernel's takes more than half of all.
-        place.limit_launches(Some(Duration::from_secs_f64((seconds(Stage::Unit) / 2.0).clamp(LAUNCH[0], LAUNCH[1]))));
-        let honest = Honest {
-            object: read(&place.build(&source, &entries)?.module)?,
-            deadline: BESIDE + TIMES * Duration::from_secs_f64(verdict.seconds),
-            source,
-            entries,
+        let entries = entries(&variants(&self.numerics, places.whole.arch(), node, &kernel));
+        let mut honest = Honest { source, entries, light: None, whole: Mutex::default() };
+        honest.light = match self.round(&places.quick, node, &honest, (Part::Light, Stage::Unit)) {
+            Err(e) if e.code().id != TEETH_KERNEL.id => return Err(e),
+            round => round.ok(),
         };
+        if honest.light.is_none() {
+            self.whole(places, node, &honest)?;
+        }
         let mut drawn: Vec<Drawn<'_>> = Vec::new();
         for (file, text) in honest.source.files.iter().filter(|(file, text)| is_own(file, text)) {
             drawn.extend(mutate::mutants(text).into_iter().map(|edit| Drawn { file, text, edit }));
@@ -193,10 +217,11 @@ impl Trial<'_> {
             let mut draw = Draw::new(&self.seed, &format!("mutants {node}"));
             (1..order.len()).rev().for_each(|i| order.swap(i, draw.below(i + 1)));
         }
-        let mut fates = self.judge_all(place, node, &honest, &drawn, &order)?;
+        let mut fates = self.judge_all(places, node, &honest, &drawn, &order)?;
         // Who is refused in a prefill may be refused for what the kernel itself does there.
         if fates.iter().any(|done| matches!(done.fate, Fate::Killed { stage: Stage::Prefill, .. })) {
-            self.honest(place, node, Stage::Prefill)?;
+            let whole = self.whole(places, node, &honest)?;
+            self.honest(whole.place, node, Stage::Prefill, &whole.shared)?;
         }
         // What is beyond the last one wanted is there because several were judged at once.
         let mut counted = 0;
@@ -211,9 +236,38 @@ impl Trial<'_> {
         Ok(KernelTeeth { node: node.clone(), stem, possible: drawn.len(), mutants, stale, seconds })
     }
 
+    /// Judges the kernel as it is, and mutants as long as it took.
+    fn round<'p>(
+        &self,
+        place: &'p EmulatorPlace,
+        node: &Node,
+        Honest { source, entries, .. }: &Honest<'p>,
+        (part, through): (Part, Stage),
+    ) -> Result<Round<'p>> {
+        place.limit_launches(None);
+        let shared = Shared::new(part);
+        let verdict = self.honest(place, node, through, &shared)?;
+        let unit: f64 = verdict.stages.iter().filter(|s| s.stage == Stage::Unit).map(|s| s.seconds).sum();
+        // Every case runs twice, so that no launch of the kernel's takes more than half of all.
+        place.limit_launches(Some(Duration::from_secs_f64((unit / 2.0).clamp(LAUNCH[0], LAUNCH[1]))));
+        let object = read(&place.build(source, entries)?.module)?;
+        let deadline = BESIDE + TIMES * Duration::from_secs_f64(verdict.seconds);
+        Ok(Round { place, through, shared, object, deadline })
+    }
+
+    /// The round that decides.
+    fn whole<'p>(&self, places: &'p Places, node: &Node, honest: &Honest<'p>) -> Result<Arc<Round<'p>>> {
+        let mut whole = honest.whole.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(whole) = &*whole {
+            return Ok(whole.clone());
+        }
+        let made = self.round(&places.whole, node, honest, (Part::All, Stage::Teeth))?;
+        Ok(whole.insert(Arc::new(Round { through: Stage::Sanitizer, ..made })).clone())
+    }
+
     /// The kernel as it is, which must pass what is asked of it.
-    fn honest(&self, place: &EmulatorPlace, node: &Node, through: Stage) -> Result<Verdict> {
-        let verdict = self.verdict(place, self.tree, node, through, Duration::MAX)?;
+    fn honest(&self, place: &EmulatorPlace, node: &Node, through: Stage, shared: &Shared) -> Result<Verdict> {
+        let verdict = self.verdict(place, self.tree, node, through, Duration::MAX, shared)?;
         let passed = verdict.stages.iter().any(|s| s.stage == through && s.outcome == Outcome::Pass);
         match passed {
             true => Ok(verdict),
@@ -224,11 +278,11 @@ impl Trial<'_> {
     }
 
     /// Judges in the order given until enough of them count.
-    fn judge_all(
+    fn judge_all<'p>(
         &self,
-        place: &EmulatorPlace,
+        places: &'p Places,
         node: &Node,
-        honest: &Honest,
+        honest: &Honest<'p>,
         drawn: &[Drawn<'_>],
         order: &[usize],
     ) -> Result<Vec<Done>> {
@@ -240,7 +294,7 @@ impl Trial<'_> {
                 let at = next.fetch_add(1, Ordering::Relaxed);
                 let Some(mutant) = order.get(at).map(|i| &drawn[*i]) else { break };
                 let started = Instant::now();
-                let fate = self.judge(place, &scratch, node, honest, mutant)?;
+                let fate = self.judge(places, &scratch, node, honest, mutant)?;
                 counted.fetch_add(usize::from(counts(&fate)), Ordering::Relaxed);
                 let done = Done { at, fate, seconds: started.elapsed().as_secs_f64() };
                 fates.lock().unwrap_or_else(|e| e.into_inner()).push(done);
@@ -267,18 +321,37 @@ impl Trial<'_> {
         Ok(fates)
     }
 
-    fn judge(
+    fn judge<'p>(
         &self,
-        place: &EmulatorPlace,
+        places: &'p Places,
         scratch: &Scratch,
         node: &Node,
-        honest: &Honest,
+        honest: &Honest<'p>,
         mutant: &Drawn<'_>,
     ) -> Result<Fate> {
         let mutated = mutant.edit.apply(mutant.text);
         let mut source = honest.source.clone();
         source.files.insert(mutant.file.into(), mutated.clone());
-        let built = match place.build(&source, &honest.entries) {
+        scratch.write(mutant.file, &mutated)?;
+        let meet = |round: &Round<'_>| self.meet(scratch, node, (&source, &honest.entries), round);
+        let light = honest.light.as_ref().map_or(Ok(Fate::Survived), meet);
+        let fate = match light {
+            Ok(Fate::Survived) => self.whole(places, node, honest).and_then(|whole| meet(&whole)),
+            told => told,
+        };
+        scratch.write(mutant.file, mutant.text)?;
+        fate
+    }
+
+    /// What comes of a mutant, which `scratch` and `source` hold, in one round.
+    fn meet(
+        &self,
+        scratch: &Scratch,
+        node: &Node,
+        (source, entries): (&SourceSet, &[String]),
+        round: &Round<'_>,
+    ) -> Result<Fate> {
+        let built = match round.place.build(source, entries) {
             Ok(built) => Some(built.module),
             Err(e) if [codes::COMPILE.id, codes::COMPILE_TIME.id].contains(&e.code().id) => {
                 return Ok(Fate::DoesNotCompile);
@@ -288,15 +361,13 @@ impl Trial<'_> {
             Err(e) => return Ok(Fate::NotJudged { reason: line(&e.to_string()) }),
         };
         if let Some(module) = &built
-            && object::same_code(&read(module)?, &honest.object)
+            && object::same_code(&read(module)?, &round.object)
         {
             forget(module);
             return Ok(Fate::SameCode);
         }
-        scratch.write(mutant.file, &mutated)?;
         let tree = KernelTree::open(&scratch.kernels())?;
-        let verdict = self.verdict(place, &tree, node, Stage::Sanitizer, honest.deadline);
-        scratch.write(mutant.file, mutant.text)?;
+        let verdict = self.verdict(round.place, &tree, node, round.through, round.deadline, &round.shared);
         built.iter().for_each(forget);
         match verdict {
             Ok(verdict) => Ok(match verdict.red() {
@@ -306,7 +377,7 @@ impl Trial<'_> {
             Err(e) if self.stop.load(Ordering::Relaxed) => Err(e),
             Err(e) if e.code().id == crate::error::INTERRUPTED.id => Ok(Fate::Killed {
                 stage: Stage::Unit,
-                reason: format!("did not end within {:.0} s", honest.deadline.as_secs_f64()),
+                reason: format!("did not end within {:.0} s", round.deadline.as_secs_f64()),
             }),
             Err(e) if is_kernels_fault(&e) => Ok(Fate::Killed { stage: Stage::Unit, reason: line(&e.to_string()) }),
             Err(e) => Ok(Fate::NotJudged { reason: line(&e.to_string()) }),
@@ -320,6 +391,7 @@ impl Trial<'_> {
         node: &Node,
         through: Stage,
         limit: Duration,
+        shared: &Shared,
     ) -> Result<Verdict> {
         let late = AtomicBool::new(false);
         let watch = Watch { late: &late, stop: self.stop, started: Instant::now(), limit };
@@ -336,6 +408,7 @@ impl Trial<'_> {
             progress: &watch,
             through,
             sanitize: None,
+            shared: Some(shared),
         };
         judge.judge(node, &[])
     }
