@@ -42,6 +42,11 @@ impl EmulatorPlace {
         EmulatorPlace::with(Builder::with_cache(cache)?.without_unreached().quickly())
     }
 
+    /// The most blocks that launches have in flight from now on.
+    pub fn limit_threads(&mut self, most: usize) {
+        self.options.emulator_threads = most;
+    }
+
     /// The most that one launch may take from now on, whatever a judge would grant it.
     pub fn limit_launches(&self, limit: Option<Duration>) {
         *self.launch_limit.lock().unwrap_or_else(PoisonError::into_inner) = limit;

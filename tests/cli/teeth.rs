@@ -97,8 +97,17 @@ fn survivors_are_named_and_what_does_not_count_is_counted_apart() {
         "[[gap]]\nfile = \"output_hc_weights.cu\"\nlines = [\"if (*a.R > 23456789) return;\"]\nwhy = \"no such count\"\n".into(),
     ];
     bench.write("tests/teeth/known.toml", &known.concat());
-    let Some((code, doc)) = mutants(&bench, SEED, &["all", "output_hc_weights"]) else { return };
+    let args = ["all", "output_hc_weights", "--journal", "journal"];
+    let Some((code, doc)) = mutants(&bench, SEED, &args) else { return };
     assert_eq!(code, 1);
+    // What the journal has is not judged again, and nothing that is about another kernel is taken from it.
+    let journal = std::fs::read_to_string(bench.path("journal")).unwrap();
+    let (code, again) = mutants(&bench, SEED, &args).unwrap();
+    assert_eq!((code, &again["kernels"][0]["mutants"]), (1, &doc["kernels"][0]["mutants"]));
+    assert_eq!(std::fs::read_to_string(bench.path("journal")).unwrap(), journal);
+    bench.write("kernels/output_hc_weights.cu", &source.replace("12345678", "12345679"));
+    let (code, refused) = mutants(&bench, SEED, &args).unwrap();
+    assert_eq!((code, refused["code"].as_str()), (3, Some("teeth-journal")), "{refused}");
     let kernel = &doc["kernels"][0];
     let survived = fates(&doc, "survived");
     let named =

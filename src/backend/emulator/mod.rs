@@ -86,7 +86,12 @@ pub struct Emulator {
 impl Emulator {
     /// `name` is the version line of the compiler whose objects will be loaded.
     pub fn new(name: impl Into<String>) -> Result<Self> {
-        let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(THREADS_MAX);
+        Emulator::with_threads(name, THREADS_MAX)
+    }
+
+    /// The same with so many blocks in flight at most: where many emulators run side by side, one for each processor.
+    pub fn with_threads(name: impl Into<String>, most: usize) -> Result<Self> {
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(THREADS_MAX).min(most.max(1));
         let pool =
             rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("emulator-{i}")).build();
         let pool = pool.map_err(|e| Error::new(&codes::MEMORY, format!("the emulator's threads: {e}")).because(e))?;

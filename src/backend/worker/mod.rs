@@ -55,6 +55,8 @@ pub struct WorkerOptions {
     pub read: Vec<PathBuf>,
     /// The emulator's name in verdicts: its compiler's version line.
     pub emulator_name: String,
+    /// The most blocks that the emulator has in flight.
+    pub emulator_threads: usize,
     /// How long any one call may take.
     pub deadline: Duration,
     /// The most that a launch may take, whatever limit is set for it.
@@ -73,6 +75,7 @@ impl WorkerOptions {
             args: vec!["worker".into()],
             read: Vec::new(),
             emulator_name: String::new(),
+            emulator_threads: usize::MAX,
             deadline: Duration::from_secs(120),
             launch_limit: None,
             halt: Arc::default(),
@@ -104,6 +107,7 @@ impl WorkerDevice {
             kind: options.kind,
             read: options.read.clone(),
             emulator_name: options.emulator_name.clone(),
+            emulator_threads: options.emulator_threads,
         };
         match child.call(&hello, &[], &mut [], options.deadline)? {
             Reply::Ready { info, sandbox } => {

@@ -28,6 +28,7 @@ pub enum Request {
         kind: DeviceKind,
         read: Vec<PathBuf>,
         emulator_name: String,
+        emulator_threads: usize,
     },
     Alloc {
         bytes: u64,

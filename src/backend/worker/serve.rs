@@ -25,14 +25,16 @@ pub fn serve() -> Result<()> {
     let mut window = expect(shared.and_then(Window::open))?;
 
     let mut scratch = Vec::new();
-    let (kind, read, emulator_name) = match expect(receive(&mut stream, &mut scratch))?.0 {
-        Request::Hello { kind, read, emulator_name } => (kind, read, emulator_name),
+    let (kind, read, emulator) = match expect(receive(&mut stream, &mut scratch))?.0 {
+        Request::Hello { kind, read, emulator_name, emulator_threads } => {
+            (kind, read, (emulator_name, emulator_threads))
+        }
         Request::Compiler(begin) => return compile::serve(stream, begin, leave_with_parent),
         _ => return Err(Error::new(&codes::PROTOCOL, "the first message was not Hello")),
     };
     let sandbox = policy(kind, read).prepare().apply();
     leave_with_parent();
-    let mut device = match open(kind, emulator_name, &mut window) {
+    let mut device = match open(kind, emulator, &mut window) {
         Ok(device) => device,
         Err(e) => return expect(send(&mut stream, &Reply::Failed(WireError::new(&e)), 0, &mut scratch)),
     };
@@ -79,9 +81,9 @@ pub(super) fn expect<T>(result: io::Result<T>) -> Result<T> {
     result.map_err(|e| Error::new(&codes::PROTOCOL, format!("the connection to the parent: {e}")).because(e))
 }
 
-fn open(kind: DeviceKind, emulator_name: String, window: &mut Window) -> Result<Box<dyn Device>> {
+fn open(kind: DeviceKind, (name, threads): (String, usize), window: &mut Window) -> Result<Box<dyn Device>> {
     Ok(match kind {
-        DeviceKind::Emulator => Box::new(Emulator::new(emulator_name)?),
+        DeviceKind::Emulator => Box::new(Emulator::with_threads(name, threads)?),
         DeviceKind::Cuda => {
             let mut cuda = Cuda::open()?;
             let (at, len) = window.whole();

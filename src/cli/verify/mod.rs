@@ -99,6 +99,9 @@ pub struct Verify {
     /// Keep the mutants' table in this file
     #[arg(long, value_name = "FILE", requires = "mutants")]
     table: Option<PathBuf>,
+    /// Keep what came of each mutant in this file, and go on from there next time
+    #[arg(long, value_name = "FILE", requires = "mutants")]
+    journal: Option<PathBuf>,
     #[arg(long)]
     json: bool,
 }

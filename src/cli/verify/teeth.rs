@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use serde_json::json;
@@ -11,18 +12,22 @@ use super::super::seat::Backend;
 use super::{Verify, stop_at_interrupt};
 use crate::backend::Placement;
 use crate::error::{Error, Result};
+use crate::ledger::ClosureSource as _;
 use crate::model::Model;
 use crate::ops::Node;
 use crate::plan::Numerics;
-use crate::plan::kernels::KernelTree;
+use crate::plan::kernels::{KernelTree, digest_json};
 use crate::plan::source::hex;
 use crate::verify::Stage;
+use crate::verify::binding::Workshop;
 use crate::verify::places::CudaPlace;
 use crate::verify::prefill::Baselines;
 use crate::verify::teeth::DEMANDED;
 use crate::verify::teeth::answers::{self, NodeTeeth};
+use crate::verify::teeth::fates::{Fate, KernelTeeth, Mutant};
+use crate::verify::teeth::journal::Journal;
 use crate::verify::teeth::known::{self, Known};
-use crate::verify::teeth::trial::{Fate, KernelTeeth, Mutant, Places, Trial};
+use crate::verify::teeth::trial::Trial;
 use crate::words::count;
 use crate::workbench::Workbench;
 
@@ -138,19 +143,27 @@ impl Subject<'_> {
         }
         let started = Instant::now();
         let known = Known::load(&bench.root)?;
+        let journal = match &verify.journal {
+            Some(path) => Some(Journal::open(path, &self.asked(&bench.kernels(), mutants)?)?),
+            None => None,
+        };
         let cache = tempfile::tempdir().map_err(|e| Error::io("a folder for mutants", e))?;
-        let places = Places::new(cache.path())?;
         let stop = stop_at_interrupt();
         let baselines = Baselines::new(model, *seed);
-        let bar = verify.bar(nodes.len() as u64);
-        let wanted = match mutants {
-            Mutants::Sample(n) => n,
-            Mutants::All => usize::MAX,
+        // All are on trial together, since they share texts; samples are each kernel's own.
+        let (wanted, sets) = match mutants {
+            Mutants::Sample(n) => (n, nodes.chunks(1).collect::<Vec<_>>()),
+            Mutants::All => (usize::MAX, vec![nodes.as_slice()]),
         };
+        let bar = verify.bar(sets.len() as u64);
         let mut out: Vec<KernelTeeth> = Vec::new();
-        for node in nodes {
-            bar.set_message(node.to_string());
-            let tick = |done: usize| bar.set_message(format!("{node}: {done} mutants judged"));
+        for nodes in sets {
+            let name = if let [node] = nodes { node.to_string() } else { count(nodes.len(), "kernel") };
+            bar.set_message(name.clone());
+            let tick = |done: usize, all: Option<usize>| {
+                let of = all.map_or(String::new(), |all| format!(" of {all}"));
+                bar.set_message(format!("{name}: {done}{of} mutants judged"));
+            };
             let trial = Trial {
                 model,
                 tree,
@@ -160,17 +173,22 @@ impl Subject<'_> {
                 seed: *seed,
                 wanted,
                 known: &known,
+                journal: journal.as_ref(),
+                cache: cache.path(),
                 stop: &stop,
                 tick: &tick,
             };
-            let kernel = trial.run(&places, node)?;
+            let kernels = trial.run(nodes)?;
             if !verify.json {
-                bar.suspend(|| output::println(line(&kernel)))?;
+                kernels.iter().try_for_each(|kernel| bar.suspend(|| output::println(line(kernel))))?;
             }
-            out.push(kernel);
-            // After every kernel, so that a run that is cut short keeps what it has.
+            out.extend(kernels);
+            // After every set, so that a run that is cut short keeps what it has.
             if let Some(path) = &verify.table {
                 std::fs::write(path, markdown(&out, seed, mutants)).map_err(|e| Error::io(path, e))?;
+            }
+            if stop.load(Ordering::Relaxed) {
+                return Err(Error::interrupted());
             }
             bar.inc(1);
         }
@@ -193,6 +211,27 @@ impl Subject<'_> {
         }
         output::print(report(&out, seed, started.elapsed().as_secs_f64()))?;
         Ok(u8::from(!suffices))
+    }
+}
+
+impl Subject<'_> {
+    /// What a journal is about: the kernels, cases and weights of every node, and what was chosen.
+    fn asked(&self, kernels: &Path, mutants: Mutants) -> Result<String> {
+        let tree = Workshop::new(self.model)?.tree(kernels)?;
+        let binding = |node: &Node| {
+            let of = |numerics| tree.binding(node, crate::plan::manifest::EMULATOR, numerics);
+            of(Numerics::Ds4).or_else(|_| of(Numerics::Exact))
+        };
+        let bindings = self.nodes.iter().map(binding).collect::<Result<Vec<_>>>()?;
+        let numerics: Vec<_> = self.numerics.iter().map(|n| n.name()).collect();
+        Ok(digest_json(&json!({
+            "nodes": self.nodes,
+            "bindings": bindings,
+            "together": matches!(mutants, Mutants::All),
+            "numerics": numerics,
+            "seed": hex(&self.seed),
+            "thorough": self.verify.thorough,
+        })))
     }
 }
 
@@ -303,6 +342,7 @@ fn row(k: &KernelTeeth) -> Vec<String> {
         by(Stage::Build),
         by(Stage::Unit),
         by(Stage::Prefill),
+        k.count(|f| matches!(f, Fate::KilledElsewhere { .. })).to_string(),
         equivalent(k).to_string(),
         k.survivors().count().to_string(),
         k.unexplained().count().to_string(),
@@ -311,7 +351,7 @@ fn row(k: &KernelTeeth) -> Vec<String> {
     ]
 }
 
-const COLUMNS: [&str; 14] = [
+const COLUMNS: [&str; 15] = [
     "node",
     "possible",
     "made",
@@ -321,6 +361,7 @@ const COLUMNS: [&str; 14] = [
     "build",
     "unit",
     "prefill",
+    "elsewhere",
     "equivalent",
     "survived",
     "unexplained",
@@ -376,7 +417,7 @@ fn place_of(m: &Mutant) -> String {
 
 fn fate(m: &Mutant) -> &str {
     match &m.fate {
-        Fate::Killed { reason, .. } | Fate::NotJudged { reason } => reason,
+        Fate::Killed { reason, .. } | Fate::KilledElsewhere { reason, .. } | Fate::NotJudged { reason } => reason,
         Fate::Equivalent { why } => why,
         Fate::Survived | Fate::SameCode | Fate::DoesNotCompile => "",
     }
@@ -385,7 +426,7 @@ fn fate(m: &Mutant) -> &str {
 /// The table that is kept.
 fn markdown(kernels: &[KernelTeeth], seed: &[u8; 32], mutants: Mutants) -> String {
     let what = match mutants {
-        Mutants::All => "all mutants".into(),
+        Mutants::All => "all mutants, those of a header by the kernels that have it".into(),
         Mutants::Sample(n) => format!("{n} mutants that count of each kernel, drawn by the seed"),
     };
     let mut text = format!(

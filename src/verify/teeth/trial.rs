@@ -4,124 +4,28 @@
 //! entries here, or the compiler has proved that it changes nothing. One that does not compile is nobody's mistake.
 //! Neither counts. What is left is killed by a stage, or survives, or is known to be equivalent.
 //!
-//! Compiling a mutant as a verdict does takes longer than most of them live. So each is first compiled with little
-//! optimisation and asked the lightest cases; only who passes these is compiled and judged as any kernel is.
+//! Several kernels include one header. Where several are on trial together, a mistake in it is made once and goes from
+//! one of them to the next until a judge refuses it: whoever changes a header has all of them judged.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
-use serde::Serialize;
-
-use super::super::judge::{entries, variants};
-use super::super::places::EmulatorPlace;
+use super::super::Stage;
 use super::super::prefill::Baselines;
-use super::super::questions::{Part, Shared};
-use super::super::{Judge, Outcome, Place, Progress, Stage, Verdict, is_kernels_fault};
+use super::fates::{Fate, KernelTeeth, Mutant};
+use super::home::{Home, Scratch};
+use super::journal::{Journal, Key, Told};
 use super::known::Known;
-use super::mutate::{self, Edit, Mistake};
-use super::{DEMANDED, TEETH_KERNEL};
-use crate::backend::Module;
-use crate::backend::emulator::{Builder, codes, object};
-use crate::error::{Error, Result};
-use crate::files;
+use super::mutate::{self, Edit};
+use crate::error::{INTERRUPTED, Result};
 use crate::model::Model;
 use crate::ops::Node;
 use crate::ops::draw::Draw;
 use crate::plan::kernels::KernelTree;
-use crate::plan::source::{LARGEST, SourceSet};
 use crate::plan::{Numerics, rules};
-
-/// How a mutant fared.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case", tag = "fate")]
-pub enum Fate {
-    Killed {
-        stage: Stage,
-        reason: String,
-    },
-    Survived,
-    /// It survived, and the kept file says why nothing could kill it.
-    Equivalent {
-        why: String,
-    },
-    /// Its object code is the honest kernel's.
-    SameCode,
-    DoesNotCompile,
-    /// Something of this machine's failed.
-    NotJudged {
-        reason: String,
-    },
-}
-
-#[derive(Clone, Debug, Serialize)]
-pub struct Mutant {
-    /// Below `kernels/`.
-    pub file: String,
-    pub line: u32,
-    pub mistake: Mistake,
-    pub before: String,
-    pub after: String,
-    #[serde(flatten)]
-    pub fate: Fate,
-    /// The kept file calls it equivalent, and a stage has told it from the kernel.
-    pub refuted: bool,
-    /// It survived, and the kept file says which case is missing.
-    pub gap: Option<String>,
-    pub seconds: f64,
-}
-
-/// All that came of one kernel's mutants.
-#[derive(Clone, Debug, Serialize)]
-pub struct KernelTeeth {
-    pub node: Node,
-    pub stem: String,
-    /// Mutants that the text has.
-    pub possible: usize,
-    /// Those that were made, in the order of the text.
-    pub mutants: Vec<Mutant>,
-    /// Entries of the kept file whose lines are in no text any more.
-    pub stale: Vec<String>,
-    pub seconds: f64,
-}
-
-impl KernelTeeth {
-    pub fn count(&self, of: impl Fn(&Fate) -> bool) -> usize {
-        self.mutants.iter().filter(|m| of(&m.fate)).count()
-    }
-
-    pub fn killed(&self) -> usize {
-        self.count(|f| matches!(f, Fate::Killed { .. }))
-    }
-
-    pub fn killed_by(&self, wanted: Stage) -> usize {
-        self.count(|f| matches!(f, Fate::Killed { stage, .. } if *stage == wanted))
-    }
-
-    pub fn survivors(&self) -> impl Iterator<Item = &Mutant> {
-        self.mutants.iter().filter(|m| m.fate == Fate::Survived)
-    }
-
-    /// Survivors of which the kept file says nothing.
-    pub fn unexplained(&self) -> impl Iterator<Item = &Mutant> {
-        self.survivors().filter(|m| m.gap.is_none())
-    }
-
-    pub fn refuted(&self) -> impl Iterator<Item = &Mutant> {
-        self.mutants.iter().filter(|m| m.refuted)
-    }
-
-    /// Killed, of those that could be. `None`: there was none.
-    pub fn rate(&self) -> Option<f64> {
-        let (killed, survived) = (self.killed(), self.survivors().count());
-        (killed + survived > 0).then(|| killed as f64 / (killed + survived) as f64)
-    }
-
-    pub fn suffices(&self) -> bool {
-        self.rate().is_none_or(|r| r >= DEMANDED) && self.refuted().next().is_none() && self.stale.is_empty()
-    }
-}
 
 pub struct Trial<'t> {
     pub model: &'t Model,
@@ -131,301 +35,250 @@ pub struct Trial<'t> {
     pub thorough: bool,
     /// Of the sample, and of every case that is asked.
     pub seed: [u8; 32],
-    /// Mutants per kernel that count; all there are if fewer.
+    /// Mutants that count; all there are if fewer.
     pub wanted: usize,
     pub known: &'t Known,
+    /// Of mutants that were judged before, and are not again.
+    pub journal: Option<&'t Journal>,
+    /// For what is compiled.
+    pub cache: &'t Path,
     pub stop: &'t AtomicBool,
-    /// Told of each mutant that is done.
-    pub tick: &'t (dyn Fn(usize) + Sync),
+    /// Told how many are done, and of how many, if all are wanted.
+    pub tick: &'t (dyn Fn(usize, Option<usize>) + Sync),
 }
 
 /// A mutant to come.
-struct Drawn<'s> {
-    file: &'s str,
-    text: &'s str,
+struct Drawn {
+    file: String,
     edit: Edit,
+    /// The kernels that have the file, as they are asked.
+    homes: Vec<usize>,
 }
-
-/// One that was judged.
-struct Done {
-    /// Its place in the order.
-    at: usize,
-    fate: Fate,
-    seconds: f64,
-}
-
-/// What mutants are compared with.
-struct Honest<'p> {
-    source: SourceSet,
-    entries: Vec<String>,
-    /// Where mutants are met first, if the kernel passes there.
-    light: Option<Round<'p>>,
-    /// Made for the first that passes that: of a small sample none may.
-    whole: Mutex<Option<Arc<Round<'p>>>>,
-}
-
-/// One way to judge mutants, and how the kernel as it is fares there.
-struct Round<'p> {
-    place: &'p EmulatorPlace,
-    through: Stage,
-    shared: Shared,
-    object: Vec<u8>,
-    deadline: Duration,
-}
-
-/// The emulator, as verdicts use it and for what is to be had quickly.
-pub struct Places {
-    whole: EmulatorPlace,
-    quick: EmulatorPlace,
-}
-
-impl Places {
-    pub fn new(cache: &Path) -> Result<Places> {
-        Ok(Places { whole: EmulatorPlace::apart(cache)?, quick: EmulatorPlace::quick(cache)? })
-    }
-}
-
-/// A launch may take half of what the honest kernel's cases take, and in seconds no less and no more than these.
-const LAUNCH: [f64; 2] = [3.0, 10.0];
-/// And a mutant so many times as long as the honest kernel, and this beside.
-const TIMES: u32 = 10;
-const BESIDE: Duration = Duration::from_secs(20);
 
 impl Trial<'_> {
-    pub fn run(&self, places: &Places, node: &Node) -> Result<KernelTeeth> {
+    /// Judges mutants of these kernels, in an order that the seed draws. What was not judged when `stop` was set says so.
+    pub fn run(&self, nodes: &[Node]) -> Result<Vec<KernelTeeth>> {
         let started = Instant::now();
-        let kernel = self.tree.require(node)?;
-        let source = self.tree.source(&kernel)?;
-        let stem = kernel.stem.to_string();
-        let entries = entries(&variants(&self.numerics, places.whole.arch(), node, &kernel));
-        let mut honest = Honest { source, entries, light: None, whole: Mutex::default() };
-        honest.light = match self.round(&places.quick, node, &honest, (Part::Light, Stage::Unit)) {
-            Err(e) if e.code().id != TEETH_KERNEL.id => return Err(e),
-            round => round.ok(),
-        };
-        if honest.light.is_none() {
-            self.whole(places, node, &honest)?;
-        }
-        let mut drawn: Vec<Drawn<'_>> = Vec::new();
-        for (file, text) in honest.source.files.iter().filter(|(file, text)| is_own(file, text)) {
-            drawn.extend(mutate::mutants(text).into_iter().map(|edit| Drawn { file, text, edit }));
-        }
-        let texts: Vec<_> = drawn.iter().map(|d| (d.file, d.edit.before(d.text), d.edit.after(d.text))).collect();
-        let stale = self.known.stale(&node.to_string(), &texts);
-        let mut order: Vec<usize> = (0..drawn.len()).collect();
-        if self.wanted < drawn.len() {
-            let mut draw = Draw::new(&self.seed, &format!("mutants {node}"));
-            (1..order.len()).rev().for_each(|i| order.swap(i, draw.below(i + 1)));
-        }
-        let mut fates = self.judge_all(places, node, &honest, &drawn, &order)?;
+        let homes = nodes.iter().map(|node| Home::new(self, node)).collect::<Result<Vec<_>>>()?;
+        let drawn = self.draw(&homes);
+        let told = self.judge_all(&homes, &drawn)?;
         // Who is refused in a prefill may be refused for what the kernel itself does there.
-        if fates.iter().any(|done| matches!(done.fate, Fate::Killed { stage: Stage::Prefill, .. })) {
-            let whole = self.whole(places, node, &honest)?;
-            self.honest(whole.place, node, Stage::Prefill, &whole.shared)?;
+        let in_prefill = |fate: &Fate| matches!(fate, Fate::Killed { stage: Stage::Prefill, .. });
+        for home in &homes {
+            let name = home.node.to_string();
+            let refused = |(node, fate): &(String, Fate)| *node == name && in_prefill(fate);
+            if told.iter().flatten().any(|t| t.fates.iter().any(refused)) && !self.stop.load(Ordering::Relaxed) {
+                home.passes_in_a_prefill()?;
+            }
         }
-        // What is beyond the last one wanted is there because several were judged at once.
-        let mut counted = 0;
-        fates.retain(|done| {
-            let keep = counted < self.wanted;
-            counted += usize::from(counts(&done.fate));
-            keep
-        });
-        fates.sort_by_key(|done| order[done.at]);
-        let mutants = fates.into_iter().map(|done| self.mutant(node, &drawn[order[done.at]], done)).collect();
         let seconds = started.elapsed().as_secs_f64();
-        Ok(KernelTeeth { node: node.clone(), stem, possible: drawn.len(), mutants, stale, seconds })
+        Ok(homes.iter().enumerate().map(|(i, home)| self.kernel(i, home, &drawn, &told, seconds)).collect())
     }
 
-    /// Judges the kernel as it is, and mutants as long as it took.
-    fn round<'p>(
-        &self,
-        place: &'p EmulatorPlace,
-        node: &Node,
-        Honest { source, entries, .. }: &Honest<'p>,
-        (part, through): (Part, Stage),
-    ) -> Result<Round<'p>> {
-        place.limit_launches(None);
-        let shared = Shared::new(part);
-        let verdict = self.honest(place, node, through, &shared)?;
-        let unit: f64 = verdict.stages.iter().filter(|s| s.stage == Stage::Unit).map(|s| s.seconds).sum();
-        // Every case runs twice, so that no launch of the kernel's takes more than half of all.
-        place.limit_launches(Some(Duration::from_secs_f64((unit / 2.0).clamp(LAUNCH[0], LAUNCH[1]))));
-        let object = read(&place.build(source, entries)?.module)?;
-        let deadline = BESIDE + TIMES * Duration::from_secs_f64(verdict.seconds);
-        Ok(Round { place, through, shared, object, deadline })
-    }
-
-    /// The round that decides.
-    fn whole<'p>(&self, places: &'p Places, node: &Node, honest: &Honest<'p>) -> Result<Arc<Round<'p>>> {
-        let mut whole = honest.whole.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(whole) = &*whole {
-            return Ok(whole.clone());
+    /// Every mutant of the texts, in the order in which they are judged.
+    fn draw(&self, homes: &[Home<'_>]) -> Vec<Drawn> {
+        let mut texts: BTreeMap<&str, (&str, Vec<usize>)> = BTreeMap::new();
+        for (i, home) in homes.iter().enumerate() {
+            for (file, text) in home.source.files.iter().filter(|(file, text)| is_own(file, text)) {
+                texts.entry(file).or_insert((text, Vec::new())).1.push(i);
+            }
         }
-        let made = self.round(&places.whole, node, honest, (Part::All, Stage::Teeth))?;
-        Ok(whole.insert(Arc::new(Round { through: Stage::Sanitizer, ..made })).clone())
-    }
-
-    /// The kernel as it is, which must pass what is asked of it.
-    fn honest(&self, place: &EmulatorPlace, node: &Node, through: Stage, shared: &Shared) -> Result<Verdict> {
-        let verdict = self.verdict(place, self.tree, node, through, Duration::MAX, shared)?;
-        let passed = verdict.stages.iter().any(|s| s.stage == through && s.outcome == Outcome::Pass);
-        match passed {
-            true => Ok(verdict),
-            false => Err(Error::new(&TEETH_KERNEL, format!("{node} does not pass as it is"))
-                .found(verdict.reason().unwrap_or_default())
-                .hint(format!("assay verify '{node}' --backend emulator"))),
+        let mut drawn = Vec::new();
+        for (file, (text, homes)) in texts {
+            for (n, edit) in mutate::mutants(text).into_iter().enumerate() {
+                // Each in its turn is the first, so that all have a part.
+                let mut homes = homes.clone();
+                let turn = n % homes.len();
+                homes.rotate_left(turn);
+                drawn.push(Drawn { file: file.into(), edit, homes });
+            }
         }
+        let label = match homes {
+            [home] => format!("mutants {}", home.node),
+            _ => "mutants".into(),
+        };
+        let mut draw = Draw::new(&self.seed, &label);
+        (1..drawn.len()).rev().for_each(|i| drawn.swap(i, draw.below(i + 1)));
+        drawn
     }
 
     /// Judges in the order given until enough of them count.
-    fn judge_all<'p>(
-        &self,
-        places: &'p Places,
-        node: &Node,
-        honest: &Honest<'p>,
-        drawn: &[Drawn<'_>],
-        order: &[usize],
-    ) -> Result<Vec<Done>> {
+    fn judge_all(&self, homes: &[Home<'_>], drawn: &[Drawn]) -> Result<Vec<Option<Told>>> {
         let (next, counted) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let (fates, failed) = (Mutex::new(Vec::new()), Mutex::new(None));
+        let told: Mutex<Vec<Option<Told>>> = Mutex::new(vec![None; drawn.len()]);
+        let failed = Mutex::new(None);
+        let all = (self.wanted >= drawn.len()).then_some(drawn.len());
         let work = || -> Result<()> {
             let scratch = Scratch::copy_of(self.tree.root())?;
             while counted.load(Ordering::Relaxed) < self.wanted {
                 let at = next.fetch_add(1, Ordering::Relaxed);
-                let Some(mutant) = order.get(at).map(|i| &drawn[*i]) else { break };
-                let started = Instant::now();
-                let fate = self.judge(places, &scratch, node, honest, mutant)?;
-                counted.fetch_add(usize::from(counts(&fate)), Ordering::Relaxed);
-                let done = Done { at, fate, seconds: started.elapsed().as_secs_f64() };
-                fates.lock().unwrap_or_else(|e| e.into_inner()).push(done);
-                (self.tick)(counted.load(Ordering::Relaxed));
+                let Some(mutant) = drawn.get(at) else { break };
+                let told_now = self.judge_or_recall(homes, &scratch, mutant)?;
+                let counts = told_now.fates.iter().any(|(_, fate)| fate.counts());
+                counted.fetch_add(usize::from(counts), Ordering::Relaxed);
+                told.lock().unwrap_or_else(PoisonError::into_inner)[at] = Some(told_now);
+                let done = if all.is_some() { at + 1 } else { counted.load(Ordering::Relaxed) };
+                (self.tick)(done, all);
             }
             Ok(())
         };
-        let threads = std::thread::available_parallelism().map_or(1, |n| n.get()).min(16);
         std::thread::scope(|scope| {
-            for _ in 0..threads {
+            for _ in 0..self.judges() {
                 scope.spawn(|| {
                     if let Err(e) = work() {
                         counted.store(usize::MAX, Ordering::Relaxed);
-                        failed.lock().unwrap_or_else(|e| e.into_inner()).get_or_insert(e);
+                        failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(e);
                     }
                 });
             }
         });
-        if let Some(e) = failed.into_inner().unwrap_or_else(|e| e.into_inner()) {
-            return Err(e);
+        match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Some(e) if e.code().id != INTERRUPTED.id => return Err(e),
+            _ => {}
         }
-        let mut fates = fates.into_inner().unwrap_or_else(|e| e.into_inner());
-        fates.sort_by_key(|done: &Done| done.at);
+        let mut told = told.into_inner().unwrap_or_else(PoisonError::into_inner);
+        // What is beyond the last one wanted is there because several were judged at once.
+        let mut counted = 0;
+        for told in &mut told {
+            if counted >= self.wanted {
+                *told = None;
+            }
+            counted += usize::from(told.iter().any(|t| t.fates.iter().any(|(_, fate)| fate.counts())));
+        }
+        Ok(told)
+    }
+
+    /// How many mutants are judged at once: more would be more than are wanted.
+    fn judges(&self) -> usize {
+        processors().min(JUDGES).min(self.wanted)
+    }
+
+    /// How many blocks each of them may have in flight: threads that wait for a processor only cost.
+    pub(super) fn blocks(&self) -> usize {
+        processors() / self.judges()
+    }
+
+    fn judge_or_recall(&self, homes: &[Home<'_>], scratch: &Scratch, mutant: &Drawn) -> Result<Told> {
+        let key = Key::of(&mutant.file, &mutant.edit);
+        if let Some(told) = self.journal.and_then(|j| j.told(&key)) {
+            return Ok(told.clone());
+        }
+        let started = Instant::now();
+        let text = &homes[mutant.homes[0]].source.files[&mutant.file];
+        let mutated = mutant.edit.apply(text);
+        scratch.write(&mutant.file, &mutated)?;
+        let fates = self.judge(homes, scratch, mutant, &mutated);
+        scratch.write(&mutant.file, text)?;
+        let told = Told { fates: fates?, seconds: started.elapsed().as_secs_f64() };
+        if let Some(journal) = self.journal {
+            journal.tell(key, &told)?;
+        }
+        Ok(told)
+    }
+
+    /// The lightest cases of every kernel that has the text come before all cases of any.
+    fn judge(&self, homes: &[Home<'_>], scratch: &Scratch, mutant: &Drawn, text: &str) -> Result<Vec<(String, Fate)>> {
+        let mut fates = Vec::new();
+        let mut passed = Vec::new();
+        for home in mutant.homes.iter().map(|i| &homes[*i]) {
+            match home.meets_lightly(scratch, &mutant.file, text)? {
+                Fate::Survived => passed.push(home),
+                fate => {
+                    let killed = fate.is_killed();
+                    fates.push((home.node.to_string(), fate));
+                    if killed {
+                        return Ok(fates);
+                    }
+                }
+            }
+        }
+        for home in passed {
+            let fate = home.meets(scratch, &mutant.file, text)?;
+            let ends = fate.counts();
+            fates.push((home.node.to_string(), fate));
+            if ends {
+                break;
+            }
+        }
         Ok(fates)
     }
 
-    fn judge<'p>(
+    fn kernel(
         &self,
-        places: &'p Places,
-        scratch: &Scratch,
-        node: &Node,
-        honest: &Honest<'p>,
-        mutant: &Drawn<'_>,
-    ) -> Result<Fate> {
-        let mutated = mutant.edit.apply(mutant.text);
-        let mut source = honest.source.clone();
-        source.files.insert(mutant.file.into(), mutated.clone());
-        scratch.write(mutant.file, &mutated)?;
-        let meet = |round: &Round<'_>| self.meet(scratch, node, (&source, &honest.entries), round);
-        let light = honest.light.as_ref().map_or(Ok(Fate::Survived), meet);
-        let fate = match light {
-            Ok(Fate::Survived) => self.whole(places, node, honest).and_then(|whole| meet(&whole)),
-            told => told,
-        };
-        scratch.write(mutant.file, mutant.text)?;
-        fate
+        index: usize,
+        home: &Home<'_>,
+        drawn: &[Drawn],
+        told: &[Option<Told>],
+        seconds: f64,
+    ) -> KernelTeeth {
+        let mine = |d: &Drawn| d.homes.contains(&index);
+        let texts: Vec<_> = drawn
+            .iter()
+            .filter(|d| mine(d))
+            .map(|d| {
+                let text = &home.source.files[&d.file];
+                (d.file.as_str(), d.edit.before(text), d.edit.after(text))
+            })
+            .collect();
+        let stale = self.known.stale(&home.node.to_string(), &texts);
+        let interrupted = self.stop.load(Ordering::Relaxed);
+        let mut made: Vec<_> = drawn
+            .iter()
+            .zip(told)
+            .filter(|(d, told)| mine(d) && (told.is_some() || interrupted))
+            .map(|(d, told)| (d, self.mutant(home, d, told.as_ref())))
+            .collect();
+        made.sort_by_key(|(d, _)| (&d.file, d.edit.at.start, d.edit.at.end, &d.edit.text));
+        let mutants = made.into_iter().map(|(_, mutant)| mutant).collect();
+        KernelTeeth { node: home.node.clone(), stem: home.stem.clone(), possible: texts.len(), mutants, stale, seconds }
     }
 
-    /// What comes of a mutant, which `scratch` and `source` hold, in one round.
-    fn meet(
-        &self,
-        scratch: &Scratch,
-        node: &Node,
-        (source, entries): (&SourceSet, &[String]),
-        round: &Round<'_>,
-    ) -> Result<Fate> {
-        let built = match round.place.build(source, entries) {
-            Ok(built) => Some(built.module),
-            Err(e) if [codes::COMPILE.id, codes::COMPILE_TIME.id].contains(&e.code().id) => {
-                return Ok(Fate::DoesNotCompile);
+    fn mutant(&self, home: &Home<'_>, drawn: &Drawn, told: Option<&Told>) -> Mutant {
+        let text = &home.source.files[&drawn.file];
+        let (before, after) = (drawn.edit.before(text), drawn.edit.after(text));
+        let name = home.node.to_string();
+        let entry = |node: &str| self.known.equivalent(node, &drawn.file, &before, &after);
+        let fate = told.map_or_else(|| not_judged("nobody waited"), |told| seen_by(&name, &told.fates));
+        let refuted = entry(&name).is_some() && matches!(fate, Fate::Killed { .. });
+        let fate = match (fate, entry(&name)) {
+            (Fate::Survived, Some(e)) => Fate::Equivalent { why: e.why.clone() },
+            // It speaks of this kernel, and not of the one that told.
+            (Fate::KilledElsewhere { by, .. }, Some(e)) if entry(&by).is_none() => {
+                Fate::Equivalent { why: e.why.clone() }
             }
-            // A rule or the object's symbols speak against it: the stage whose they are will say so.
-            Err(e) if is_kernels_fault(&e) => None,
-            Err(e) => return Ok(Fate::NotJudged { reason: line(&e.to_string()) }),
-        };
-        if let Some(module) = &built
-            && object::same_code(&read(module)?, &round.object)
-        {
-            forget(module);
-            return Ok(Fate::SameCode);
-        }
-        let tree = KernelTree::open(&scratch.kernels())?;
-        let verdict = self.verdict(round.place, &tree, node, round.through, round.deadline, &round.shared);
-        built.iter().for_each(forget);
-        match verdict {
-            Ok(verdict) => Ok(match verdict.red() {
-                Some(red) => Fate::Killed { stage: red.stage, reason: reason(&red.outcome) },
-                None => Fate::Survived,
-            }),
-            Err(e) if self.stop.load(Ordering::Relaxed) => Err(e),
-            Err(e) if e.code().id == crate::error::INTERRUPTED.id => Ok(Fate::Killed {
-                stage: Stage::Unit,
-                reason: format!("did not end within {:.0} s", round.deadline.as_secs_f64()),
-            }),
-            Err(e) if is_kernels_fault(&e) => Ok(Fate::Killed { stage: Stage::Unit, reason: line(&e.to_string()) }),
-            Err(e) => Ok(Fate::NotJudged { reason: line(&e.to_string()) }),
-        }
-    }
-
-    fn verdict(
-        &self,
-        place: &EmulatorPlace,
-        tree: &KernelTree,
-        node: &Node,
-        through: Stage,
-        limit: Duration,
-        shared: &Shared,
-    ) -> Result<Verdict> {
-        let late = AtomicBool::new(false);
-        let watch = Watch { late: &late, stop: self.stop, started: Instant::now(), limit };
-        let judge = Judge {
-            model: self.model,
-            tree,
-            place,
-            compilers: None,
-            baselines: self.baselines,
-            numerics: self.numerics.clone(),
-            thorough: self.thorough,
-            seed: self.seed,
-            stop: &late,
-            progress: &watch,
-            through,
-            sanitize: None,
-            shared: Some(shared),
-        };
-        judge.judge(node, &[])
-    }
-
-    fn mutant(&self, node: &Node, drawn: &Drawn<'_>, done: Done) -> Mutant {
-        let (before, after) = (drawn.edit.before(drawn.text), drawn.edit.after(drawn.text));
-        let name = node.to_string();
-        let entry = self.known.equivalent(&name, drawn.file, &before, &after);
-        let refuted = entry.is_some() && matches!(done.fate, Fate::Killed { .. });
-        let fate = match (done.fate, entry) {
-            (Fate::Survived, Some(entry)) => Fate::Equivalent { why: entry.why.clone() },
             (fate, _) => fate,
         };
-        let gap = self.known.gap(&name, drawn.file, &before).filter(|_| fate == Fate::Survived).map(|g| g.why.clone());
+        let gap = self.known.gap(&name, &drawn.file, &before).filter(|_| fate == Fate::Survived).map(|g| g.why.clone());
         let Edit { line, mistake, .. } = drawn.edit;
-        Mutant { file: drawn.file.into(), line, mistake, before, after, fate, refuted, gap, seconds: done.seconds }
+        let seconds = told.map_or(0.0, |t| t.seconds);
+        Mutant { file: drawn.file.clone(), line, mistake, before, after, fate, refuted, gap, seconds }
     }
+}
+
+/// Each judges one mutant at a time, in as much memory as its cases need.
+const JUDGES: usize = 32;
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
+/// What one kernel can say of a mutant, by what became of it in each that was asked.
+fn seen_by(node: &str, fates: &[(String, Fate)]) -> Fate {
+    let own = fates.iter().find(|(n, _)| n == node).map(|(_, fate)| fate);
+    if let Some(fate @ (Fate::Killed { .. } | Fate::SameCode | Fate::DoesNotCompile)) = own {
+        return fate.clone();
+    }
+    let killer = fates.iter().find_map(|(by, fate)| match fate {
+        Fate::Killed { reason, .. } => Some(Fate::KilledElsewhere { by: by.clone(), reason: reason.clone() }),
+        _ => None,
+    });
+    let survived = || fates.iter().find(|(_, fate)| *fate == Fate::Survived).map(|(_, fate)| fate.clone());
+    let last = || fates.last().map(|(_, fate)| fate.clone());
+    killer.or_else(|| own.cloned()).or_else(survived).or_else(last).unwrap_or_else(|| not_judged("nobody was asked"))
+}
+
+fn not_judged(reason: &str) -> Fate {
+    Fate::NotJudged { reason: reason.into() }
 }
 
 /// Neither what is generated nor what is known by its content: a changed one is refused for that alone.
@@ -433,99 +286,23 @@ fn is_own(file: &str, text: &str) -> bool {
     !file.starts_with("args/") && !rules::is_free(file, text)
 }
 
-fn counts(fate: &Fate) -> bool {
-    matches!(fate, Fate::Killed { .. } | Fate::Survived)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn reason(outcome: &Outcome) -> String {
-    match outcome {
-        Outcome::Red { reason, .. } => line(reason),
-        _ => String::new(),
+    #[test]
+    fn a_kernel_counts_what_its_neighbours_killed_and_not_what_it_does_not_hold() {
+        let killed = || Fate::Killed { stage: Stage::Unit, reason: "wrong".into() };
+        let elsewhere = Fate::KilledElsewhere { by: "c".into(), reason: "wrong".into() };
+        let fates = [("a".to_string(), Fate::SameCode), ("c".to_string(), killed())];
+        // a's code is the same; b has passed its lightest cases and was asked no more; c killed it.
+        assert_eq!(seen_by("a", &fates), Fate::SameCode);
+        assert_eq!(seen_by("b", &fates), elsewhere);
+        assert_eq!(seen_by("c", &fates), killed());
+        let fates = [("a".to_string(), Fate::SameCode), ("c".to_string(), Fate::Survived)];
+        assert_eq!(["a", "b", "c"].map(|n| seen_by(n, &fates)), [Fate::SameCode, Fate::Survived, Fate::Survived]);
+        let fates = [("a".to_string(), not_judged("no memory")), ("c".to_string(), killed())];
+        assert_eq!(seen_by("a", &fates), elsewhere);
+        assert!(matches!(seen_by("a", &[]), Fate::NotJudged { .. }));
     }
-}
-
-/// The first line, if need be the beginning of it.
-fn line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().chars().take(160).collect()
-}
-
-fn path(module: &Module) -> Option<&Path> {
-    match module {
-        Module::SharedObject(path) => Some(path),
-        _ => None,
-    }
-}
-
-fn read(module: &Module) -> Result<Vec<u8>> {
-    let path = path(module).ok_or_else(|| Error::internal("the emulator's builder gave no shared object"))?;
-    std::fs::read(path).map_err(|e| Error::io(path, e))
-}
-
-/// Nobody asks for this mutant again, and there are thousands. What cannot be removed goes with the folder.
-fn forget(module: &Module) {
-    if let Some(path) = path(module) {
-        Builder::forget(path);
-    }
-}
-
-/// Stops a verdict that is late, or that nobody waits for any more.
-struct Watch<'w> {
-    late: &'w AtomicBool,
-    stop: &'w AtomicBool,
-    started: Instant,
-    limit: Duration,
-}
-
-impl Progress for Watch<'_> {
-    fn stage(&self, _: &Node, _: Stage) {
-        self.tick(0, 0);
-    }
-
-    fn tick(&self, _: usize, _: usize) {
-        if self.stop.load(Ordering::Relaxed) || self.started.elapsed() > self.limit {
-            self.late.store(true, Ordering::Relaxed);
-        }
-    }
-}
-
-/// A copy of the kernels that a mistake can be made in.
-struct Scratch {
-    folder: tempfile::TempDir,
-}
-
-impl Scratch {
-    fn copy_of(kernels: &Path) -> Result<Scratch> {
-        let folder = tempfile::tempdir().map_err(|e| Error::io("a folder for mutants", e))?;
-        let scratch = Scratch { folder };
-        copy(kernels, &scratch.kernels())?;
-        Ok(scratch)
-    }
-
-    fn kernels(&self) -> PathBuf {
-        self.folder.path().join("kernels")
-    }
-
-    fn write(&self, file: &str, text: &str) -> Result<()> {
-        let path = self.kernels().join(file);
-        std::fs::write(&path, text).map_err(|e| Error::io(&path, e))
-    }
-}
-
-/// Files by their contents: a link may lead to what is not to be changed.
-fn copy(from: &Path, to: &Path) -> Result<()> {
-    std::fs::create_dir_all(to).map_err(|e| Error::io(to, e))?;
-    for entry in std::fs::read_dir(from).map_err(|e| Error::io(from, e))? {
-        let (path, target) = match entry {
-            Ok(entry) => (entry.path(), to.join(entry.file_name())),
-            Err(e) => return Err(Error::io(from, e)),
-        };
-        if path.is_dir() {
-            copy(&path, &target)?;
-        } else if path.is_file() {
-            // A pipe or a device is none that a kernel can consist of.
-            let text = files::read(&path, LARGEST)?;
-            std::fs::write(&target, text).map_err(|e| Error::io(&target, e))?;
-        }
-    }
-    Ok(())
 }
