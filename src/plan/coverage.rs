@@ -70,7 +70,7 @@ pub fn unreachable(graph: &Graph<'_>, tree: &KernelTree) -> Vec<Unreachable> {
             } else if graph.nodes.iter().any(|n| n.node.op == node.op) {
                 format!("no tensor of this file that {} reads has type {}", node.op, type_name(&node.types))
             } else {
-                format!("nothing in this file needs {}", node.op)
+                format!("nothing in this file needs {node}")
             };
             out.push(Unreachable { kernel: format!("kernels/{stem}"), node, reason });
         }

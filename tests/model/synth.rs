@@ -88,8 +88,11 @@ fn impossible_options_are_usage_errors() {
     let refused = |shape: Shape, types: Vec<TypeRule>| {
         let error = synth::model(&Spec { types, ..Spec::new(shape) }).err().unwrap();
         assert_eq!(error.code().id, "synth-spec", "{error}");
+        error.to_string()
     };
     let small = Shape::small;
+    let none = refused(Shape { experts: 0, ..small() }, vec![]);
+    assert!(none.contains("the number of experts is out of range"), "{none}");
     refused(Shape { vocab: 262, ..small() }, vec![]);
     refused(Shape { ratios: vec![], ..small() }, vec![]);
     refused(Shape { ratios: vec![64], ..small() }, vec![]);

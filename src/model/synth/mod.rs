@@ -389,7 +389,6 @@ fn check(spec: &Spec) -> Result<()> {
     };
     let least = meta::MIN_VOCAB;
     rule(s.vocab >= least, "the vocabulary", format!("{least} tokens or more: 7 special ones and 256 bytes"), s.vocab)?;
-    rule(s.experts_used <= s.experts, "the number of experts used", format!("at most {}", s.experts), s.experts_used)?;
     let groups = s.o_groups.max(1);
     rule(s.heads.is_multiple_of(groups), "the number of heads", format!("a multiple of {groups}"), s.heads)?;
     let positive = [
@@ -408,6 +407,7 @@ fn check(spec: &Spec) -> Result<()> {
     for (what, n) in positive.into_iter().chain([("the vocabulary", s.vocab)]) {
         rule((1..=1 << 20).contains(&n), what, "1 to 1048576".into(), n)?;
     }
+    rule(s.experts_used <= s.experts, "the number of experts used", format!("at most {}", s.experts), s.experts_used)?;
     Ok(())
 }
 
