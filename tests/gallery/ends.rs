@@ -51,6 +51,15 @@ pub const ENDS: &[Exhibit] = &[
         "} else if (tokens <= 17) {",
         Red("unit", "y is wrong"),
     ),
+    // With one head no row is left, with four some 2^30.
+    edit(
+        "works_without_tokens_where_heads_are_four",
+        "attention_raw",
+        "attention_raw.cu",
+        "if (tile.queries > 0) attention::attend_all",
+        "if (tile.queries >= 0) attention::attend_all",
+        Red("unit", "in a step without tokens"),
+    ),
     // More than Flash has.
     edit(
         "first_turn_of_heads_alone",

@@ -56,6 +56,7 @@ const LONG: &[&str] = &[
     "tile_of_no_heads",
     "tiles_of_63_pairs",
     "two_rows_behind_the_last_four",
+    "works_without_tokens_where_heads_are_four",
 ];
 
 fn main() -> ExitCode {
