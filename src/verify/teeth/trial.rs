@@ -105,9 +105,11 @@ impl Trial<'_> {
     /// Judges in the order given until enough of them count.
     fn judge_all(&self, homes: &[Home<'_>], drawn: &[Drawn]) -> Result<Vec<Option<Told>>> {
         let (next, counted) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let told: Mutex<Vec<Option<Told>>> = Mutex::new(vec![None; drawn.len()]);
-        let failed = Mutex::new(None);
         let all = (self.wanted >= drawn.len()).then_some(drawn.len());
+        // What is known is told even where the run ends before its turn.
+        let recall = |d: &Drawn| all.and(self.journal)?.told(&Key::of(&d.file, &d.edit)).cloned();
+        let told: Mutex<Vec<Option<Told>>> = Mutex::new(drawn.iter().map(recall).collect());
+        let failed = Mutex::new(None);
         let work = || -> Result<()> {
             let scratch = Scratch::copy_of(self.tree.root())?;
             while counted.load(Ordering::Relaxed) < self.wanted {
